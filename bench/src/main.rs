@@ -1,0 +1,2 @@
+//! spandrel-bench.
+fn main() {}

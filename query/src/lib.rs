@@ -1,0 +1,2 @@
+//! The embedded front door of Spandrel.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The gRPC server and command line of Spandrel.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! spandrel.
+fn main() {}

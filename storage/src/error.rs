@@ -1,0 +1,97 @@
+//! What can go wrong below the indexes, each with the payload that a person needs to act on it.
+
+use std::path::{Path, PathBuf};
+
+/// Result of storage operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure of the storage layer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a file operation.
+    #[error("{action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted, for example `open`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// Bytes on disk are not what was written. `offset` is in bytes from the start of `file`.
+    #[error("{} is damaged at byte {offset}: {what}", file.display())]
+    Corrupt {
+        /// The damaged file, or the folder of a RocksDB database.
+        file: PathBuf,
+        /// Where the damage was seen.
+        offset: u64,
+        /// What was expected and found.
+        what: String,
+    },
+    /// A folder or file of another format version, or not one of ours at all.
+    #[error("{}: {what}", path.display())]
+    Version {
+        /// The refused folder or file.
+        path: PathBuf,
+        /// What was found, what this build reads and what to do.
+        what: String,
+    },
+    /// Another process has the database open.
+    #[error("{} is locked by another process; stop it, or open another folder", path.display())]
+    Locked {
+        /// The database folder.
+        path: PathBuf,
+    },
+    /// An earlier write could not be made durable; the state on disk is unknown until the database is reopened.
+    #[error(
+        "the database is poisoned by an earlier failed write ({what}); reopen it to recover what was acknowledged"
+    )]
+    Poisoned {
+        /// The first failure.
+        what: String,
+    },
+    /// The disk or the quota is full; nothing of the refused write was kept.
+    #[error("no space left under {}: {what}; free some space and retry", path.display())]
+    NoSpace {
+        /// The database folder.
+        path: PathBuf,
+        /// The system's message.
+        what: String,
+    },
+    /// A name already in use.
+    #[error("{what} already exists")]
+    Exists {
+        /// Which thing.
+        what: String,
+    },
+    /// A name or id that is not there.
+    #[error("{what} does not exist")]
+    NotFound {
+        /// Which thing.
+        what: String,
+    },
+    /// A schema, row or argument outside the documented limits.
+    #[error("{0}")]
+    Invalid(String),
+    /// RocksDB failed in a way that has no variant of its own.
+    #[error("row store: {0}")]
+    Rocks(String),
+}
+
+impl Error {
+    /// An [`Error::Io`], or [`Error::NoSpace`] where the system says so.
+    pub fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::NoSpace { path: path.to_path_buf(), what: source.to_string() }
+            }
+            _ => Self::Io { action, path: path.to_path_buf(), source },
+        }
+    }
+
+    /// An [`Error::Corrupt`].
+    pub fn corrupt(file: &Path, offset: u64, what: impl Into<String>) -> Self {
+        Self::Corrupt { file: file.to_path_buf(), offset, what: what.into() }
+    }
+}

@@ -1,0 +1,20 @@
+//! What is true: rows, schemas, segment files and the manifests that name them.
+//!
+//! This crate knows no index. It keeps rows on RocksDB, writes and reads immutable segment files, reads batches of
+//! extents from SSD, and keeps the manifest that says which segment files are live.
+#![deny(unsafe_code)]
+
+pub mod codec;
+pub mod error;
+pub mod id;
+pub mod row;
+pub mod schema;
+pub mod value;
+pub mod vector;
+
+pub use error::{Error, Result};
+pub use id::{CollectionId, DocId, FieldId, RowId, TenantId};
+pub use row::{Chunk, Row};
+pub use schema::{DenseSpec, Element, Field, FieldKind, IndexKind, Metric, PayloadKind, Schema, TextSpec};
+pub use value::Value;
+pub use vector::{FieldValue, SparseVector};

@@ -1,0 +1,1 @@
+//! What Spandrel promises: the tests live in tests/it.
