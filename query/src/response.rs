@@ -1,0 +1,161 @@
+//! What comes back: plain data.
+
+use serde::Serialize;
+use spandrel_storage::Row;
+
+/// One row found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hit {
+    /// The row with the fields that were asked for.
+    pub row: Row,
+    /// Final score; larger is better. One route: its own score. Several: the fused score.
+    pub score: f32,
+    /// What each route, in request order, said of this row; none where the route did not return it.
+    pub routes: Vec<Option<RouteScore>>,
+}
+
+/// What one route said of a hit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct RouteScore {
+    /// The route's own score.
+    pub score: f32,
+    /// Rank in the route, from 1; 0 where fusion asked for the score of a row outside the route's candidates.
+    pub rank: u32,
+}
+
+/// Why a search returned fewer hits than asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Short {
+    /// The tenant has no rows.
+    EmptyTenant,
+    /// Fewer rows match the filter and the routes.
+    FewMatches,
+    /// The score threshold left out the rest.
+    Threshold,
+}
+
+/// The hits of a search, best first; equal scores in the order their rows were written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SearchResponse {
+    /// At most `k` hits after `offset`.
+    pub hits: Vec<Hit>,
+    /// Set exactly when fewer than `k` hits came back.
+    pub short: Option<Short>,
+    /// Set when it was asked for.
+    pub explain: Option<Explain>,
+}
+
+/// Where the time of a search went.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Explain {
+    /// Stages in the order they ran.
+    pub stages: Vec<Stage>,
+    /// Segments searched, in memory and on disk.
+    pub segments: u64,
+    /// Rows of the tenant that were visible.
+    pub tenant_rows: u64,
+    /// Whole time in microseconds.
+    pub total_us: u64,
+}
+
+/// One stage of a search.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Stage {
+    /// What ran, for example `dense embedding (flat)`.
+    pub name: String,
+    /// Rows that entered.
+    pub rows_in: u64,
+    /// Rows that left.
+    pub rows_out: u64,
+    /// Vectors, postings or documents scored.
+    pub scored: u64,
+    /// Bytes read from disk.
+    pub read_bytes: u64,
+    /// Time in microseconds.
+    pub time_us: u64,
+}
+
+/// A context packed from the best chunks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RetrieveResponse {
+    /// The chunks' texts with the separator between them.
+    pub context: String,
+    /// Tokens of `context`; at most the budget.
+    pub tokens: usize,
+    /// The chunks in the context, in its order.
+    pub chunks: Vec<PackedChunk>,
+    /// Candidates that were left out because they did not fit.
+    pub skipped: u64,
+    /// Candidates considered.
+    pub candidates: u64,
+    /// Set when it was asked for.
+    pub explain: Option<Explain>,
+}
+
+/// One chunk of a context.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackedChunk {
+    /// The hit it came from.
+    pub hit: Hit,
+    /// Its bytes in [`RetrieveResponse::context`].
+    pub context_span: std::ops::Range<usize>,
+    /// Its tokens, counted alone.
+    pub tokens: usize,
+}
+
+/// A page of rows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ScrollResponse {
+    /// Rows in key order.
+    pub rows: Vec<Row>,
+    /// Pass it as `after` for the next page; none: there is none.
+    pub next: Option<String>,
+}
+
+/// What a write did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Written {
+    /// Sequence number of the last row written; searches from now on see it.
+    pub last_row: u64,
+    /// Rows upserted, or rows that were there and are deleted.
+    pub rows: u64,
+}
+
+/// Sizes and states of a collection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct CollectionStats {
+    /// The collection's name.
+    pub name: String,
+    /// Live rows.
+    pub rows: u64,
+    /// Tenants that were ever written to and not dropped.
+    pub tenants: u64,
+    /// Sequence number of the last write.
+    pub last_row: u64,
+    /// Segments on disk.
+    pub segments: u64,
+    /// Rows in segments on disk, the deleted among them included.
+    pub segment_rows: u64,
+    /// Deleted rows still in segments.
+    pub deleted_rows: u64,
+    /// Rows searched in memory, not yet in a segment on disk.
+    pub memory_rows: u64,
+    /// Bytes of segment files.
+    pub segment_bytes: u64,
+    /// Bytes of memory held by indexes and fresh rows.
+    pub memory_bytes: u64,
+}
+
+/// Sizes and states of a database.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct DatabaseStats {
+    /// Collections by name.
+    pub collections: Vec<CollectionStats>,
+    /// Bytes of the row store on disk.
+    pub store_bytes: u64,
+    /// How segments are read: `io_uring` or `pread`.
+    pub reader: String,
+    /// Vector instructions in use: `avx512`, `avx2` or `portable`.
+    pub simd: String,
+}

@@ -1,0 +1,60 @@
+//! Settings are data, components are objects: what the engine is told when a database is opened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::rag::embed::Embedder;
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// After it is on disk (fsync). Nothing acknowledged is ever lost.
+    #[default]
+    Sync,
+    /// After the operating system has it; a power loss may lose the last moments, a crash of the process does not.
+    Buffered,
+}
+
+/// How a database behaves. Every value has a default that suits a laptop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// When a write is acknowledged.
+    pub durability: Durability,
+    /// Caps resident indexes and caches together, in bytes. Beyond it, segments are read from disk on every query.
+    pub memory_budget_bytes: u64,
+    /// Fresh rows a collection holds in memory before they are built into a segment on disk.
+    pub fresh_rows_max: usize,
+    /// Bytes of fresh rows a collection holds in memory before they are built into a segment on disk.
+    pub fresh_bytes_max: u64,
+    /// Bytes of fresh rows at which writers wait for the maintainer.
+    pub backlog_bytes_max: u64,
+    /// Cache of the row store, in bytes.
+    pub row_cache_bytes: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Sync,
+            memory_budget_bytes: 1 << 30,
+            fresh_rows_max: 32_768,
+            fresh_bytes_max: 64 << 20,
+            backlog_bytes_max: 512 << 20,
+            row_cache_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Objects the caller supplies.
+#[derive(Clone, Default)]
+pub struct Components {
+    /// Turns text into vectors for dense fields; none: vectors come from the caller.
+    pub embedder: Option<Arc<dyn Embedder>>,
+}
+
+/// Longest time a background task is waited for when a database closes.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
