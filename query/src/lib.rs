@@ -4,6 +4,9 @@
 pub mod collection;
 pub mod database;
 pub mod error;
+pub mod fuse;
+#[cfg(feature = "import")]
+pub mod import;
 pub mod rag;
 pub mod request;
 pub mod response;
