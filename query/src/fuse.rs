@@ -47,9 +47,9 @@ pub fn fuse(lists: &[RouteList<'_>], fusion: &Fusion, weights: &[f32]) -> Vec<Fu
 /// The best `limit` rows of [`fuse`], without the cost of listing the rest.
 pub fn fuse_top(lists: &[RouteList<'_>], fusion: &Fusion, weights: &[f32], limit: usize) -> Vec<Fused> {
     let entries = gather(lists, fusion);
-    let groups = || entries.chunk_by(|a, b| a.row == b.row);
-    let score = scorer(lists, fusion, weights, &entries);
-    let mut order: Vec<(f32, &[Entry])> = groups().map(|group| (score(group), group)).collect();
+    let groups = entries.chunk_by(|a, b| a.row == b.row);
+    let scoring = Scoring::new(lists.len(), fusion, weights, &entries);
+    let mut order: Vec<(f32, &[Entry])> = groups.map(|group| (scoring.score(group), group)).collect();
     // Groups are in row order, and a row occurs once: the order is total.
     let best =
         |a: &(f32, &[Entry]), b: &(f32, &[Entry])| b.0.total_cmp(&a.0).then(a.1[0].row.cmp(&b.1[0].row));
@@ -96,42 +96,64 @@ fn gather(lists: &[RouteList<'_>], fusion: &Fusion) -> Vec<Entry> {
     entries
 }
 
-/// The fused score of the entries of one row.
-fn scorer(
-    lists: &[RouteList<'_>],
-    fusion: &Fusion,
-    weights: &[f32],
-    entries: &[Entry],
-) -> Box<dyn Fn(&[Entry]) -> f32> {
-    if lists.len() == 1 {
-        return Box::new(|group| if group[0].score.is_nan() { f32::NEG_INFINITY } else { group[0].score });
-    }
-    let weight =
-        |route| weights.get(route).map_or(1.0, |&weight| if weight > 0.0 { f64::from(weight) } else { 0.0 });
-    let mut weights: Vec<f64> = (0..lists.len()).map(weight).collect();
-    match *fusion {
-        Fusion::Rrf { k } => {
-            let k = f64::from(k).max(0.0);
-            let share = move |entry: &Entry| weights[entry.route] / (k + f64::from(entry.rank));
-            Box::new(move |group| group.iter().map(&share).sum::<f64>() as f32)
+/// How the entries of one row become its score.
+enum Scoring {
+    /// The only route's own score.
+    Own,
+    Rrf {
+        k: f64,
+        weights: Vec<f64>,
+    },
+    /// Weights sum to 1; a range a route from the candidates' smallest score to the largest.
+    Weighted {
+        weights: Vec<f64>,
+        ranges: Vec<(f64, f64)>,
+    },
+}
+
+impl Scoring {
+    fn new(routes: usize, fusion: &Fusion, weights: &[f32], entries: &[Entry]) -> Self {
+        if routes == 1 {
+            return Self::Own;
         }
-        Fusion::Weighted => {
-            let sum: f64 = weights.iter().sum();
-            if sum > 0.0 {
-                weights.iter_mut().for_each(|weight| *weight /= sum);
+        let positive = |weight: f32| if weight > 0.0 { f64::from(weight.min(f32::MAX)) } else { 0.0 };
+        let weight = |route| weights.get(route).map_or(1.0, |&weight| positive(weight));
+        let mut weights: Vec<f64> = (0..routes).map(weight).collect();
+        match *fusion {
+            Fusion::Rrf { k } => Self::Rrf { k: f64::from(k).max(0.0), weights },
+            Fusion::Weighted => {
+                let sum: f64 = weights.iter().sum();
+                if sum > 0.0 {
+                    weights.iter_mut().for_each(|weight| *weight /= sum);
+                }
+                let mut ranges = vec![(f64::INFINITY, f64::NEG_INFINITY); routes];
+                for entry in entries {
+                    let (low, high) = &mut ranges[entry.route];
+                    let score = finite(entry.score);
+                    (*low, *high) = (low.min(score), high.max(score));
+                }
+                Self::Weighted { weights, ranges }
             }
-            let mut ranges = vec![(f64::INFINITY, f64::NEG_INFINITY); lists.len()];
-            for entry in entries {
-                let (low, high) = &mut ranges[entry.route];
-                let score = finite(entry.score);
-                (*low, *high) = (low.min(score), high.max(score));
+        }
+    }
+
+    /// The score of one row's entries.
+    fn score(&self, group: &[Entry]) -> f32 {
+        match self {
+            Self::Own if group[0].score.is_nan() => f32::NEG_INFINITY,
+            Self::Own => group[0].score,
+            Self::Rrf { k, weights } => {
+                let share = |entry: &Entry| weights[entry.route] / (k + f64::from(entry.rank));
+                group.iter().map(share).sum::<f64>() as f32
             }
-            let share = move |entry: &Entry| {
-                let (low, high) = ranges[entry.route];
-                let scaled = if high > low { (finite(entry.score) - low) / (high - low) } else { 1.0 };
-                weights[entry.route] * scaled
-            };
-            Box::new(move |group| group.iter().map(&share).sum::<f64>() as f32)
+            Self::Weighted { weights, ranges } => {
+                let share = |entry: &Entry| {
+                    let (low, high) = ranges[entry.route];
+                    let scaled = if high > low { (finite(entry.score) - low) / (high - low) } else { 1.0 };
+                    weights[entry.route] * scaled
+                };
+                group.iter().map(share).sum::<f64>() as f32
+            }
         }
     }
 }

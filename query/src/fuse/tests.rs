@@ -133,7 +133,7 @@ fn odd_scores_and_weights_give_numbers() {
         list(&[(0, 4.0), (1, 4.0)]),
         list(&[]),
     ];
-    for weights in [&[1.0, 1.0, 1.0][..], &[0.0, 0.0, 0.0], &[f32::NAN, -1.0, 2.0], &[]] {
+    for weights in [&[1.0, 1.0, 1.0][..], &[0.0, 0.0, 0.0], &[f32::NAN, -1.0, f32::INFINITY], &[]] {
         for fusion in [Fusion::Rrf { k: 0.0 }, Fusion::Rrf { k: -9.0 }, Fusion::Weighted] {
             let fused = fuse(&lists(&ranked, &[]), &fusion, weights);
             assert_eq!(fused.len(), odd.len());

@@ -19,7 +19,7 @@ use super::cell::ColumnSeed;
 use super::infer::Sample;
 use super::plan::{Draft, Plan, Target};
 use super::source::{Source, bad, failed};
-use super::{ImportOptions, RowReader};
+use super::{ImportOptions, RowReader, SAMPLE_BYTES_MAX};
 use crate::error::{Error, Result};
 
 /// Longest line in bytes.
@@ -120,7 +120,9 @@ impl JsonlRows {
         }
         let mut sample = Sample::default();
         let rows_max = self.options.sample_rows.max(1);
-        while sample.rows() < rows_max && self.read_line()? {
+        let mut bytes = 0;
+        while sample.rows() < rows_max && bytes < SAMPLE_BYTES_MAX && self.read_line()? {
+            bytes += self.buffer.len();
             let members: Members =
                 serde_json::from_slice(&self.buffer).map_err(|error| self.bad_json(None, &error))?;
             sample.next_row();

@@ -64,7 +64,7 @@ pub struct ImportOptions {
     pub limit: Option<u64>,
     /// The number of the first row, where keys are numbers.
     pub start_key: u64,
-    /// Rows that a schema is inferred from.
+    /// Rows that a schema is inferred from; fewer where they take more than 64 MiB.
     pub sample_rows: usize,
 }
 
@@ -81,10 +81,13 @@ impl Default for ImportOptions {
             ignore_unknown: false,
             limit: None,
             start_key: 0,
-            sample_rows: 1000,
+            sample_rows: 10_000,
         }
     }
 }
+
+/// Bytes of a file that a schema is inferred from.
+const SAMPLE_BYTES_MAX: usize = 64 << 20;
 
 /// Rows of a file, in its order.
 pub trait RowReader: Send {

@@ -21,7 +21,7 @@ use super::arrow_cell::{is_instant, json, vector};
 use super::infer::Sample;
 use super::plan::{Draft, Plan, Target};
 use super::source::{Source, bad, is_packed};
-use super::{ImportOptions, RowReader};
+use super::{ImportOptions, RowReader, SAMPLE_BYTES_MAX};
 use crate::error::{Error, Result};
 
 /// Rows decoded at a time.
@@ -86,7 +86,11 @@ impl ParquetRows {
             return Ok(());
         }
         let rows_max = self.options.sample_rows.max(1);
-        while self.batches.iter().map(RecordBatch::num_rows).sum::<usize>() < rows_max && self.decode()? {}
+        let rows = |batches: &VecDeque<RecordBatch>| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+        let bytes = |batches: &VecDeque<RecordBatch>| {
+            batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>()
+        };
+        while rows(&self.batches) < rows_max && bytes(&self.batches) < SAMPLE_BYTES_MAX && self.decode()? {}
         let mut sample = Sample::default();
         for batch in &self.batches {
             self.see(&mut sample, batch, rows_max)?;
