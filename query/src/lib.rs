@@ -1,13 +1,29 @@
 //! The embedded front door of Spandrel.
 #![forbid(unsafe_code)]
 
+mod backup;
+pub mod check;
 pub mod collection;
 pub mod database;
 pub mod error;
+mod fetch;
+mod filter;
+pub mod fuse;
+#[cfg(feature = "import")]
+pub mod import;
+mod maintain;
 pub mod rag;
+mod recover;
 pub mod request;
 pub mod response;
+pub mod retrieve;
+mod route;
+mod scratch;
+mod search;
 pub mod settings;
+mod snapshot;
+mod tenants;
+mod write;
 
 pub use collection::Collection;
 pub use database::Database;
