@@ -5,15 +5,23 @@
 #![deny(unsafe_code)]
 
 pub mod codec;
+pub mod durable;
 pub mod error;
+pub mod file;
 pub mod id;
+pub mod io;
+pub mod manifest;
 pub mod row;
 pub mod schema;
+mod seal;
 pub mod value;
 pub mod vector;
 
 pub use error::{Error, Result};
+pub use file::{Section, SegmentFile, SegmentInfo, SegmentWriter};
 pub use id::{CollectionId, DocId, FieldId, RowId, TenantId};
+pub use io::{BatchRead, Extent};
+pub use manifest::{Manifest, SegmentEntry};
 pub use row::{Chunk, Row};
 pub use schema::{DenseSpec, Element, Field, FieldKind, IndexKind, Metric, PayloadKind, Schema, TextSpec};
 pub use value::Value;
