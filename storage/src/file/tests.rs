@@ -286,12 +286,13 @@ fn wild_numbers_under_right_checksums_are_refused() {
     let at = good.len() - FOOTER_BYTES;
     let (footer, _) = Footer::decode(&good[at..], &path, info.bytes).unwrap();
     let tables_at = footer.tables_offset().unwrap() as usize;
+    let file = fs::File::options().write(true).open(&path).unwrap();
     let wild = [0, 1, 2, u64::from(u32::MAX), u64::MAX / 4096, u64::MAX / 4 + 1, u64::MAX - 1, u64::MAX];
     let mut pick = |other: u64| {
         let index = random(&mut state) as usize % (wild.len() * 2);
         *wild.get(index).unwrap_or(&other)
     };
-    for round in 0..2000 {
+    for round in 0..1000 {
         let mut bad = good.clone();
         let mut changed = footer.clone();
         if round % 2 == 0 {
@@ -309,7 +310,7 @@ fn wild_numbers_under_right_checksums_are_refused() {
         }
         let (encoded, _) = changed.encode();
         bad[at..].copy_from_slice(&encoded);
-        fs::write(&path, &bad).unwrap();
+        file.write_all_at(&bad, 0).unwrap();
         match SegmentFile::open(&path, pread()) {
             Err(Error::Corrupt { .. }) => {}
             // Changes within a name, or that move nothing between pages, are another valid file.
