@@ -13,7 +13,7 @@
 //!           deleted as u32 length and the portable roaring format
 //! ```
 //! Cost: O(segments + bytes of their bitmaps) to load and to save, and the syncs of
-//! [`replace_file`](crate::durable::replace_file).
+//! [`replace_file`].
 
 use std::collections::HashSet;
 use std::fs;

@@ -37,7 +37,9 @@ pub(super) struct Place {
 }
 
 impl SegmentFile {
-    /// Opens `path`; its sections are read through `reader`.
+    /// Opens `path`; its sections are read through `reader`. A section that is loaded once and then stays in
+    /// memory may be read faster through [`Pread::buffered`](crate::io::Pread::buffered) while the file, just
+    /// written, is in the page cache; what queries read belongs to [`probe`](crate::io::probe).
     ///
     /// # Errors
     /// [`Error::Version`] for a foreign file or a newer format, [`Error::Corrupt`] for damage, [`Error::Io`].
