@@ -17,9 +17,9 @@ use crate::check::{check_key, check_rows, check_tenant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fetch;
 use crate::maintain::{Maintenance, Wake};
-use crate::rag::ingest::{self, Document, IngestOptions};
+use crate::rag::ingest::{self, Document};
 use crate::rag::tokens::Tokenizer;
-use crate::request::{Fields, Filter, ROWS_MAX, RetrieveRequest, ScrollRequest, SearchRequest};
+use crate::request::{Fields, Filter, IngestOptions, ROWS_MAX, RetrieveRequest, ScrollRequest, SearchRequest};
 use crate::response::{CollectionStats, RetrieveResponse, ScrollResponse, SearchResponse, Written};
 use crate::settings::{Components, Durability, Settings};
 use crate::snapshot::{Snapshot, View};
@@ -173,10 +173,6 @@ impl Shared {
         self.closed.store(true, Ordering::Release);
         let _guard = self.published.0.lock();
         self.published.1.notify_all();
-    }
-
-    pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
     }
 
     /// Refuses writes until the database is reopened.

@@ -74,7 +74,7 @@ impl Database {
         claim(&path)?;
         let options = StoreOptions { cache_bytes: settings.row_cache_bytes as usize, ..StoreOptions::default() };
         let store = Arc::new(Store::open(&path.join(ROWS), &options)?);
-        let reader = spandrel_storage::io::probe(&path);
+        let reader = spandrel_storage::io::probe();
         let inner = Arc::new(Inner {
             memory: Arc::new(MemoryBudget::new(settings.memory_budget_bytes)),
             path,
@@ -166,7 +166,7 @@ impl Database {
             collections,
             store_bytes: self.inner.store.disk_bytes()?,
             reader: self.inner.reader.name().to_owned(),
-            simd: spandrel_index::simd::kernels().name().to_owned(),
+            simd: spandrel_index::simd::Kernels::best().level().to_owned(),
         })
     }
 

@@ -55,7 +55,7 @@ pub fn to_row(schema: &Schema, tenant: &str, stored: StoredRow) -> Row {
 
 fn instants(value: Value) -> Value {
     match value {
-        Value::Integer(micros) => datetime::format_rfc3339(micros).map_or(Value::Integer(micros), Value::String),
+        Value::Integer(micros) => datetime::format(micros).map_or(Value::Integer(micros), Value::String),
         Value::List(values) => Value::List(values.into_iter().map(instants).collect()),
         other => other,
     }

@@ -240,7 +240,7 @@ fn eval(node: &Node, segment: &Segment, tenant: TenantId, range: &Range<DocId>) 
         Node::Equals(id, value) => leaf(*id, &|index| index.equals(value)),
         Node::In(id, values) => leaf(*id, &|index| index.any_of(values)),
         Node::Range(id, lower, upper) => leaf(*id, &|index| index.range(lower.as_ref(), upper.as_ref())),
-        Node::Exists(id) => leaf(*id, &|index| Ok(index.exists())),
+        Node::Exists(id) => leaf(*id, &|index| Ok(index.exists().clone())),
         Node::Prefix(id, prefix) => leaf(*id, &|index| index.prefix(prefix)),
         Node::Match(id, text) => leaf(*id, &|index| index.matches(text)),
         Node::Rows(rows) => {

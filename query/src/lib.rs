@@ -16,7 +16,7 @@ pub mod rag;
 mod recover;
 pub mod request;
 pub mod response;
-pub mod retrieve;
+mod retrieve;
 mod route;
 mod scratch;
 mod search;
@@ -29,7 +29,9 @@ pub use collection::Collection;
 pub use database::Database;
 pub use error::{Error, ErrorKind, Result};
 pub use rag::embed::{EmbedPurpose, Embedder};
-pub use request::{Fields, Filter, Fusion, RetrieveRequest, Route, RouteQuery, ScrollRequest, SearchRequest};
+pub use rag::chunk::ChunkOptions;
+pub use rag::ingest::Document;
+pub use request::{Fields, Filter, Fusion, IngestOptions, RetrieveRequest, Route, RouteQuery, ScrollRequest, SearchRequest};
 pub use response::{
     CollectionStats, DatabaseStats, Explain, Hit, PackedChunk, RetrieveResponse, RouteScore, ScrollResponse,
     SearchResponse, Short, Stage, Written,

@@ -2,6 +2,7 @@
 
 use spandrel_index::Matrix;
 use spandrel_index::dense::Counters;
+use spandrel_index::sparse::SparseCounters;
 use spandrel_index::text::{Bm25, TextCounters, TextQuery, TextStats};
 use spandrel_index::topk::{Scored, TopK};
 use spandrel_storage::{DenseSpec, DocId, FieldId, FieldKind, RowId, SparseVector, TenantId};
@@ -96,6 +97,7 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
     let mut top = TopK::new(limit);
     let mut counters = Counters::default();
     let mut text_counters = TextCounters::default();
+    let mut sparse_counters = SparseCounters::default();
     let text = weigh_text(search, route)?;
     for scope in &search.scopes {
         check_deadline(search.deadline)?;
@@ -109,7 +111,7 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
             }
             CheckedRoute::Sparse { field, query } => {
                 if let Some(index) = segment.sparse(*field) {
-                    index.search(query, segment.rows(), &allow, &mut top, &mut counters)?;
+                    index.search(query, segment.rows(), &allow, &mut top, &mut sparse_counters)?;
                 }
             }
             CheckedRoute::Text { .. } => {
@@ -119,7 +121,7 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
             }
         }
     }
-    counters.vectors_scored += text_counters.scored;
+    counters.vectors_scored += text_counters.scored + sparse_counters.scored;
     let hits = top.into_sorted();
     note(search, &counters, hits.len());
     Ok(hits)

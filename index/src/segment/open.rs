@@ -16,7 +16,7 @@ use crate::dense::flat::Flat;
 use crate::dense::vectors::{ChunkSource, Residency};
 use crate::error::{Error, Result};
 use crate::payload::PayloadIndex;
-use crate::sparse::SparseFlat;
+use crate::sparse::{SparseFlat, SparseIndex};
 use crate::text::{SegmentText, TextIndex};
 
 impl Segment {
@@ -57,12 +57,13 @@ impl Segment {
                 }
                 FieldKind::Sparse => {
                     let index = SparseFlat::read(&file.require(&name)?.read_all()?)?;
-                    check_docs(&name, index.docs(), rows.len())?;
+                    check_docs(&name, index.doc_count(), rows.len())?;
                     FieldIndex::Sparse(Box::new(index))
                 }
                 FieldKind::Payload { kind } => {
                     let index = PayloadIndex::read(&file.require(&name)?.read_all()?)?;
-                    if index.kind() != *kind || index.doc_count() as usize > rows.len() {
+                    let last = index.exists().max();
+                    if index.kind() != *kind || last.is_some_and(|doc| doc as usize >= rows.len()) {
                         return Err(damaged(&name, "it is not the index of this field and these docs".into()));
                     }
                     FieldIndex::Payload(index)
