@@ -7,14 +7,18 @@
 pub mod codec;
 pub mod error;
 pub mod id;
+pub mod record;
 pub mod row;
 pub mod schema;
+pub mod store;
 pub mod value;
 pub mod vector;
 
 pub use error::{Error, Result};
 pub use id::{CollectionId, DocId, FieldId, RowId, TenantId};
+pub use record::{FieldSet, Record, StoredRow};
 pub use row::{Chunk, Row};
 pub use schema::{DenseSpec, Element, Field, FieldKind, IndexKind, Metric, PayloadKind, Schema, TextSpec};
+pub use store::{CollectionMeta, Commit, Durability, Entry, Store, StoreOptions, StoreSnapshot};
 pub use value::Value;
 pub use vector::{FieldValue, SparseVector};
