@@ -91,7 +91,7 @@ fn measure(
             tenant: stored.tenant,
             key: stored.key,
             record,
-            replaces: None,
+            erase: None,
         });
         let commit = Commit { collection, entries: entries.collect(), ..Commit::default() };
         store.commit(&commit, durability)?;

@@ -170,11 +170,19 @@ pub fn set_replaces(encoded: &mut [u8], replaces: Option<RowId>) {
     encoded[REPLACES_AT..HEADER_BYTES].copy_from_slice(&bytes);
 }
 
-/// Tenant and replaced RowId of an encoded row record; none where the bytes are not one.
-pub(crate) fn row_header(encoded: &[u8]) -> Option<(TenantId, Option<RowId>)> {
+/// Writes the tenant into the header of an encoded record.
+///
+/// # Panics
+/// When `encoded` is shorter than a header: it is not the result of an `encode` here.
+pub fn set_tenant(encoded: &mut [u8], tenant: TenantId) {
+    encoded[TENANT_AT..REPLACES_AT].copy_from_slice(&tenant.0.to_le_bytes());
+}
+
+/// Tenant of an encoded row record; none where the bytes are not one.
+pub(crate) fn row_tenant(encoded: &[u8]) -> Option<TenantId> {
     let mut bytes = Decoder::new(encoded);
-    let (kind, _, tenant, replaces) = read_header(&mut bytes).ok()?;
-    (kind == KIND_ROW).then_some((tenant, replaces))
+    let (kind, _, tenant, _) = read_header(&mut bytes).ok()?;
+    (kind == KIND_ROW).then_some(tenant)
 }
 
 impl Record {

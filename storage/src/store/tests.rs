@@ -81,7 +81,7 @@ fn row_of(row: u64, tenant: u32, key: &str, text_bytes: usize) -> StoredRow {
 fn put(row: u64, tenant: u32, key: &str, text_bytes: usize, replaces: Option<RowId>) -> Entry {
     let stored = StoredRow { replaces, ..row_of(row, tenant, key, text_bytes) };
     let record = stored.encode();
-    Entry::Put { row: RowId(row), tenant: TenantId(tenant), key: key.to_owned(), record, replaces }
+    Entry::Put { row: RowId(row), tenant: TenantId(tenant), key: key.to_owned(), record, erase: replaces }
 }
 
 fn commit_of(collection: CollectionId, entries: Vec<Entry>) -> Commit {

@@ -26,6 +26,7 @@ fn build_log(store: &Store, c: CollectionId) {
         tenant: TenantId(0),
         key: format!("k{of}"),
         replaces: RowId(of),
+        erase: Some(RowId(of)),
     };
     store.commit(&commit_of(c, vec![delete(76, 30), delete(77, 31)]), Durability::Sync).unwrap();
     fill(store, c, 78..=100, 5000);
