@@ -1,24 +1,26 @@
 //! The audit: RocksDB's logs are read before RocksDB reads them, to tell the trace of a crash from damage.
 //!
-//! RocksDB's own reader (`log_reader.cc`, 11.8) cannot tell the two apart. Where a flipped length makes a record of
-//! the last 32 KB block end past the file, it takes the rest for a torn tail and drops it, in the manifest as in the
-//! write-ahead log; where a flipped bit turns a record's type into that of a recycled log, it drops the rest of the
-//! log or reads the same record for ever. Stricter modes refuse every crash. So the store walks the files itself,
-//! once an open, at the speed of crc32c and in one block of memory: after a clean close there is only the manifest,
-//! a few KB.
+//! RocksDB's own reader (`log_reader.cc`, 11.8) cannot tell the two apart. Where a flipped length makes a
+//! record of the last 32 KB block end past the file, it takes the rest for a torn tail and drops it, in the
+//! manifest as in the write-ahead log; where a flipped bit turns a record's type into that of a recycled log,
+//! it drops the rest of the log or reads the same record for ever. Stricter modes refuse every crash. So the
+//! store walks the files itself, once an open, at the speed of crc32c and in one block of memory: after a
+//! clean close there is only the manifest, a few KB.
 //!
 //! A log is 32 KB blocks of records: masked crc32c u32, length u16, type u8, payload; the crc covers type and
-//! payload; a record that does not fit is split into first, middle and last; fewer than 7 bytes at the end of a block
-//! are filler. A batch begins with its sequence number as u64.
+//! payload; a record that does not fit is split into first, middle and last; fewer than 7 bytes at the end of
+//! a block are filler. A batch begins with its sequence number as u64.
 //!
 //! What follows the last whole record is *torn*, and may go, when all of this holds:
-//! - it looks torn: a record that ends past the file with no whole record inside it, or a page of zeros in it, as a
-//!   power failure leaves where a page was allocated and not written. A flipped bit looks like neither;
+//! - it looks torn: a record that ends past the file with no whole record inside it, or a page of zeros in
+//!   it, as a power failure leaves where a page was allocated and not written. A flipped bit looks like
+//!   neither;
 //! - the [`witness`](super::witness) says that everything durable lies before it.
 //!
-//! A torn write-ahead log is cut there and later ones are set aside, so that RocksDB can run in its strictest mode,
-//! in which each log also names the one before it with its size. Anything else is [`Error::Corrupt`]. What remains unseen is a flipped length in the very last record, if that
-//! record was a [`Buffered`](super::Durability::Buffered) commit never made durable.
+//! A torn write-ahead log is cut there and later ones are set aside, so that RocksDB can run in its strictest
+//! mode, in which each log also names the one before it with its size. Anything else is [`Error::Corrupt`].
+//! What remains unseen is a flipped length in the very last record, if that record was a
+//! [`Buffered`](super::Durability::Buffered) commit never made durable.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -33,7 +35,8 @@ const HEADER_BYTES: usize = 7;
 const PAGE_BYTES: usize = 4096;
 /// Fewest zeros at the end of a file that count as a page that was not written.
 const HOLE_BYTES_MIN: usize = 64;
-/// A log's first record, where RocksDB notes the log before: 7 + 24 bytes. A file no longer than this holds no batch.
+/// A log's first record, where RocksDB notes the log before: 7 + 24 bytes. A file no longer than this holds
+/// no batch.
 const OPENING_BYTES: usize = HEADER_BYTES + 24;
 
 const FULL: u8 = 1;
@@ -156,8 +159,8 @@ fn audit_logs(folder: &Path, account: &Account) -> Result<()> {
     Ok(())
 }
 
-/// The logs, oldest first. One that RocksDB could not even begin, on a full disk, and of which the next one knows
-/// nothing, is set aside.
+/// The logs, oldest first. One that RocksDB could not even begin, on a full disk, and of which the next one
+/// knows nothing, is set aside.
 fn live_logs(folder: &Path) -> Result<Vec<Log>> {
     let mut live: Vec<Log> = Vec::new();
     for (number, path) in logs(folder)? {
@@ -210,10 +213,15 @@ fn cut(path: &Path, whole_bytes: u64) -> Result<()> {
     cut().map_err(|e| Error::io("cut", path, e))
 }
 
-/// Moves a log out of RocksDB's sight: it is blank, or would leave a hole where the log before it lost its end.
+/// Moves a log out of RocksDB's sight: it is blank, or would leave a hole where the log before it lost its
+/// end.
 fn set_aside(path: &Path) -> Result<()> {
     let aside = path.with_extension("log.torn");
-    tracing::warn!(log = %path.display(), aside = %aside.display(), "a log that was never begun, or follows one that lost its end, is set aside");
+    tracing::warn!(
+        log = %path.display(),
+        aside = %aside.display(),
+        "a log that was never begun, or follows one that lost its end, is set aside"
+    );
     fs::rename(path, &aside).map_err(|e| Error::io("rename", path, e))
 }
 

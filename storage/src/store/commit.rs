@@ -23,8 +23,8 @@ pub struct Commit {
     pub trim: Vec<RowId>,
 }
 
-/// One change. RowIds of [`Put`](Entry::Put), [`Delete`](Entry::Delete) and [`DropTenant`](Entry::DropTenant) are new
-/// and grow, within a commit and from commit to commit.
+/// One change. RowIds of [`Put`](Entry::Put), [`Delete`](Entry::Delete) and [`DropTenant`](Entry::DropTenant)
+/// are new and grow, within a commit and from commit to commit.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
     /// Writes a row.
@@ -35,7 +35,8 @@ pub enum Entry {
         tenant: TenantId,
         /// Its key.
         key: String,
-        /// The result of [`StoredRow::encode`](crate::record::StoredRow::encode), for the same tenant and `replaces`.
+        /// The result of [`StoredRow::encode`](crate::record::StoredRow::encode), for the same tenant and
+        /// `replaces`.
         record: Vec<u8>,
         /// The row that had the key.
         replaces: Option<RowId>,
@@ -51,8 +52,8 @@ pub enum Entry {
         /// The row that had the key.
         replaces: RowId,
     },
-    /// Takes all keys of a tenant away. Its rows are then removed by [`Erase`](Entry::Erase), in as many commits as
-    /// it takes.
+    /// Takes all keys of a tenant away. Its rows are then removed by [`Erase`](Entry::Erase), in as many
+    /// commits as it takes.
     DropTenant {
         /// The id of the record of this drop.
         row: RowId,
@@ -70,10 +71,10 @@ impl Store {
     /// Writes one batch, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a collection that is not there, [`Error::Invalid`] when an encoded record disagrees
-    /// with its entry, [`Error::NoSpace`] when the disk's reserve would be touched: nothing was written.
-    /// [`Error::Poisoned`], [`Error::NoSpace`] or [`Error::Corrupt`] when RocksDB failed: the store takes no further
-    /// writes, and whether this one is kept shows when it is reopened.
+    /// [`Error::NotFound`] for a collection that is not there, [`Error::Invalid`] when an encoded record
+    /// disagrees with its entry, [`Error::NoSpace`] when the disk's reserve would be touched: nothing was
+    /// written. [`Error::Poisoned`], [`Error::NoSpace`] or [`Error::Corrupt`] when RocksDB failed: the store
+    /// takes no further writes, and whether this one is kept shows when it is reopened.
     pub fn commit(&self, commit: &Commit, durability: Durability) -> Result<()> {
         let mut batch = Some(self.engine.batch(commit)?);
         let mut writer = self.engine.writer()?;
@@ -84,7 +85,8 @@ impl Store {
         self.engine.write(&mut writer, build, durability)
     }
 
-    /// The highest RowId that was ever committed to a collection, also when its record is gone; 0 before the first.
+    /// The highest RowId that was ever committed to a collection, also when its record is gone; 0 before the
+    /// first.
     ///
     /// # Errors
     /// [`Error::Corrupt`].
