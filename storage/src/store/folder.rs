@@ -171,8 +171,8 @@ pub(super) fn read_marker(folder: &Path) -> Result<Option<State>> {
         Some(version) if intact && version != FORMAT_VERSION => {
             let what = if version > FORMAT_VERSION {
                 format!(
-                    "format {version} was written by a newer Spandrel, this build reads {FORMAT_VERSION}; open \
-                     it with the newer version"
+                    "format {version} was written by a newer Spandrel, this build reads {FORMAT_VERSION}; \
+                     open it with the newer version"
                 )
             } else {
                 format!(
