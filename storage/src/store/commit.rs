@@ -23,8 +23,8 @@ pub struct Commit {
     pub trim: Vec<RowId>,
 }
 
-/// One change. RowIds of [`Put`](Entry::Put), [`Delete`](Entry::Delete) and [`DropTenant`](Entry::DropTenant) are new
-/// and grow, within a commit and from commit to commit.
+/// One change. RowIds of [`Put`](Entry::Put), [`Delete`](Entry::Delete) and [`DropTenant`](Entry::DropTenant)
+/// are new and grow, within a commit and from commit to commit.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
     /// Writes a row.
@@ -53,8 +53,8 @@ pub enum Entry {
         /// The record of that row, where it is not needed for recovery any more: removed too.
         erase: Option<RowId>,
     },
-    /// Takes all keys of a tenant away. Its rows are then removed by [`Erase`](Entry::Erase), in as many commits as
-    /// it takes.
+    /// Takes all keys of a tenant away. Its rows are then removed by [`Erase`](Entry::Erase), in as many
+    /// commits as it takes.
     DropTenant {
         /// The id of the record of this drop.
         row: RowId,
@@ -72,10 +72,10 @@ impl Store {
     /// Writes one batch, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a collection that is not there, [`Error::Invalid`] when an encoded record disagrees
-    /// with its entry, [`Error::NoSpace`] when the disk's reserve would be touched: nothing was written.
-    /// [`Error::Poisoned`], [`Error::NoSpace`] or [`Error::Corrupt`] when RocksDB failed: the store takes no further
-    /// writes, and whether this one is kept shows when it is reopened.
+    /// [`Error::NotFound`] for a collection that is not there, [`Error::Invalid`] when an encoded record
+    /// disagrees with its entry, [`Error::NoSpace`] when the disk's reserve would be touched: nothing was
+    /// written. [`Error::Poisoned`], [`Error::NoSpace`] or [`Error::Corrupt`] when RocksDB failed: the store
+    /// takes no further writes, and whether this one is kept shows when it is reopened.
     pub fn commit(&self, commit: &Commit, durability: Durability) -> Result<()> {
         let mut batch = Some(self.engine.batch(commit)?);
         let mut writer = self.engine.writer()?;
@@ -86,7 +86,8 @@ impl Store {
         self.engine.write(&mut writer, build, durability)
     }
 
-    /// The highest RowId that was ever committed to a collection, also when its record is gone; 0 before the first.
+    /// The highest RowId that was ever committed to a collection, also when its record is gone; 0 before the
+    /// first.
     ///
     /// # Errors
     /// [`Error::Corrupt`].

@@ -59,8 +59,8 @@ fn schema() -> Schema {
     Schema::new().dense("vector", 8, Metric::Ip).text("body").payload("year", PayloadKind::Integer)
 }
 
-/// The row that every test writes under `row`: its fields follow from its id, its text is `text_bytes` long and does
-/// not compress.
+/// The row that every test writes under `row`: its fields follow from its id, its text is `text_bytes` long
+/// and does not compress.
 fn row_of(row: u64, tenant: u32, key: &str, text_bytes: usize) -> StoredRow {
     let mut chance = Chance(row);
     let text = (0..text_bytes).map(|_| char::from(b' ' + chance.below(95) as u8)).collect();

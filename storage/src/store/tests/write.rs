@@ -263,6 +263,9 @@ fn an_entry_that_disagrees_with_its_record_is_refused() {
 
 #[test]
 fn shared_by_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Store>();
+    shared::<StoreSnapshot>();
     let dir = scratch();
     let store = open(dir.path());
     let ids: Vec<CollectionId> =
