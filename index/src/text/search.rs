@@ -34,6 +34,8 @@ use crate::topk::TopK;
 
 /// A filter is walked document by document when that takes this many times fewer seeks than there are postings.
 const SEEK_COST: u64 = 8;
+/// The fixed end of every tantivy file: the length of its footer and a mark. tantivy reads it before checking lengths.
+const FOOTER_BYTES: usize = 8;
 
 /// The text fields of one segment on disk.
 pub struct SegmentText {
@@ -79,6 +81,9 @@ impl SegmentText {
         let (mut files, mut totals, mut section_bytes) = (Vec::new(), None, 0);
         for (name, bytes) in sections {
             section_bytes += bytes.len();
+            if bytes.len() < FOOTER_BYTES && name.starts_with("text.") && name != "text.stats" {
+                return Err(damaged(&name, "too short to be a file of a text index"));
+            }
             match name.strip_prefix("text.") {
                 Some("stats") => totals = Some(read_totals(&bytes)?),
                 Some("meta") => files.push((PathBuf::from(META), bytes)),
