@@ -300,6 +300,6 @@ fn killed_at_every_failpoint() {
     let deaths = (0..DEATHS_PER_PLACE).flat_map(|_| PLACES);
     torture(
         seed,
-        deaths.map(|place| (Some(format!("{place}:{}", 1 + rng.below(4))), Duration::from_secs(4))),
+        deaths.map(|place| (Some(format!("{place}:{}", 1 + rng.below(4))), Duration::from_millis(1_500))),
     );
 }
