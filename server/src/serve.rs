@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spandrel::Database;
+use spandrel::rag::openai::OpenAiEmbedder;
 use spandrel_proto::v1;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -309,10 +310,14 @@ fn tls_config(tls: &Tls) -> Result<ServerTlsConfig, ServeError> {
     Ok(config.client_ca_root(authorities).client_auth_optional(false))
 }
 
-/// What the engine is given besides settings: nothing yet.
+/// What the engine is given besides settings: the embedder, where the configuration has one.
 ///
 /// # Errors
-/// None yet.
-pub fn components(_config: &Config) -> Result<spandrel::Components, ServeError> {
-    Ok(spandrel::Components::default())
+/// When its settings cannot be.
+pub fn components(config: &Config) -> Result<spandrel::Components, spandrel::Error> {
+    if config.embedder.model.is_empty() {
+        return Ok(spandrel::Components::default());
+    }
+    let embedder = OpenAiEmbedder::new(config.embedder.clone())?;
+    Ok(spandrel::Components { embedder: Some(Arc::new(embedder)) })
 }

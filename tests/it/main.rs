@@ -1,4 +1,8 @@
 //! One binary of promises; a module each.
 
+mod bad_input;
+mod grpc;
 mod model;
 mod rng;
+mod served;
+mod tls;

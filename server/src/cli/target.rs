@@ -78,7 +78,7 @@ pub(super) fn open_database(config: &Config, make_folder: bool) -> Result<Databa
         }
         .hint("name it with --data DIR, or a server with --url URL; `spandrel import` makes one"));
     }
-    let components = crate::serve::components(config).map_err(|error| CliError::usage(error.to_string()))?;
+    let components = crate::serve::components(config)?;
     Database::open_with(&config.data, config.engine.clone(), components).map_err(|error| {
         let locked = error.kind() == ErrorKind::Conflict;
         let error = CliError::from(error);

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use spandrel::rag::openai::OpenAiSettings;
 
 use crate::limits::Limits;
 use keys::Kind;
@@ -50,6 +51,8 @@ pub struct Config {
     pub log: Log,
     /// The engine's own settings.
     pub engine: spandrel::Settings,
+    /// The embeddings endpoint; none while its model is empty.
+    pub embedder: OpenAiSettings,
 }
 
 impl Default for Config {
@@ -67,6 +70,7 @@ impl Default for Config {
             pool: PoolSizes::default(),
             log: Log::default(),
             engine: spandrel::Settings::default(),
+            embedder: OpenAiSettings::default(),
         }
     }
 }
@@ -230,6 +234,10 @@ impl Config {
         }
         if self.tls.client_ca.is_some() && self.tls.cert.is_none() {
             return Err(ConfigError::new("tls", "tls.client_ca needs tls.cert and tls.key"));
+        }
+        self.engine.check().map_err(|error| ConfigError::new("engine", error.to_string()))?;
+        if !self.embedder.model.is_empty() {
+            self.embedder.check().map_err(|error| ConfigError::new("embedder", error.to_string()))?;
         }
         if self.metrics_listen == Some(self.listen) && self.listen.port() != 0 {
             return Err(ConfigError::new("metrics_listen", format!("is {} as `listen` is", self.listen)));
