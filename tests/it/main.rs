@@ -1,6 +1,10 @@
 //! One binary of promises; a module each.
 
+mod bad_input;
 mod corruption;
 mod crash;
+mod grpc;
 mod model;
 mod rng;
+mod served;
+mod tls;
