@@ -4,9 +4,9 @@
     python3 scripts/make_demo_corpus.py ../shared/data/squad-dev-1.1 server/demo
 
 Reads from the source folder corpus.jsonl.zst (id, title, text), corpus_minilm384.f16.npy, queries.jsonl.zst
-(id, text, article, gold, answerable, answers) and queries_minilm384.f16.npy: row i of an array belongs to line i
-of its jsonl. Writes every passage and QUESTIONS answerable questions. The same input gives the same files (npy
-byte for byte; the zst bytes also depend on the zstd release).
+(id, text, article, gold, answerable, answers) and queries_minilm384.f16.npy: row i of an array belongs to line
+i of its jsonl. Writes every passage and QUESTIONS answerable questions. The same input gives the same files
+(npy byte for byte; the zst bytes also depend on the zstd release).
 
 Needs numpy and zstandard: python3 -m pip install numpy==2.4.6 zstandard==0.25.0
 """
@@ -49,7 +49,7 @@ def passages_of(corpus):
 
 
 def pick_questions(queries):
-    """Row numbers of QUESTIONS questions: articles in turn, and within an article its paragraphs spread evenly.
+    """Row numbers of QUESTIONS questions: as many of each article, its paragraphs spread evenly.
 
     A paragraph is asked about once as long as its article has paragraphs that were not asked about.
     """
@@ -116,7 +116,7 @@ def main():
     assert total <= BYTES_MAX, f"{total} bytes are more than {BYTES_MAX}"
     tenants = {passage["tenant"] for passage in passages}
     asked = {question["tenant"] for question in questions}
-    print(f"{len(passages)} passages of {len(tenants)} articles, {len(questions)} questions about {len(asked)}")
+    print(f"{len(passages)} passages of {len(tenants)} articles, {len(questions)} questions on {len(asked)}")
 
     scores = query_vectors[rows].astype(np.float32) @ corpus_vectors.astype(np.float32).T
     key_of = np.array([passage["key"] for passage in passages])

@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """Exact search by numpy and by faiss IndexFlat, driven by `spandrel-bench flat` over stdin and stdout.
 
-One JSON object a line in, one out. `load` reads the vectors, `run` measures one round, `answers` returns the rows
-found, `quit` ends. The process stays alive between rounds, so that rounds of both sides can alternate.
+One JSON object a line in, one out. `load` reads the vectors, `run` measures one round, `answers` returns the
+rows found, `quit` ends. The process stays alive between rounds, so that rounds of both sides can alternate.
 
     {"do": "load", "base": PATH, "queries": PATH, "metric": "l2" | "ip"}
-    {"do": "run", "peer": "faiss" | "numpy", "k": 10, "batch": 32, "callers": 1, "inner": 2, "blas": 1, "queries": 256}
+    {"do": "run", "peer": "faiss" | "numpy", "k": 10, "queries": 256, "batch": 32,
+     "callers": 1, "inner": 2, "blas": true}
     {"do": "answers", "peer": "faiss" | "numpy", "k": 10}
+    {"do": "versions"}
 
-Threads are set explicitly in two ways: `callers` Python threads that each search their own queries (the libraries
-release the interpreter lock), and `inner` threads inside each library call. `blas` makes faiss use a matrix product
-whatever the batch: its own rule (rows of the batch x dimension, since 1.15) leaves it out where it would be faster.
-The driver tries every combination of both and keeps the fastest.
+Threads are set explicitly in two ways: `callers` Python threads that each search their own queries (the
+libraries release the interpreter lock), and `inner` threads inside each library call. `blas` makes faiss use a
+matrix product whatever the batch: its own rule (rows of the batch x dimension, since 1.15) leaves it out where
+it would be faster. The driver tries every combination of both and keeps the fastest.
 """
 
 import concurrent.futures
@@ -132,7 +134,7 @@ class Peers:
 
     def versions(self, _):
         blas = [
-            {"library": info["internal_api"], "version": info.get("version"), "kernels": info.get("architecture")}
+            {name: info.get(name) for name in ("internal_api", "version", "architecture")}
             for info in threadpoolctl.threadpool_info()
         ]
         return {
