@@ -1,1 +1,4 @@
-//! One binary of promises.
+//! One binary of promises; a module each.
+
+mod model;
+mod rng;
