@@ -135,9 +135,9 @@ struct Point {
     /// Peak since the build ended.
     search_rss_mb: Option<f64>,
     rss_now_mb: Option<f64>,
-    disk_mb: Option<f64>,
+    disk_mb: f64,
     segment_mb: f64,
-    bytes_per_vector: Option<f64>,
+    bytes_per_vector: f64,
     memory_bytes_per_vector: f64,
     pages_per_query: f64,
 }
@@ -149,6 +149,15 @@ struct Measured {
     latency: Latency,
     last: Pass,
     memory: Option<machine::Memory>,
+}
+
+/// What all loads of a run share.
+#[derive(Clone, Copy)]
+struct Cost {
+    build_s: Option<f64>,
+    build_peak_mb: f64,
+    disk_bytes: u64,
+    pages_per_query: f64,
 }
 
 /// Runs the command.
@@ -182,7 +191,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     let pages_per_query = pages(engine, &queries, args.k)?;
-    engine.close()?;
+    let disk_bytes = engine.close()?;
 
     let limit = args.base_limit.unwrap_or(usize::MAX);
     let truth = match args.truth.as_str() {
@@ -193,7 +202,8 @@ pub fn run(args: &Args) -> Result<()> {
     for mut run in measured {
         let quality = recall::judge(&args.base, limit, &queries, args.metric, &truth, &run.last.found)?;
         run.last.found = Vec::new();
-        let point = point(&run, quality, &size, build_s, build_peak_mb, pages_per_query);
+        let cost = Cost { build_s, build_peak_mb, disk_bytes, pages_per_query };
+        let point = point(&run, quality, &size, cost);
         if let Some(goal) = args.recall {
             let what = format!("recall@{}, {} threads, batch {}", args.k, point.threads, point.batch);
             goals.push(Goal::at_least(what, quality.recall, goal));
@@ -299,15 +309,8 @@ fn pages(engine: &dyn Engine, queries: &Matrix, k: usize) -> Result<f64> {
     Ok(bytes as f64 / PAGE_BYTES / sample as f64)
 }
 
-fn point(
-    run: &Measured,
-    quality: recall::Quality,
-    size: &Size,
-    build_s: Option<f64>,
-    build_peak_mb: f64,
-    pages_per_query: f64,
-) -> Point {
-    let rows = size.rows as f64;
+fn point(run: &Measured, quality: recall::Quality, size: &Size, cost: Cost) -> Point {
+    let (rows, disk_bytes) = (size.rows as f64, cost.disk_bytes as f64);
     Point {
         threads: run.load.threads,
         batch: run.load.batch,
@@ -319,15 +322,15 @@ fn point(
         p50_us: run.latency.quantile_us(0.50),
         p95_us: run.latency.quantile_us(0.95),
         p99_us: run.latency.quantile_us(0.99),
-        build_s,
-        rss_mb: run.memory.map(|memory| memory.peak_rss_mb.max(build_peak_mb)),
+        build_s: cost.build_s,
+        rss_mb: run.memory.map(|memory| memory.peak_rss_mb.max(cost.build_peak_mb)),
         search_rss_mb: run.memory.map(|memory| memory.peak_rss_mb),
         rss_now_mb: run.memory.map(|memory| memory.rss_mb),
-        disk_mb: size.disk_bytes.map(|bytes| bytes as f64 / MIB),
+        disk_mb: disk_bytes / MIB,
         segment_mb: size.segment_bytes as f64 / MIB,
-        bytes_per_vector: size.disk_bytes.map(|bytes| bytes as f64 / rows),
+        bytes_per_vector: disk_bytes / rows,
         memory_bytes_per_vector: size.memory_bytes as f64 / rows,
-        pages_per_query,
+        pages_per_query: cost.pages_per_query,
     }
 }
 

@@ -113,7 +113,7 @@ struct Run {
     indexed_s: f64,
     latency: Latency,
     written_mb: Option<f64>,
-    disk_mb: Option<f64>,
+    disk_mb: f64,
     segments: u64,
 }
 
@@ -139,7 +139,7 @@ struct Point {
     written_mb: Option<f64>,
     /// Bytes of keys, texts, payload and f32 vectors.
     user_mb: f64,
-    disk_mb: Option<f64>,
+    disk_mb: f64,
     segments: u64,
 }
 
@@ -223,9 +223,7 @@ fn run_once(args: &Args, mode: Mode, source: &Source, writers: usize) -> Result<
     if mode == Mode::Embedded {
         let settings = Settings { durability: Durability::Sync, ..Settings::default() };
         let (engine, _) = Embedded::open(dir.path(), COLLECTION, settings, schema)?;
-        let run = import(&engine, source, args.batch, writers)?;
-        engine.close()?;
-        return Ok(run);
+        return import(&engine, source, args.batch, writers);
     }
     let binary = args.server.clone().map_or_else(Server::beside_this, Ok)?;
     let server = Server::start(&binary, dir.path())?;
@@ -270,7 +268,7 @@ fn import(engine: &dyn Engine, source: &Source, batch: usize, writers: usize) ->
         indexed_s,
         latency,
         written_mb: written.map(|bytes| bytes as f64 / MIB),
-        disk_mb: size.disk_bytes.map(|bytes| bytes as f64 / MIB),
+        disk_mb: engine.close()? as f64 / MIB,
         segments: size.segments,
     })
 }
@@ -320,7 +318,7 @@ fn point(mode: Mode, writers: usize, batch: usize, source: &Source, runs: &[Run]
         batch_p99_us: quantile(0.99),
         written_mb: median(&|run| run.written_mb),
         user_mb: user_bytes as f64 / MIB,
-        disk_mb: median(&|run| run.disk_mb),
+        disk_mb: of_all(|run| run.disk_mb),
         segments: runs.last().map_or(0, |run| run.segments),
     })
 }

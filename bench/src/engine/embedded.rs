@@ -62,7 +62,6 @@ impl Engine for Embedded {
             rows: collection.rows,
             segments: collection.segments,
             segment_bytes: collection.segment_bytes,
-            disk_bytes: Some(folder_bytes(&self.dir)?),
             memory_bytes: collection.memory_bytes,
             simd: database.simd,
             reader: database.reader,
@@ -79,8 +78,9 @@ impl Engine for Embedded {
         Process::This
     }
 
-    fn close(&self) -> Result<()> {
-        Ok(self.database.close()?)
+    fn close(&self) -> Result<u64> {
+        self.database.close()?;
+        folder_bytes(&self.dir)
     }
 }
 
@@ -127,9 +127,8 @@ fn folder_bytes(dir: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        // A background merge may remove a file between the listing and here.
-        let Ok(metadata) = entry.metadata() else { continue };
-        bytes += if metadata.is_dir() { folder_bytes(&entry.path()).unwrap_or(0) } else { metadata.len() };
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
     }
     Ok(bytes)
 }

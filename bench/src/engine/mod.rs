@@ -41,8 +41,6 @@ pub struct Size {
     pub segments: u64,
     /// Bytes of segment files.
     pub segment_bytes: u64,
-    /// Bytes the whole database takes on disk.
-    pub disk_bytes: Option<u64>,
     /// Bytes of memory held by indexes and fresh rows.
     pub memory_bytes: u64,
     /// Vector instructions in use.
@@ -98,11 +96,12 @@ pub trait Engine: Sync {
     /// Whose memory and writes are the engine's.
     fn process(&self) -> Process;
 
-    /// Ends it, so that a folder that is kept can be opened again.
+    /// Ends it, so that a folder that is kept can be opened again. Bytes the whole database takes on disk then:
+    /// nothing is being merged any more.
     ///
     /// # Errors
     /// The engine's.
-    fn close(&self) -> Result<()>;
+    fn close(&self) -> Result<u64>;
 }
 
 /// Writes rows.

@@ -88,6 +88,13 @@ impl Remote {
         self
     }
 
+    fn stats(&self) -> Result<pb::StatsResponse> {
+        let connection = self.connect(Builder::new_current_thread())?;
+        let request = connection.request(pb::StatsRequest {});
+        let mut client = AdminServiceClient::new(connection.channel.clone());
+        Ok(connection.runtime.block_on(client.stats(request)).map_err(told)?.into_inner())
+    }
+
     fn connect(&self, mut builder: Builder) -> Result<Connection> {
         let runtime = builder.enable_all().build()?;
         let endpoint = Endpoint::from_shared(self.url.clone())
@@ -152,18 +159,13 @@ impl Engine for Remote {
     }
 
     fn size(&self) -> Result<Size> {
-        let connection = self.connect(Builder::new_current_thread())?;
-        let request = connection.request(pb::StatsRequest {});
-        let mut client = AdminServiceClient::new(connection.channel.clone());
-        let stats = connection.runtime.block_on(client.stats(request)).map_err(told)?.into_inner();
-        let segment_bytes: u64 = stats.collections.iter().map(|collection| collection.segment_bytes).sum();
+        let stats = self.stats()?;
         let mine = stats.collections.into_iter().find(|collection| collection.name == self.collection);
         let mine = mine.ok_or_else(|| format!("the server has no collection '{}'", self.collection))?;
         Ok(Size {
             rows: mine.rows,
             segments: mine.segments,
             segment_bytes: mine.segment_bytes,
-            disk_bytes: Some(stats.store_bytes + segment_bytes),
             memory_bytes: mine.memory_bytes,
             simd: stats.simd,
             reader: stats.reader,
@@ -182,8 +184,11 @@ impl Engine for Remote {
         self.process
     }
 
-    fn close(&self) -> Result<()> {
-        Ok(())
+    /// The server goes on; bytes are what it says of all its collections.
+    fn close(&self) -> Result<u64> {
+        let stats = self.stats()?;
+        let segment_bytes: u64 = stats.collections.iter().map(|collection| collection.segment_bytes).sum();
+        Ok(stats.store_bytes + segment_bytes)
     }
 }
 

@@ -1,10 +1,9 @@
 //! A server of the engine as a child process, for benches that measure gRPC on one machine.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Deserializer, Value};
 
 use crate::{Error, Result};
 
@@ -12,6 +11,8 @@ use crate::{Error, Result};
 pub struct Server {
     child: Child,
     url: String,
+    /// Held, so that the server can go on writing.
+    _output: Option<ChildStdout>,
 }
 
 impl Server {
@@ -23,21 +24,22 @@ impl Server {
     pub fn start(binary: &Path, dir: &Path) -> Result<Self> {
         let mut command = Command::new(binary);
         command.args(["serve", "--json", "--listen", "127.0.0.1:0", "--metrics-listen", "off"]);
-        command.args(["--log-level", "warn", "--data"]).arg(dir);
+        command.args(["--log-level", "error", "--data"]).arg(dir.join("data"));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let name = binary.display();
         let child = command.spawn().map_err(|error| -> Error {
             format!("cannot start {name}: {error}; build it (cargo build --bins) or name it with --server")
                 .into()
         })?;
-        let mut server = Self { child, url: String::new() };
-        let output = server.child.stdout.take().ok_or("the server has no stdout")?;
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line)?;
-        let said: Value = serde_json::from_str(&line).unwrap_or_default();
-        let address =
-            said["listen"].as_str().ok_or_else(|| format!("{name} serve did not start: '{line}'"))?;
+        let mut server = Self { child, url: String::new(), _output: None };
+        let mut output = server.child.stdout.take().ok_or("the server has no stdout")?;
+        // It says where it listens in one JSON object, once it does.
+        let said: Option<Value> =
+            Deserializer::from_reader(&mut output).into_iter().next().and_then(Result::ok);
+        let address = said.as_ref().and_then(|said| said["listen"].as_str());
+        let address = address.ok_or_else(|| format!("{name} serve did not start; its message is above"))?;
         server.url = format!("http://{address}");
+        server._output = Some(output);
         Ok(server)
     }
 

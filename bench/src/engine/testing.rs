@@ -36,8 +36,8 @@ impl Engine for Echo {
         Process::This
     }
 
-    fn close(&self) -> Result<()> {
-        Ok(())
+    fn close(&self) -> Result<u64> {
+        Ok(0)
     }
 }
 
