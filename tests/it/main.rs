@@ -7,4 +7,5 @@ mod grpc;
 mod model;
 mod rng;
 mod served;
+mod tidy;
 mod tls;

@@ -54,9 +54,9 @@ pub(super) fn run(common: &Common, args: DemoArgs) -> Result<(), CliError> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| CliError::failed(error.to_string()))?;
     let config = Config { data: data.clone(), listen: ([127, 0, 0, 1], 0).into(), metrics_listen: None, ..Config::default() };
     let failed = |error: keys::KeysError| CliError::failed(error.to_string());
-    let (_, admin_key) = keys::create(config.keys_file(), "demo admin", Access::Admin, Tenants::All).map_err(failed)?;
+    let (_, admin_key) = keys::create(&config.keys_file(), "demo admin", Access::Admin, Tenants::All).map_err(failed)?;
     let one = Tenants::Only([corpus.questions[0].tenant.clone()].into());
-    let (_, tenant_key) = keys::create(config.keys_file(), "demo tenant", Access::Read, one).map_err(failed)?;
+    let (_, tenant_key) = keys::create(&config.keys_file(), "demo tenant", Access::Read, one).map_err(failed)?;
     let database = Database::open(&data, config.engine.clone())?;
     let server = runtime
         .block_on(serve::start(database.clone(), &config))
