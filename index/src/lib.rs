@@ -3,6 +3,24 @@
 //! Everything here works on what `spandrel-storage` defines; nothing here opens the row store.
 #![deny(unsafe_code)]
 
+pub mod allow;
+pub mod budget;
+pub mod dense;
 pub mod error;
+mod intern;
+pub mod matrix;
+pub mod payload;
+pub mod scratch;
+pub mod segment;
+pub mod simd;
+pub mod sparse;
+pub mod text;
+pub mod topk;
 
+pub use allow::Allow;
+pub use dense::{Counters, VectorIndex};
 pub use error::{Error, Result};
+pub use matrix::Matrix;
+pub use scratch::Scratch;
+pub use segment::{IndexDoc, Indexer, Segment};
+pub use topk::{Scored, TopK};

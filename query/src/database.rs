@@ -1,67 +1,327 @@
-//! A database: a folder of collections.
+//! A database: a folder of collections, open in one process.
+//!
+//! ```text
+//! FOLDER/SPANDREL                  marker: what this folder is, and its format version
+//! FOLDER/rows/                     the row store (RocksDB): everything that cannot be derived
+//! FOLDER/segments/ID/MANIFEST      which segment files of collection ID are live
+//! FOLDER/segments/ID/N.segment     one immutable segment
+//! ```
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
-use spandrel_storage::Schema;
+use parking_lot::{Mutex, RwLock};
+use spandrel_index::budget::MemoryBudget;
+use spandrel_index::segment::Indexer;
+use spandrel_storage::io::BatchRead;
+use spandrel_storage::schema::check_name;
+use spandrel_storage::store::{CollectionMeta, Store, StoreOptions};
+use spandrel_storage::{Schema, durable};
 
-use crate::collection::Collection;
-use crate::error::Result;
+use crate::collection::{Collection, Shared, SharedParts};
+use crate::error::{Error, ErrorKind, Result};
+use crate::maintain::{self, Served, Wake};
+use crate::recover;
 use crate::response::DatabaseStats;
 use crate::settings::{Components, Settings};
+use crate::tenants::Tenants;
+
+pub(crate) const MARKER: &str = "SPANDREL";
+pub(crate) const MARKER_TEXT: &str = "Spandrel database, format 1\n";
+pub(crate) const ROWS: &str = "rows";
+pub(crate) const SEGMENTS: &str = "segments";
 
 /// A folder of collections, open in this process. Cheap to clone; the last clone closes it.
 #[derive(Clone)]
-pub struct Database {}
+pub struct Database {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    settings: Settings,
+    components: Components,
+    store: Arc<Store>,
+    reader: Arc<dyn BatchRead>,
+    memory: Arc<MemoryBudget>,
+    collections: Served,
+    /// Held while collections are created or dropped.
+    catalogue: Mutex<()>,
+    wake: Arc<Wake>,
+    maintainer: Mutex<Option<JoinHandle<()>>>,
+}
 
 impl Database {
-    /// Opens the database in `path`, creating the folder if it is not there.
+    /// Opens the database in `path`, creating the folder if it is not there, with default settings.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when another process has it open; [`ErrorKind::Invalid`] when the folder is not a
+    /// database or of another format; [`ErrorKind::Corrupt`] when rows are damaged. Damaged segments are rebuilt.
     pub fn open(path: impl AsRef<Path>, settings: Settings) -> Result<Self> {
         Self::open_with(path, settings, Components::default())
     }
 
-    /// Opens a database with components.
-    pub fn open_with(_path: impl AsRef<Path>, _settings: Settings, _components: Components) -> Result<Self> {
-        unimplemented!()
+    /// As [`Database::open`], with components such as an embedder.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn open_with(path: impl AsRef<Path>, settings: Settings, components: Components) -> Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        settings.check()?;
+        claim(&path)?;
+        let options = StoreOptions { cache_bytes: settings.row_cache_bytes as usize, ..StoreOptions::default() };
+        let store = Arc::new(Store::open(&path.join(ROWS), &options)?);
+        let reader = spandrel_storage::io::probe();
+        let inner = Arc::new(Inner {
+            memory: Arc::new(MemoryBudget::new(settings.memory_budget_bytes)),
+            path,
+            settings,
+            components,
+            store,
+            reader,
+            collections: Arc::new(RwLock::new(HashMap::new())),
+            catalogue: Mutex::new(()),
+            wake: Arc::new(Wake::default()),
+            maintainer: Mutex::new(None),
+        });
+        for meta in inner.store.collections()? {
+            let name = meta.name.clone();
+            let shared = inner.open_collection(meta).map_err(|error| error.context(format!("collection '{name}'")))?;
+            inner.collections.write().insert(name, shared);
+        }
+        inner.remove_dropped()?;
+        let (served, wake) = (Arc::clone(&inner.collections), Arc::clone(&inner.wake));
+        let thread = std::thread::Builder::new()
+            .name("spandrel-maintain".into())
+            .spawn(move || maintain::run(&served, &wake))
+            .map_err(|error| Error::new(ErrorKind::Unavailable, format!("cannot start the maintainer thread: {error}")))?;
+        *inner.maintainer.lock() = Some(thread);
+        inner.wake.wake();
+        Ok(Self { inner })
     }
 
     /// Creates a collection.
-    pub fn create_collection(&self, _name: &str, _schema: Schema) -> Result<Arc<Collection>> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when the name is taken; [`ErrorKind::Invalid`] for a bad name or schema.
+    pub fn create_collection(&self, name: &str, schema: Schema) -> Result<Arc<Collection>> {
+        check_name("collection", name)?;
+        schema.check()?;
+        let _catalogue = self.inner.catalogue.lock();
+        self.inner.usable()?;
+        let meta = self.inner.store.create_collection(name, &schema)?;
+        let shared = self.inner.open_collection(meta)?;
+        self.inner.collections.write().insert(name.to_owned(), Arc::clone(&shared));
+        Ok(Arc::new(Collection { shared }))
     }
 
     /// The collection called `name`.
-    pub fn collection(&self, _name: &str) -> Result<Arc<Collection>> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none.
+    pub fn collection(&self, name: &str) -> Result<Arc<Collection>> {
+        match self.inner.collections.read().get(name) {
+            Some(shared) => Ok(Arc::new(Collection { shared: Arc::clone(shared) })),
+            None => Err(self.inner.no_such_collection(name)),
+        }
     }
 
     /// Names of all collections, sorted.
     pub fn collections(&self) -> Vec<String> {
-        unimplemented!()
+        let mut names: Vec<String> = self.inner.collections.read().keys().cloned().collect();
+        names.sort_unstable();
+        names
     }
 
-    /// Drops a collection and gives its space back.
-    pub fn drop_collection(&self, _name: &str) -> Result<()> {
-        unimplemented!()
+    /// Drops a collection with all its rows and gives its space back. Searches under way finish.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none of this name.
+    pub fn drop_collection(&self, name: &str) -> Result<()> {
+        let _catalogue = self.inner.catalogue.lock();
+        let shared = self.inner.collections.read().get(name).cloned();
+        let shared = shared.ok_or_else(|| self.inner.no_such_collection(name))?;
+        shared.close();
+        // No write and no segment build is under way while both are held, and none starts after.
+        let _files = shared.maintenance.files.lock();
+        let _writer = shared.writer.lock();
+        self.inner.collections.write().remove(name);
+        self.inner.store.drop_collection(shared.id)?;
+        remove_folder(&shared.folder)
     }
 
     /// Sizes and states.
+    ///
+    /// # Errors
+    /// When the row store cannot be asked.
     pub fn stats(&self) -> Result<DatabaseStats> {
-        unimplemented!()
+        let shared: Vec<Arc<Shared>> = self.inner.collections.read().values().cloned().collect();
+        let mut collections =
+            shared.into_iter().map(|shared| Collection { shared }.stats()).collect::<Result<Vec<_>>>()?;
+        collections.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(DatabaseStats {
+            collections,
+            store_bytes: self.inner.store.disk_bytes()?,
+            reader: self.inner.reader.name().to_owned(),
+            simd: spandrel_index::simd::Kernels::best().level().to_owned(),
+        })
     }
 
-    /// Writes a consistent copy of everything acknowledged into `dir`, which must not exist or be empty.
-    pub fn backup(&self, _dir: impl AsRef<Path>) -> Result<()> {
-        unimplemented!()
+    /// Writes a copy of everything acknowledged into `dir`, which must not exist or be empty, while the database goes
+    /// on. Files are linked where the file system can, so that it takes little time and space.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when `dir` holds something; [`ErrorKind::Unavailable`] when files cannot be written.
+    pub fn backup(&self, dir: impl AsRef<Path>) -> Result<()> {
+        crate::backup::backup(&self.inner.backup_parts(), dir.as_ref())
     }
 
-    /// Makes a database in `dir`, which must not exist or be empty, from a backup.
-    pub fn restore(_backup: impl AsRef<Path>, _dir: impl AsRef<Path>) -> Result<()> {
-        unimplemented!()
+    /// Makes a database in `dir`, which must not exist or be empty, from a backup. The backup is checked by opening it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when `backup` is not one; [`ErrorKind::Conflict`] when `dir` holds something.
+    pub fn restore(backup: impl AsRef<Path>, dir: impl AsRef<Path>) -> Result<()> {
+        crate::backup::restore(backup.as_ref(), dir.as_ref())
     }
 
-    /// Builds all fresh rows into segments, syncs and closes. Other clones answer with an error from then on.
+    /// Syncs, stops the maintainer and closes. Everything acknowledged is kept; later calls on any clone fail.
+    ///
+    /// # Errors
+    /// When the last sync fails.
     pub fn close(&self) -> Result<()> {
-        unimplemented!()
+        self.inner.close()
+    }
+}
+
+impl Inner {
+    fn open_collection(&self, meta: CollectionMeta) -> Result<Arc<Shared>> {
+        let schema = Arc::new(meta.schema);
+        recover::open(SharedParts {
+            id: meta.id,
+            indexer: Indexer::new(Arc::clone(&schema))?,
+            tenants: Tenants::new(self.store.tenants(meta.id)?),
+            name: meta.name,
+            schema,
+            settings: self.settings.clone(),
+            components: self.components.clone(),
+            store: Arc::clone(&self.store),
+            reader: Arc::clone(&self.reader),
+            memory: Arc::clone(&self.memory),
+            folder: self.path.join(SEGMENTS).join(meta.id.to_string()),
+            wake: Arc::clone(&self.wake),
+        })
+    }
+
+    /// Removes segment folders of collections whose drop was cut short.
+    fn remove_dropped(&self) -> Result<()> {
+        let root = self.path.join(SEGMENTS);
+        let live: Vec<PathBuf> = self.collections.read().values().map(|shared| shared.folder.clone()).collect();
+        let Ok(entries) = fs::read_dir(&root) else { return Ok(()) };
+        for entry in entries.flatten() {
+            let numbered = entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+            if numbered && !live.contains(&entry.path()) {
+                remove_folder(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn usable(&self) -> Result<()> {
+        match self.wake.stopped() {
+            true => Err(Error::new(ErrorKind::NotFound, "the database is closed")),
+            false => Ok(()),
+        }
+    }
+
+    fn no_such_collection(&self, name: &str) -> Error {
+        let mut names: Vec<String> = self.collections.read().keys().cloned().collect();
+        names.sort_unstable();
+        let known = if names.is_empty() { "there is none yet".to_owned() } else { format!("there are: {}", names.join(", ")) };
+        Error::not_found(format!("no collection '{name}'; {known}"))
+    }
+
+    fn backup_parts(&self) -> crate::backup::Parts {
+        let mut collections: Vec<Arc<Shared>> = self.collections.read().values().cloned().collect();
+        collections.sort_by_key(|shared| shared.id);
+        crate::backup::Parts { store: Arc::clone(&self.store), collections }
+    }
+
+    fn close(&self) -> Result<()> {
+        let _catalogue = self.catalogue.lock();
+        self.wake.stop();
+        if let Some(thread) = self.maintainer.lock().take() {
+            let _ = thread.join();
+        }
+        let collections: Vec<Arc<Shared>> = self.collections.write().drain().map(|(_, shared)| shared).collect();
+        for shared in collections.iter().filter(|shared| shared.usable().is_ok()) {
+            shared.close();
+            let mut writer = shared.writer.lock();
+            // Records how far the row store reached, so that losing its tail is noticed at the next open.
+            let snapshot = shared.snapshot();
+            if writer.manifest.last_row < snapshot.last_row {
+                self.store.sync()?;
+                let next = writer.manifest.next_segment;
+                maintain::save_manifest(shared, &mut writer, &snapshot.views, snapshot.last_row, next)?;
+                maintain::trim(shared, &mut writer)?;
+            }
+        }
+        self.store.sync()?;
+        Ok(())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(%error, "closing the database failed; acknowledged rows are on disk and recovered at open");
+        }
+    }
+}
+
+/// Makes `path` a database folder, or checks that it is one.
+fn claim(path: &Path) -> Result<()> {
+    let io = |action, error| Error::from(spandrel_storage::Error::io(action, path, error));
+    fs::create_dir_all(path).map_err(|error| io("create", error))?;
+    let marker = path.join(MARKER);
+    match fs::read_to_string(&marker) {
+        Ok(text) if text == MARKER_TEXT => return Ok(()),
+        Ok(text) => {
+            let what = match text.strip_prefix("Spandrel database, format ") {
+                Some(version) => format!(
+                    "is a Spandrel database of format {}; this build reads format 1: use the build that wrote it, or \
+                     restore a backup into a new folder",
+                    version.trim()
+                ),
+                None => "its SPANDREL file is not one that Spandrel wrote; restore it, or use another folder".to_owned(),
+            };
+            return Err(Error::invalid(format!("{} {what}", path.display())));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            return Err(Error::invalid(format!("{}: its SPANDREL file is not text", path.display())));
+        }
+        Err(error) => return Err(io("read", error)),
+    }
+    let mut entries = fs::read_dir(path).map_err(|error| io("list", error))?;
+    let cut_short = durable::temp_path(&marker);
+    if entries.any(|entry| entry.map_or(true, |entry| entry.path() != cut_short)) {
+        return Err(Error::invalid(format!(
+            "{} is not empty and not a Spandrel database; give an empty or new folder",
+            path.display()
+        )));
+    }
+    durable::replace_file(&marker, MARKER_TEXT.as_bytes())?;
+    Ok(())
+}
+
+fn remove_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(spandrel_storage::Error::io("remove", folder, error).into())
+        }
+        _ => Ok(()),
     }
 }

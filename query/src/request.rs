@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use spandrel_storage::{SparseVector, Value};
 
+use crate::rag::chunk::ChunkOptions;
+
 /// Most hits (`offset + k`) a search returns.
 pub const K_MAX: usize = 10_000;
 /// Most routes of one search.
@@ -295,4 +297,16 @@ pub struct ScrollRequest {
     pub filter: Option<Filter>,
     /// Which fields come back.
     pub fields: Fields,
+}
+
+/// How a document is split and embedded.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IngestOptions {
+    /// How the text is split.
+    pub chunk: ChunkOptions,
+    /// The text field that holds the chunks; none: the schema's first text field.
+    pub text_field: Option<String>,
+    /// The dense field that the database's embedder fills; none: no vectors.
+    pub vector_field: Option<String>,
 }

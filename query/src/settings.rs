@@ -1,10 +1,10 @@
 //! Settings are data, components are objects: what the engine is told when a database is opened.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::rag::embed::Embedder;
 
 /// When a write is acknowledged.
@@ -49,12 +49,34 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Checks that the values can work together.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) naming the setting.
+    pub fn check(&self) -> Result<()> {
+        if self.fresh_rows_max == 0 || self.fresh_rows_max > FRESH_ROWS_LIMIT {
+            return Err(Error::invalid(format!(
+                "fresh_rows_max is {}; it must be 1 to {FRESH_ROWS_LIMIT}",
+                self.fresh_rows_max
+            )));
+        }
+        if self.fresh_bytes_max == 0 || self.backlog_bytes_max < self.fresh_bytes_max {
+            return Err(Error::invalid(format!(
+                "backlog_bytes_max ({}) must be at least fresh_bytes_max ({}), which must not be 0",
+                self.backlog_bytes_max, self.fresh_bytes_max
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Largest [`Settings::fresh_rows_max`].
+const FRESH_ROWS_LIMIT: usize = 4_000_000;
+
 /// Objects the caller supplies.
 #[derive(Clone, Default)]
 pub struct Components {
     /// Turns text into vectors for dense fields; none: vectors come from the caller.
     pub embedder: Option<Arc<dyn Embedder>>,
 }
-
-/// Longest time a background task is waited for when a database closes.
-pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);

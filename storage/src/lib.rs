@@ -5,16 +5,26 @@
 #![deny(unsafe_code)]
 
 pub mod codec;
+pub mod durable;
 pub mod error;
+pub mod failpoint;
+pub mod file;
 pub mod id;
+pub mod io;
+pub mod manifest;
+pub mod record;
 pub mod row;
 pub mod schema;
+mod seal;
+pub mod store;
 pub mod value;
 pub mod vector;
 
 pub use error::{Error, Result};
 pub use id::{CollectionId, DocId, FieldId, RowId, TenantId};
+pub use record::{FieldSet, Record, StoredRow};
 pub use row::{Chunk, Row};
 pub use schema::{DenseSpec, Element, Field, FieldKind, IndexKind, Metric, PayloadKind, Schema, TextSpec};
+pub use store::{CollectionMeta, Commit, Durability, Entry, Store, StoreOptions, StoreSnapshot};
 pub use value::Value;
 pub use vector::{FieldValue, SparseVector};

@@ -28,6 +28,17 @@ impl Value {
         }
     }
 
+    /// Bytes of memory behind it, itself not counted.
+    pub fn memory_bytes(&self) -> usize {
+        match self {
+            Self::String(text) => text.capacity(),
+            Self::List(values) => {
+                values.capacity() * size_of::<Self>() + values.iter().map(Self::memory_bytes).sum::<usize>()
+            }
+            Self::Bool(_) | Self::Integer(_) | Self::Float(_) => 0,
+        }
+    }
+
     /// What this is, for messages.
     pub fn kind_name(&self) -> &'static str {
         match self {

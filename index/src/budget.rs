@@ -1,0 +1,70 @@
+//! One bound on the memory of resident indexes, shared by all segments of a database.
+//!
+//! An index asks before it keeps its data in memory and gives the bytes back when it is dropped; one that is refused
+//! reads from disk instead. The bound is on what stays resident, not on buffers of queries and builds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes that may be resident, and how many are.
+#[derive(Debug)]
+pub struct MemoryBudget {
+    limit_bytes: u64,
+    used_bytes: AtomicU64,
+}
+
+impl MemoryBudget {
+    /// A budget of `limit_bytes`, none of it used.
+    pub fn new(limit_bytes: u64) -> Self {
+        Self { limit_bytes, used_bytes: AtomicU64::new(0) }
+    }
+
+    /// Takes `bytes` if they fit; they are given back when the reservation is dropped.
+    pub fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
+        let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.limit_bytes);
+        self.used_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
+        Some(Reservation { budget: Arc::clone(self), bytes })
+    }
+
+    /// Bytes in use.
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Ordering::Acquire)
+    }
+
+    /// The bound.
+    pub fn limit_bytes(&self) -> u64 {
+        self.limit_bytes
+    }
+}
+
+/// Bytes taken from a budget.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: Arc<MemoryBudget>,
+    bytes: u64,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.used_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_refused_beyond_the_limit_and_come_back() {
+        let budget = Arc::new(MemoryBudget::new(100));
+        let first = budget.reserve(60).unwrap();
+        assert!(budget.reserve(41).is_none());
+        let second = budget.reserve(40).unwrap();
+        assert_eq!(budget.used_bytes(), 100);
+        drop(first);
+        assert_eq!(budget.used_bytes(), 40);
+        assert!(budget.reserve(u64::MAX).is_none());
+        drop(second);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+}

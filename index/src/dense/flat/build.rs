@@ -1,0 +1,247 @@
+//! Collects the vectors of a segment's docs, in doc order, into a [`Flat`] in memory or the bytes of a
+//! section.
+//!
+//! Time `O(dim)` and memory `dim x element` a vector. What is stored is decided here: rounding to f16,
+//! normalising under cosine, norms; both forms of the result hold the same values.
+
+use std::io;
+
+use half::f16;
+use spandrel_storage::schema::DIM_MAX;
+use spandrel_storage::{DenseSpec, DocId, Element, Metric};
+
+use super::layout::{HEADER_BYTES, Layout};
+use super::{AnyVectors, Flat};
+use crate::dense::Counters;
+use crate::dense::vectors::{Stored, VectorBuffers, Vectors};
+use crate::error::{Error, Result};
+use crate::simd::{self, Element as _};
+
+/// Bytes encoded at once when a section is written.
+const WRITE_VALUES: usize = 64 << 10;
+
+/// Vectors on their way into a flat index.
+pub struct FlatBuilder {
+    spec: DenseSpec,
+    values: Values,
+    docs: u32,
+    /// Docs that have a vector.
+    present: Vec<DocId>,
+    norms: Vec<f32>,
+    /// One normalised vector.
+    vector: Vec<f32>,
+    buffers: VectorBuffers,
+}
+
+enum Values {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    I8(Vec<i8>),
+}
+
+impl FlatBuilder {
+    /// A builder for a dense field.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the dimension is 0 or more than [`DIM_MAX`].
+    pub fn new(spec: &DenseSpec) -> Result<Self> {
+        if spec.dim == 0 || spec.dim > DIM_MAX {
+            return Err(Error::Invalid(format!("dimension {} is outside 1..={DIM_MAX}", spec.dim)));
+        }
+        Ok(Self {
+            spec: spec.clone(),
+            values: match spec.element {
+                Element::F32 => Values::F32(Vec::new()),
+                Element::F16 => Values::F16(Vec::new()),
+                Element::I8 => Values::I8(Vec::new()),
+            },
+            docs: 0,
+            present: Vec::new(),
+            norms: Vec::new(),
+            vector: Vec::new(),
+            buffers: VectorBuffers::default(),
+        })
+    }
+
+    /// Docs pushed so far, with a vector or without.
+    pub fn docs(&self) -> u32 {
+        self.docs
+    }
+
+    /// Adds the next doc, with its vector as the user sent it or without one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], with the builder unchanged, when the vector has another dimension, a value that is
+    /// not finite or that the element cannot hold, or is zero under cosine.
+    pub fn push(&mut self, vector: Option<&[f32]>) -> Result<()> {
+        let Some(vector) = vector else {
+            return self.add_doc(false);
+        };
+        self.check(vector)?;
+        self.vector.clear();
+        self.vector.extend_from_slice(vector);
+        if self.spec.metric == Metric::Cosine
+            && self.spec.element != Element::I8
+            && simd::normalize(&mut self.vector).is_none()
+        {
+            return Err(Error::Invalid("a vector of zeros has no direction to compare by cosine".into()));
+        }
+        let norm_squared = match &mut self.values {
+            Values::F32(values) => append(values, &self.vector),
+            Values::F16(values) => append(values, &self.vector),
+            Values::I8(values) => append(values, &self.vector),
+        };
+        if Layout::has_norms(self.spec.element, self.spec.metric) {
+            let cosine = self.spec.metric == Metric::Cosine;
+            self.norms.push(if cosine { norm_squared.sqrt() } else { norm_squared } as f32);
+        }
+        self.add_doc(true)
+    }
+
+    /// Adds the next doc with what `flat`, an index over the same field, stores for its doc `doc`: the same
+    /// bytes, so that merging segments never changes a score.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when `flat` is of another field type or `doc` is not of its segment; a storage
+    /// error when the vector cannot be read.
+    pub fn push_stored(&mut self, flat: &Flat, doc: DocId) -> Result<()> {
+        let layout = flat.layout();
+        let field = (self.spec.element, self.spec.metric, self.spec.dim);
+        if (layout.element, layout.metric, layout.dim) != field || doc >= layout.docs {
+            return Err(Error::Invalid(format!(
+                "doc {doc} of an index over {} docs, {:?}, {:?}, dimension {} cannot go into {field:?}",
+                layout.docs, layout.element, layout.metric, layout.dim
+            )));
+        }
+        let Some(ordinal) = flat.ordinal(doc) else {
+            return self.add_doc(false);
+        };
+        match (&mut self.values, &flat.vectors) {
+            (Values::F32(values), AnyVectors::F32(from)) => copy(values, from, ordinal, &mut self.buffers)?,
+            (Values::F16(values), AnyVectors::F16(from)) => copy(values, from, ordinal, &mut self.buffers)?,
+            (Values::I8(values), AnyVectors::I8(from)) => copy(values, from, ordinal, &mut self.buffers)?,
+            _ => unreachable!("elements are compared above"),
+        }
+        self.norms.extend(flat.norms.get(ordinal as usize));
+        self.add_doc(true)
+    }
+
+    fn add_doc(&mut self, present: bool) -> Result<()> {
+        let next = self.docs.checked_add(1);
+        let next = next.ok_or_else(|| Error::Invalid("a segment has at most 4,294,967,295 docs".into()))?;
+        if present {
+            self.present.push(self.docs);
+        }
+        self.docs = next;
+        Ok(())
+    }
+
+    fn check(&self, vector: &[f32]) -> Result<()> {
+        let invalid = |what: String| Err(Error::Invalid(what));
+        if self.docs == u32::MAX {
+            return invalid("a segment has at most 4,294,967,295 docs".into());
+        }
+        if vector.len() != self.spec.dim as usize {
+            return invalid(format!(
+                "the vector has {} dimensions, the field has {}",
+                vector.len(),
+                self.spec.dim
+            ));
+        }
+        for (at, value) in vector.iter().enumerate() {
+            let (holds, needs) = match self.spec.element {
+                _ if !value.is_finite() => (false, "a finite number"),
+                Element::F32 => (true, ""),
+                // Under cosine values are normalised before they are rounded.
+                Element::F16 if self.spec.metric == Metric::Cosine => (true, ""),
+                Element::F16 => (f16::from_f32(*value).is_finite(), "within -65504..=65504 (f16)"),
+                Element::I8 => {
+                    (value.trunc() == *value && value.abs() <= 127.0, "an integer in -127..=127 (i8)")
+                }
+            };
+            if !holds {
+                return invalid(format!("value {at} of the vector is {value}, it must be {needs}"));
+            }
+        }
+        if self.spec.metric == Metric::Cosine && vector.iter().all(|value| *value == 0.0) {
+            return invalid("a vector of zeros has no direction to compare by cosine".into());
+        }
+        Ok(())
+    }
+
+    fn layout(&self) -> Layout {
+        Layout {
+            element: self.spec.element,
+            metric: self.spec.metric,
+            dim: self.spec.dim,
+            docs: self.docs,
+            vectors: self.present.len() as u32,
+        }
+    }
+
+    /// The index, in memory.
+    pub fn finish(self) -> Flat {
+        let layout = self.layout();
+        let (dim, count) = (layout.dim as usize, layout.vectors);
+        let present = if layout.is_complete() { Vec::new() } else { self.present };
+        let vectors = match self.values {
+            Values::F32(values) => AnyVectors::F32(Vectors::in_memory(values, dim, count)),
+            Values::F16(values) => AnyVectors::F16(Vectors::in_memory(values, dim, count)),
+            Values::I8(values) => AnyVectors::I8(Vectors::in_memory(values, dim, count)),
+        };
+        Flat::new(layout, present, self.norms, vectors)
+    }
+
+    /// Bytes that [`write`](Self::write) writes.
+    pub fn section_bytes(&self) -> u64 {
+        self.layout().bytes().expect("the vectors are in memory, so their bytes fit in a u64")
+    }
+
+    /// Writes the section, in the byte layout at the head of `flat/layout.rs`.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write(&self, out: &mut impl io::Write) -> io::Result<()> {
+        let layout = self.layout();
+        out.write_all(&layout.encode())?;
+        let mut bytes = Vec::new();
+        if layout.docs_bytes() > 0 {
+            bytes.extend(self.present.iter().flat_map(|doc| doc.to_le_bytes()));
+        }
+        f32::encode(&self.norms, &mut bytes);
+        bytes.resize((layout.vectors_at() - HEADER_BYTES) as usize, 0);
+        out.write_all(&bytes)?;
+        match &self.values {
+            Values::F32(values) => write_values(values, &mut bytes, out),
+            Values::F16(values) => write_values(values, &mut bytes, out),
+            Values::I8(values) => write_values(values, &mut bytes, out),
+        }
+    }
+}
+
+/// Appends a vector, rounded to `T`, and gives the squared norm of what was stored.
+fn append<T: Stored>(values: &mut Vec<T>, vector: &[f32]) -> f64 {
+    let start = values.len();
+    values.extend(vector.iter().map(|value| T::from_f32(*value)));
+    values[start..].iter().map(|value| f64::from(value.to_f32()).powi(2)).sum()
+}
+
+fn copy<T: Stored>(
+    values: &mut Vec<T>,
+    from: &Vectors<T>,
+    ordinal: u32,
+    buffers: &mut VectorBuffers,
+) -> Result<()> {
+    let block = from.block(ordinal..ordinal + 1, buffers, &mut Counters::default())?;
+    values.extend_from_slice(block.values());
+    Ok(())
+}
+
+fn write_values<T: Stored>(values: &[T], bytes: &mut Vec<u8>, out: &mut impl io::Write) -> io::Result<()> {
+    for values in values.chunks(WRITE_VALUES) {
+        bytes.clear();
+        T::encode(values, bytes);
+        out.write_all(bytes)?;
+    }
+    Ok(())
+}

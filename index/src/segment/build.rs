@@ -1,0 +1,176 @@
+//! Builds a segment on disk: one file of named sections.
+//!
+//! | section | what |
+//! |---|---|
+//! | `rows` | first and last write covered, then the row of each doc, u64 each |
+//! | `tenants` | (tenant, first doc) of each tenant, u32 each |
+//! | `dense/N`, `sparse/N`, `payload/N` | the index of field N, in its own layout |
+//! | `text/FILE` | the files of the text index |
+//!
+//! Docs are read once for everything but dense fields, and once more for each of those, so that one field's vectors are
+//! in memory at a time and no more.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::Arc;
+
+use spandrel_storage::file::{SegmentInfo, SegmentWriter};
+use spandrel_storage::record::FieldSet;
+use spandrel_storage::{FieldId, FieldKind, RowId, Schema};
+
+use super::fresh::FieldBuilder;
+use super::{IndexDoc, Indexer, Order};
+use crate::error::{Error, Result};
+use crate::text::TextBuilder;
+
+/// What wrote the sections.
+pub(super) const KIND: [u8; 4] = *b"SPSG";
+
+/// Gives the docs of a segment, in doc order, with at least the wanted fields; the same docs each time it is called.
+pub type DocSource<'a> = &'a mut dyn FnMut(&FieldSet, &mut dyn FnMut(Arc<IndexDoc>) -> Result<()>) -> Result<()>;
+
+/// The section of a field's index.
+pub(super) fn section_name(kind: &FieldKind, id: usize) -> Option<String> {
+    match kind {
+        FieldKind::Dense(_) => Some(format!("dense/{id}")),
+        FieldKind::Sparse => Some(format!("sparse/{id}")),
+        FieldKind::Payload { .. } => Some(format!("payload/{id}")),
+        FieldKind::Text(_) => None,
+    }
+}
+
+/// Section names of the files of the text index start with this.
+pub(super) const TEXT_PREFIX: &str = "text/";
+
+/// Writes a segment file that covers `range`, durably. The file is not there unless this succeeds.
+///
+/// # Errors
+/// What `source` fails with; [`Error::Storage`] when the file cannot be written.
+pub fn build(
+    indexer: &Indexer,
+    path: &Path,
+    id: u64,
+    range: RangeInclusive<RowId>,
+    source: DocSource<'_>,
+) -> Result<SegmentInfo> {
+    let schema = indexer.schema();
+    let mut writer = SegmentWriter::create(path, id, KIND)?;
+    let docs = write_light(schema, &mut writer, &range, source)?;
+    for (at, field) in schema.fields.iter().enumerate() {
+        if matches!(field.kind, FieldKind::Dense(_)) {
+            write_dense(schema, &mut writer, FieldId(at as u16), docs, source)?;
+        }
+    }
+    Ok(writer.finish()?)
+}
+
+/// Everything but dense fields, in one pass; returns how many docs there are.
+fn write_light(
+    schema: &Schema,
+    writer: &mut SegmentWriter,
+    range: &RangeInclusive<RowId>,
+    source: DocSource<'_>,
+) -> Result<u32> {
+    let light = |kind: &FieldKind| !matches!(kind, FieldKind::Dense(_));
+    let ids = schema.fields.iter().enumerate().filter(|(_, field)| light(&field.kind));
+    let wanted = FieldSet::of(ids.map(|(at, _)| FieldId(at as u16)));
+    let mut builders = schema
+        .fields
+        .iter()
+        .map(|field| if light(&field.kind) { FieldBuilder::new(&field.kind) } else { Ok(FieldBuilder::None) })
+        .collect::<Result<Vec<_>>>()?;
+    let text_fields = schema.fields.iter().enumerate().filter(|(_, field)| matches!(field.kind, FieldKind::Text(_)));
+    let text_fields: Vec<FieldId> = text_fields.map(|(at, _)| FieldId(at as u16)).collect();
+    let mut text = if text_fields.is_empty() { None } else { Some(TextBuilder::new(&text_fields)?) };
+    let mut order = Order::new();
+    source(&wanted, &mut |doc| {
+        let at = u32::try_from(order.rows.len())
+            .map_err(|_| Error::Invalid("a segment has at most 2^32 - 1 docs".into()))?;
+        order.push(doc.tenant, doc.row);
+        for (id, builder) in (0..).map(FieldId).zip(&mut builders) {
+            builder.push(at, doc.value(id))?;
+        }
+        if let Some(text) = &mut text {
+            text.push(doc.tenant, doc.text())?;
+        }
+        Ok(())
+    })?;
+    writer.section("rows")?;
+    writer.write_values(&[range.start().0, range.end().0])?;
+    let rows: Vec<u64> = order.rows.iter().map(|row| row.0).collect();
+    writer.write_values(&rows)?;
+    writer.section("tenants")?;
+    let tenants: Vec<u32> = order.tenants.iter().flat_map(|(tenant, start)| [tenant.0, *start]).collect();
+    writer.write_values(&tenants)?;
+    for (at, (builder, field)) in builders.into_iter().zip(&schema.fields).enumerate() {
+        let mut bytes = Vec::new();
+        match builder {
+            FieldBuilder::None | FieldBuilder::Dense(_) => continue,
+            FieldBuilder::Sparse(builder) => builder.finish().write(&mut bytes),
+            FieldBuilder::Payload(builder) => builder.finish().write(&mut bytes),
+        }
+        if let Some(name) = section_name(&field.kind, at) {
+            writer.section(&name)?;
+            writer.write(&bytes)?;
+        }
+    }
+    if let Some(text) = text {
+        for (name, bytes) in text.finish()? {
+            writer.section(&format!("{TEXT_PREFIX}{name}"))?;
+            writer.write(&bytes)?;
+        }
+    }
+    Ok(order.rows.len() as u32)
+}
+
+fn write_dense(
+    schema: &Schema,
+    writer: &mut SegmentWriter,
+    id: FieldId,
+    docs: u32,
+    source: DocSource<'_>,
+) -> Result<()> {
+    let field = schema.get(id);
+    let mut builder = FieldBuilder::new(&field.kind)?;
+    let mut at = 0;
+    source(&FieldSet::of([id]), &mut |doc| {
+        builder.push(at, doc.value(id))?;
+        at += 1;
+        Ok(())
+    })?;
+    if at != docs {
+        return Err(Error::Invalid(format!("the second pass over the docs of a segment gave {at}, the first {docs}")));
+    }
+    let (FieldBuilder::Dense(builder), Some(name)) = (builder, section_name(&field.kind, usize::from(id.0))) else {
+        return Ok(());
+    };
+    writer.section(&name)?;
+    let mut section = SectionBytes { writer, failure: None };
+    match (builder.write(&mut section), section.failure) {
+        (_, Some(failure)) => Err(failure.into()),
+        (Err(error), None) => Err(spandrel_storage::Error::io("write", Path::new(&name), error).into()),
+        (Ok(()), None) => Ok(()),
+    }
+}
+
+/// The section being written, as a stream; keeps the failure that a stream's error cannot carry.
+struct SectionBytes<'a> {
+    writer: &'a mut SegmentWriter,
+    failure: Option<spandrel_storage::Error>,
+}
+
+impl std::io::Write for SectionBytes<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self.writer.write(bytes) {
+            Ok(()) => Ok(bytes.len()),
+            Err(failure) => {
+                self.failure = Some(failure);
+                Err(std::io::ErrorKind::Other.into())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

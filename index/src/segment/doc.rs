@@ -1,0 +1,163 @@
+//! A row as the indexes want it: analysed once, outside of any lock, by the collection's [`Indexer`].
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use spandrel_storage::{FieldId, FieldKind, FieldValue, PayloadKind, RowId, Schema, SparseVector, TenantId, Value};
+
+use crate::error::{Error, Result};
+use crate::text::{Analyzer, Match, TextDoc, TextQuery};
+
+/// What one field of a row gives to its index.
+#[derive(Clone, Debug)]
+pub enum IndexValue {
+    /// A dense vector as sent.
+    Dense(Vec<f32>),
+    /// A sparse vector.
+    Sparse(SparseVector),
+    /// A payload value in its field's own type.
+    Payload(Value),
+}
+
+/// What a row gives to the indexes of its segment.
+#[derive(Clone, Debug)]
+pub struct IndexValues {
+    /// Indexed fields but texts, ascending by id; json payloads are left out.
+    fields: Vec<(FieldId, IndexValue)>,
+    /// The terms of all text fields.
+    text: TextDoc,
+}
+
+/// A row on its way into a segment.
+#[derive(Clone, Debug)]
+pub struct IndexDoc {
+    /// The row.
+    pub row: RowId,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// Its values.
+    pub values: IndexValues,
+}
+
+impl IndexDoc {
+    /// The value of a field that is not text.
+    pub fn value(&self, field: FieldId) -> Option<&IndexValue> {
+        let fields = &self.values.fields;
+        let at = fields.binary_search_by_key(&field, |(id, _)| *id).ok()?;
+        Some(&fields[at].1)
+    }
+
+    /// The terms of its text fields.
+    pub fn text(&self) -> &TextDoc {
+        &self.values.text
+    }
+
+    /// Bytes of memory in use.
+    pub fn memory_bytes(&self) -> usize {
+        let value_bytes = |(_, value): &(FieldId, IndexValue)| match value {
+            IndexValue::Dense(vector) => vector.capacity() * 4,
+            IndexValue::Sparse(vector) => (vector.dims.capacity() + vector.weights.capacity()) * 4,
+            IndexValue::Payload(value) => value.memory_bytes(),
+        };
+        let fields = &self.values.fields;
+        fields.iter().map(value_bytes).sum::<usize>()
+            + fields.capacity() * size_of::<(FieldId, IndexValue)>()
+            + self.values.text.memory_bytes()
+            + size_of::<Self>()
+    }
+}
+
+/// Analyses the rows and questions of one schema.
+///
+/// Analyzers keep buffers, so each is used by one thread at a time; idle ones wait in a pool that grows to the number
+/// of threads that ever analysed at once, at most [`IDLE_MAX`].
+pub struct Indexer {
+    schema: Arc<Schema>,
+    idle: Mutex<Vec<Analyzers>>,
+}
+
+/// One analyzer for each text field, by field id.
+type Analyzers = Vec<Option<Analyzer>>;
+
+/// Most idle sets of analyzers.
+const IDLE_MAX: usize = 64;
+
+impl Indexer {
+    /// An indexer for the schema.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a text field names an unknown language.
+    pub fn new(schema: Arc<Schema>) -> Result<Self> {
+        let first = analyzers(&schema)?;
+        Ok(Self { schema, idle: Mutex::new(vec![first]) })
+    }
+
+    /// The schema.
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// What the fields of a row give to their indexes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a value that is not of its field's kind; rows that were checked have none.
+    pub fn values(&self, fields: &[(FieldId, FieldValue)]) -> Result<IndexValues> {
+        self.with_analyzers(|analyzers| {
+            let mut values = Vec::with_capacity(fields.len());
+            let mut texts = Vec::new();
+            for (id, value) in fields {
+                let kind = self.schema.fields.get(usize::from(id.0)).map(|field| &field.kind);
+                let value = match (kind, value) {
+                    (Some(FieldKind::Dense(_)), FieldValue::Dense(vector)) => IndexValue::Dense(vector.clone()),
+                    (Some(FieldKind::Sparse), FieldValue::Sparse(vector)) => IndexValue::Sparse(vector.clone()),
+                    (Some(FieldKind::Text(_)), FieldValue::Text(text)) => {
+                        let analyzer = analyzers.get_mut(usize::from(id.0)).and_then(Option::as_mut);
+                        texts.extend(analyzer.and_then(|analyzer| analyzer.field(*id, text)));
+                        continue;
+                    }
+                    (Some(FieldKind::Payload { kind: PayloadKind::Json }), FieldValue::Payload(_)) => continue,
+                    (Some(FieldKind::Payload { .. }), FieldValue::Payload(value)) => IndexValue::Payload(value.clone()),
+                    _ => return Err(Error::Invalid(format!("the value of field {id} is not of the field's kind"))),
+                };
+                values.push((*id, value));
+            }
+            Ok(IndexValues { fields: values, text: TextDoc::new(texts) })
+        })
+    }
+
+    /// Analyses a question to a text field.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it has too many terms or the field is not a text field.
+    pub fn text_query(&self, field: FieldId, tenant: TenantId, text: &str) -> Result<TextQuery> {
+        self.with_analyzers(|analyzers| match analyzers.get_mut(usize::from(field.0)).and_then(Option::as_mut) {
+            Some(analyzer) => TextQuery::parse(field, tenant, Match::Any, analyzer, text),
+            None => Err(Error::Invalid(format!("field {field} is not a text field"))),
+        })
+    }
+
+    fn with_analyzers<T>(&self, run: impl FnOnce(&mut Analyzers) -> Result<T>) -> Result<T> {
+        let idle = self.idle.lock().pop();
+        let mut taken = match idle {
+            Some(analyzers) => analyzers,
+            None => analyzers(&self.schema)?,
+        };
+        let result = run(&mut taken);
+        let mut idle = self.idle.lock();
+        if idle.len() < IDLE_MAX {
+            idle.push(taken);
+        }
+        result
+    }
+}
+
+fn analyzers(schema: &Schema) -> Result<Analyzers> {
+    schema
+        .fields
+        .iter()
+        .map(|field| match &field.kind {
+            FieldKind::Text(spec) => Analyzer::for_spec(spec).map(Some),
+            _ => Ok(None),
+        })
+        .collect()
+}

@@ -1,0 +1,218 @@
+//! A segment: the indexes over a range of rows, in memory or on disk, with one position space for all of them.
+//!
+//! Docs are sorted by (tenant, row), so that a tenant is one range of docs. A segment never changes; rows deleted since
+//! it was built are kept beside it, by whoever holds it. A fresh segment in memory and one on disk differ only in where
+//! the bytes are: [`Segment::from_docs`] makes the first, [`build`] and [`Segment::open`] the second.
+
+mod build;
+mod doc;
+mod fresh;
+mod open;
+pub mod policy;
+
+use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
+
+use spandrel_storage::{DocId, FieldId, RowId, Schema, TenantId};
+
+pub use self::build::{DocSource, build};
+pub use self::doc::{IndexDoc, IndexValue, IndexValues, Indexer};
+use crate::budget::Reservation;
+use crate::dense::VectorIndex;
+use crate::payload::PayloadIndex;
+use crate::sparse::SparseIndex;
+use crate::text::TextIndex;
+
+/// The indexes over a range of rows.
+pub struct Segment {
+    schema: Arc<Schema>,
+    /// Writes covered: every row of these that is not in here was deleted or replaced before the segment was built.
+    range: RangeInclusive<RowId>,
+    /// The row of each doc.
+    rows: Vec<RowId>,
+    /// First doc of each tenant, ascending by both.
+    tenants: Vec<(TenantId, DocId)>,
+    fields: Vec<FieldIndex>,
+    text: Option<Box<dyn TextIndex>>,
+    place: Place,
+    /// Bytes of all of the above.
+    memory_bytes: u64,
+}
+
+/// The index of one field; text fields share [`Segment::text`].
+enum FieldIndex {
+    None,
+    Dense(Box<dyn VectorIndex>),
+    Sparse(Box<dyn SparseIndex>),
+    Payload(PayloadIndex),
+}
+
+enum Place {
+    /// The docs stay at hand: they become a segment on disk, or part of a larger one in memory.
+    Memory(Vec<Arc<IndexDoc>>),
+    Disk { id: u64, bytes: u64, checksum: u32, _reserved: Vec<Reservation> },
+}
+
+impl Segment {
+    /// The schema of its rows.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// How many docs there are.
+    pub fn docs(&self) -> u32 {
+        self.rows.len() as u32
+    }
+
+    /// First write covered.
+    pub fn first(&self) -> RowId {
+        *self.range.start()
+    }
+
+    /// Last write covered.
+    pub fn last(&self) -> RowId {
+        *self.range.end()
+    }
+
+    /// The row of each doc.
+    pub fn rows(&self) -> &[RowId] {
+        &self.rows
+    }
+
+    /// The docs of a tenant; empty when it has none.
+    pub fn tenant_range(&self, tenant: TenantId) -> Range<DocId> {
+        match self.tenants.binary_search_by_key(&tenant, |(id, _)| *id) {
+            Ok(at) => self.tenants[at].1..self.tenant_end(at),
+            Err(_) => 0..0,
+        }
+    }
+
+    /// All tenants and their docs, in doc order.
+    pub fn tenant_ranges(&self) -> impl Iterator<Item = (TenantId, Range<DocId>)> {
+        self.tenants.iter().enumerate().map(|(at, (tenant, start))| (*tenant, *start..self.tenant_end(at)))
+    }
+
+    fn tenant_end(&self, at: usize) -> DocId {
+        self.tenants.get(at + 1).map_or(self.docs(), |(_, start)| *start)
+    }
+
+    /// The tenant of a doc.
+    ///
+    /// # Panics
+    /// When the doc is not of this segment.
+    pub fn tenant_of(&self, doc: DocId) -> TenantId {
+        assert!(doc < self.docs(), "doc {doc} of {}", self.docs());
+        self.tenants[self.tenants.partition_point(|(_, start)| *start <= doc) - 1].0
+    }
+
+    /// The doc of a row.
+    pub fn doc(&self, tenant: TenantId, row: RowId) -> Option<DocId> {
+        let range = self.tenant_range(tenant);
+        let rows = &self.rows[range.start as usize..range.end as usize];
+        Some(range.start + rows.binary_search(&row).ok()? as DocId)
+    }
+
+    /// The index of a dense field; none when no doc has a vector in it.
+    pub fn dense(&self, field: FieldId) -> Option<&dyn VectorIndex> {
+        match self.fields.get(usize::from(field.0)) {
+            Some(FieldIndex::Dense(index)) => Some(&**index),
+            _ => None,
+        }
+    }
+
+    /// The index of a sparse field; none when no doc has a vector in it.
+    pub fn sparse(&self, field: FieldId) -> Option<&dyn SparseIndex> {
+        match self.fields.get(usize::from(field.0)) {
+            Some(FieldIndex::Sparse(index)) => Some(&**index),
+            _ => None,
+        }
+    }
+
+    /// The index of a payload field; none when no doc has a value in it.
+    pub fn payload(&self, field: FieldId) -> Option<&PayloadIndex> {
+        match self.fields.get(usize::from(field.0)) {
+            Some(FieldIndex::Payload(index)) => Some(index),
+            _ => None,
+        }
+    }
+
+    /// The index over all text fields; none when no doc has text.
+    pub fn text(&self) -> Option<&dyn TextIndex> {
+        self.text.as_deref()
+    }
+
+    /// Whether it is a file.
+    pub fn on_disk(&self) -> bool {
+        matches!(self.place, Place::Disk { .. })
+    }
+
+    /// The id of its file; 0 in memory.
+    pub fn id(&self) -> u64 {
+        match &self.place {
+            Place::Memory(_) => 0,
+            Place::Disk { id, .. } => *id,
+        }
+    }
+
+    /// Bytes of its file; 0 in memory.
+    pub fn disk_bytes(&self) -> u64 {
+        match &self.place {
+            Place::Memory(_) => 0,
+            Place::Disk { bytes, .. } => *bytes,
+        }
+    }
+
+    /// What names exactly this file's content; 0 in memory.
+    pub fn checksum(&self) -> u32 {
+        match &self.place {
+            Place::Memory(_) => 0,
+            Place::Disk { checksum, .. } => *checksum,
+        }
+    }
+
+    /// Bytes of memory in use.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// The docs a segment in memory was made of, in doc order; empty on disk.
+    pub fn fresh_docs(&self) -> &[Arc<IndexDoc>] {
+        match &self.place {
+            Place::Memory(docs) => docs,
+            Place::Disk { .. } => &[],
+        }
+    }
+}
+
+/// Rows and tenants of docs in doc order.
+struct Order {
+    rows: Vec<RowId>,
+    tenants: Vec<(TenantId, DocId)>,
+}
+
+impl Order {
+    fn new() -> Self {
+        Self { rows: Vec::new(), tenants: Vec::new() }
+    }
+
+    /// Adds the next doc.
+    ///
+    /// # Panics
+    /// When docs do not ascend by (tenant, row).
+    fn push(&mut self, tenant: TenantId, row: RowId) {
+        let doc = self.rows.len() as DocId;
+        match self.tenants.last() {
+            Some((last, _)) if *last == tenant => {
+                assert!(self.rows.last().is_some_and(|last| *last < row), "rows of a tenant ascend");
+            }
+            last => {
+                assert!(last.is_none_or(|(last, _)| *last < tenant), "tenants ascend");
+                self.tenants.push((tenant, doc));
+            }
+        }
+        self.rows.push(row);
+    }
+}
+
+#[cfg(test)]
+mod tests;

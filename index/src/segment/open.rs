@@ -1,0 +1,164 @@
+//! Opens a segment file: rows and tenants are read and checked, indexes are opened, and each says whether it fits the
+//! memory budget or stays on disk.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use spandrel_storage::file::{Section, SegmentFile};
+use spandrel_storage::io::BatchRead;
+use spandrel_storage::{FieldKind, PayloadKind, RowId, TenantId};
+
+use super::build::{KIND, TEXT_PREFIX, section_name};
+use super::{FieldIndex, Indexer, Place, Segment};
+use crate::budget::{MemoryBudget, Reservation};
+use crate::dense::flat::Flat;
+use crate::dense::vectors::{ChunkSource, Residency};
+use crate::error::{Error, Result};
+use crate::payload::PayloadIndex;
+use crate::sparse::{SparseFlat, SparseIndex};
+use crate::text::{SegmentText, TextIndex};
+
+impl Segment {
+    /// Opens the segment at `path`. Dense vectors are kept in memory where `memory` has room for them.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] for a missing, foreign or damaged file; [`Error::Section`] for one whose sections do not fit
+    /// the schema or each other.
+    pub fn open(
+        indexer: &Indexer,
+        path: &Path,
+        reader: &Arc<dyn BatchRead>,
+        memory: &Arc<MemoryBudget>,
+    ) -> Result<Self> {
+        let file = SegmentFile::open(path, Arc::clone(reader))?;
+        if file.kind() != KIND {
+            return Err(damaged("header", format!("kind {:?} is not that of a segment", file.kind())));
+        }
+        let schema = Arc::clone(indexer.schema());
+        let (range, rows) = read_rows(&file)?;
+        let tenants = read_tenants(&file, &rows)?;
+        let mut reserved = Vec::new();
+        let mut fields = Vec::with_capacity(schema.fields.len());
+        for (at, field) in schema.fields.iter().enumerate() {
+            let Some(name) = section_name(&field.kind, at) else {
+                fields.push(FieldIndex::None);
+                continue;
+            };
+            fields.push(match &field.kind {
+                FieldKind::Payload { kind: PayloadKind::Json } | FieldKind::Text(_) => FieldIndex::None,
+                FieldKind::Dense(spec) => {
+                    let section = file.require(&name)?;
+                    let residency = residency(memory, section.len(), &mut reserved);
+                    let source: Arc<dyn ChunkSource> = Arc::new(SectionSource(section));
+                    let index = Flat::open(&name, spec, source, residency)?;
+                    check_docs(&name, index.docs(), rows.len())?;
+                    FieldIndex::Dense(Box::new(index))
+                }
+                FieldKind::Sparse => {
+                    let index = SparseFlat::read(&file.require(&name)?.read_all()?)?;
+                    check_docs(&name, index.doc_count(), rows.len())?;
+                    FieldIndex::Sparse(Box::new(index))
+                }
+                FieldKind::Payload { kind } => {
+                    let index = PayloadIndex::read(&file.require(&name)?.read_all()?)?;
+                    let last = index.exists().max();
+                    if index.kind() != *kind || last.is_some_and(|doc| doc as usize >= rows.len()) {
+                        return Err(damaged(&name, "it is not the index of this field and these docs".into()));
+                    }
+                    FieldIndex::Payload(index)
+                }
+            });
+        }
+        let text = match schema.fields.iter().any(|field| matches!(field.kind, FieldKind::Text(_))) {
+            true => Some(open_text(&file, rows.len())?),
+            false => None,
+        };
+        let info = file.info();
+        let place = Place::Disk { id: info.id, bytes: info.bytes, checksum: info.checksum, _reserved: reserved };
+        let mut segment = Self { schema, range, rows, tenants, fields, text, place, memory_bytes: 0 };
+        segment.memory_bytes = segment.index_bytes();
+        Ok(segment)
+    }
+}
+
+fn damaged(section: &str, what: String) -> Error {
+    Error::Section { section: section.to_owned(), what }
+}
+
+fn check_docs(section: &str, found: u32, expected: usize) -> Result<()> {
+    match found as usize == expected {
+        true => Ok(()),
+        false => Err(damaged(section, format!("it has {found} docs, the segment has {expected}"))),
+    }
+}
+
+/// Keeps a section in memory where the budget has room.
+fn residency(memory: &Arc<MemoryBudget>, bytes: u64, reserved: &mut Vec<Reservation>) -> Residency {
+    match memory.reserve(bytes) {
+        Some(reservation) => {
+            reserved.push(reservation);
+            Residency::Memory
+        }
+        None => Residency::Disk,
+    }
+}
+
+fn read_rows(file: &SegmentFile) -> Result<(std::ops::RangeInclusive<RowId>, Vec<RowId>)> {
+    let values = file.require("rows")?.read_u64s()?;
+    let [first, last, rows @ ..] = values.as_slice() else {
+        return Err(damaged("rows", "it is shorter than its range".into()));
+    };
+    if first > last || rows.is_empty() || u32::try_from(rows.len()).is_err() {
+        return Err(damaged("rows", format!("{} rows in writes {first} to {last}", rows.len())));
+    }
+    if let Some(row) = rows.iter().find(|row| !(first..=last).contains(row)) {
+        return Err(damaged("rows", format!("row {row} is outside of writes {first} to {last}")));
+    }
+    Ok((RowId(*first)..=RowId(*last), rows.iter().map(|row| RowId(*row)).collect()))
+}
+
+fn read_tenants(file: &SegmentFile, rows: &[RowId]) -> Result<Vec<(TenantId, u32)>> {
+    let values = file.require("tenants")?.read_u32s()?;
+    let (pairs, rest) = values.as_chunks::<2>();
+    let tenants: Vec<(TenantId, u32)> = pairs.iter().map(|[tenant, start]| (TenantId(*tenant), *start)).collect();
+    let ascending = tenants.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
+    let starts = tenants.first().is_some_and(|(_, start)| *start == 0);
+    let ends = tenants.last().is_some_and(|(_, start)| (*start as usize) < rows.len());
+    if !rest.is_empty() || !ascending || !starts || !ends {
+        return Err(damaged("tenants", format!("{} entries do not divide {} docs", tenants.len(), rows.len())));
+    }
+    let mut bounds: Vec<usize> = tenants.iter().map(|(_, start)| *start as usize).collect();
+    bounds.push(rows.len());
+    let sorted = bounds.windows(2).all(|pair| rows[pair[0]..pair[1]].is_sorted_by(|a, b| a < b));
+    if !sorted {
+        return Err(damaged("rows", "the rows of a tenant do not ascend".into()));
+    }
+    Ok(tenants)
+}
+
+fn open_text(file: &SegmentFile, docs: usize) -> Result<Box<dyn TextIndex>> {
+    let mut files = BTreeMap::new();
+    let names: Vec<String> = file.sections().map(|(name, _)| name.to_owned()).collect();
+    for name in names {
+        if let Some(short) = name.strip_prefix(TEXT_PREFIX) {
+            files.insert(short.to_owned(), file.require(&name)?.read_all()?);
+        }
+    }
+    let index = SegmentText::open(files)?;
+    check_docs(TEXT_PREFIX, index.doc_count(), docs)?;
+    Ok(Box::new(index))
+}
+
+/// A section of a segment file, for indexes that read it in parts.
+struct SectionSource(Section);
+
+impl ChunkSource for SectionSource {
+    fn bytes(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        Ok(self.0.read_into(at, out)?)
+    }
+}

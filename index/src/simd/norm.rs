@@ -1,0 +1,36 @@
+//! Norms and normalising: once a vector at build time and once a query, never in a scan.
+//!
+//! Sums are in f64 over fixed lanes and use no CPU feature, so that the same vector is stored as the same
+//! bytes everywhere, and no finite f32 vector overflows or vanishes.
+
+const LANES: usize = 8;
+
+/// The squared Euclidean norm.
+pub fn norm_squared(vector: &[f32]) -> f64 {
+    let (chunks, tail) = vector.as_chunks::<LANES>();
+    let mut sums = [0.0f64; LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            sums[lane] += f64::from(chunk[lane]) * f64::from(chunk[lane]);
+        }
+    }
+    sums.iter().sum::<f64>() + tail.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>()
+}
+
+/// The Euclidean norm; 0 only for a vector of zeros.
+pub fn norm(vector: &[f32]) -> f64 {
+    norm_squared(vector).sqrt()
+}
+
+/// Divides the vector by its norm and returns the norm it had. A vector of zeros, or with a value that is not
+/// finite, stays as it is and gives `None`.
+pub fn normalize(vector: &mut [f32]) -> Option<f64> {
+    let norm = norm(vector);
+    if norm == 0.0 || !norm.is_finite() {
+        return None;
+    }
+    for value in vector {
+        *value = (f64::from(*value) / norm) as f32;
+    }
+    Some(norm)
+}

@@ -1,0 +1,141 @@
+//! From row ids back to rows, with the fields that were asked for.
+
+use spandrel_index::payload::datetime;
+use spandrel_storage::record::{FieldSet, StoredRow};
+use spandrel_storage::{FieldId, FieldKind, FieldValue, PayloadKind, Row, RowId, Schema, Value};
+
+use crate::check::unknown_field;
+use crate::collection::Shared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::filter::{CheckedFilter, KeyLookup};
+use crate::request::{Fields, K_MAX, ScrollRequest};
+use crate::response::ScrollResponse;
+
+/// Keys read at once while scrolling under a filter.
+const SCROLL_KEYS: usize = 1_024;
+
+/// The ids of the fields asked for.
+pub fn field_set(schema: &Schema, fields: &Fields) -> Result<FieldSet> {
+    let mut set = FieldSet::NONE;
+    match fields {
+        Fields::All => return Ok(FieldSet::ALL),
+        Fields::None => {}
+        Fields::Default => {
+            for (at, field) in schema.fields.iter().enumerate() {
+                if matches!(field.kind, FieldKind::Text(_) | FieldKind::Payload { .. }) {
+                    set.insert(FieldId(at as u16));
+                }
+            }
+        }
+        Fields::Named(names) => {
+            for name in names {
+                set.insert(schema.find(name).ok_or_else(|| unknown_field(schema, name))?.0);
+            }
+        }
+    }
+    Ok(set)
+}
+
+/// A stored row as the caller knows it; instants come back as RFC 3339 text in UTC.
+pub fn to_row(schema: &Schema, tenant: &str, stored: StoredRow) -> Row {
+    let mut row = Row::new(stored.key).tenant(tenant);
+    row.chunk = stored.chunk;
+    for (id, value) in stored.fields {
+        let field = schema.get(id);
+        let value = match (value, &field.kind) {
+            (FieldValue::Payload(value), FieldKind::Payload { kind: PayloadKind::Datetime }) => {
+                FieldValue::Payload(instants(value))
+            }
+            (value, _) => value,
+        };
+        row.fields.insert(field.name.clone(), value);
+    }
+    row
+}
+
+fn instants(value: Value) -> Value {
+    match value {
+        Value::Integer(micros) => datetime::format(micros).map_or(Value::Integer(micros), Value::String),
+        Value::List(values) => Value::List(values.into_iter().map(instants).collect()),
+        other => other,
+    }
+}
+
+/// The error for a row that an index names and the store does not have.
+pub fn missing(shared: &Shared, row: RowId) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("row {row} of collection '{}' is in an index but not in the row store; restore from a backup", shared.name),
+    )
+}
+
+/// Rows by key.
+pub fn get(shared: &Shared, tenant: &str, keys: &[String], fields: &Fields) -> Result<Vec<Option<Row>>> {
+    let wanted = field_set(&shared.schema, fields)?;
+    let Some(id) = shared.tenants.get(tenant) else { return Ok(vec![None; keys.len()]) };
+    let snapshot = shared.snapshot();
+    let names: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let rows = snapshot.store.lookup(shared.id, id, &names)?;
+    let present: Vec<RowId> = rows.iter().flatten().copied().collect();
+    let mut stored = snapshot.store.get(shared.id, &present, &wanted)?.into_iter();
+    rows.into_iter()
+        .map(|row| {
+            row.map(|row| {
+                let stored = stored.next().flatten().ok_or_else(|| missing(shared, row))?;
+                Ok(to_row(&shared.schema, tenant, stored))
+            })
+            .transpose()
+        })
+        .collect()
+}
+
+/// A page of rows in key order.
+pub fn scroll(shared: &Shared, request: &ScrollRequest) -> Result<ScrollResponse> {
+    if request.limit == 0 || request.limit > K_MAX {
+        return Err(Error::invalid(format!("limit is {}; a page has 1 to {K_MAX} rows", request.limit)));
+    }
+    let wanted = field_set(&shared.schema, &request.fields)?;
+    let snapshot = shared.snapshot();
+    let id = shared.tenants.get(&request.tenant);
+    let lookup = KeyLookup { store: &snapshot.store, collection: shared.id, tenant: id.unwrap_or_default() };
+    let filter =
+        request.filter.as_ref().map(|filter| CheckedFilter::new(&shared.schema, filter, &lookup)).transpose()?;
+    let Some(id) = id else { return Ok(ScrollResponse::default()) };
+    let mut passing = Vec::new();
+    if let Some(filter) = &filter {
+        for view in &snapshot.views {
+            passing.push(match view.allow(id) {
+                Some(allow) => filter.docs(&view.segment, id, &allow.range)? - &*view.deleted,
+                None => Default::default(),
+            });
+        }
+    }
+    let passes = |row: RowId| {
+        filter.is_none()
+            || snapshot.locate(id, row).is_some_and(|(at, doc)| passing[at].contains(doc))
+    };
+    let mut after = request.after.clone();
+    let mut page: Vec<(String, RowId)> = Vec::new();
+    // One more than the page tells whether there is a next one.
+    while page.len() <= request.limit {
+        let want = if filter.is_some() { SCROLL_KEYS } else { request.limit + 1 };
+        let keys = snapshot.store.keys_after(shared.id, id, after.as_deref(), want)?;
+        let Some((last, _)) = keys.last() else { break };
+        after = Some(last.clone());
+        page.extend(keys.into_iter().filter(|(_, row)| passes(*row)));
+    }
+    let more = page.len() > request.limit;
+    page.truncate(request.limit);
+    let next = if more { page.last().map(|(key, _)| key.clone()) } else { None };
+    let ids: Vec<RowId> = page.iter().map(|(_, row)| *row).collect();
+    let stored = snapshot.store.get(shared.id, &ids, &wanted)?;
+    let rows = ids
+        .iter()
+        .zip(stored)
+        .map(|(row, stored)| {
+            let stored = stored.ok_or_else(|| missing(shared, *row))?;
+            Ok(to_row(&shared.schema, &request.tenant, stored))
+        })
+        .collect::<Result<_>>()?;
+    Ok(ScrollResponse { rows, next })
+}

@@ -1,0 +1,235 @@
+//! Opening a collection: the manifest names the segments, the log holds every row after them.
+//!
+//! Segments are derived: a damaged or missing one is built again from its rows, and a lost manifest means that all are.
+//! What cannot be derived is checked: a row store that ends before the manifest's last row has lost rows, and is refused.
+
+use std::fs;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use spandrel_index::segment::{self, IndexDoc, Segment};
+use spandrel_storage::manifest::{Manifest, SegmentEntry, segment_name};
+use spandrel_storage::record::{FieldSet, Record};
+use spandrel_storage::store::StoreSnapshot;
+use spandrel_storage::{CollectionId, RowId, TenantId};
+
+use crate::collection::{Shared, SharedParts, Writer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::maintain;
+use crate::snapshot::View;
+use crate::write::{drop_from_views, erase_rows, mark_deleted};
+
+/// Log records replayed into one fresh segment.
+const REPLAY_ROWS: usize = 1_024;
+
+/// Opens a collection and replays its log.
+///
+/// # Errors
+/// When the row store is damaged or has lost acknowledged rows; damage to segments is repaired instead.
+pub fn open(parts: SharedParts) -> Result<Arc<Shared>> {
+    fs::create_dir_all(&parts.folder)
+        .map_err(|error| spandrel_storage::Error::io("create", &parts.folder, error))?;
+    let mut manifest = load_manifest(&parts);
+    let last_row = parts.store.last_row_id(parts.id)?;
+    if last_row < manifest.last_row {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "the row store of collection '{}' ends at write {last_row}, but write {} was acknowledged: \
+                 rows are lost; restore from a backup",
+                parts.name, manifest.last_row
+            ),
+        ));
+    }
+    let covered = manifest.covered;
+    let (views, rebuilt) = open_segments(&parts, &mut manifest)?;
+    let writer = Writer { next_row: last_row.0 + 1, trimmed: manifest.trimmed, manifest, trim: Vec::new() };
+    let shared = Arc::new(Shared::new(parts, writer, views, covered));
+    if rebuilt {
+        let mut writer = shared.writer.lock();
+        let views = shared.snapshot().views.clone();
+        let next = writer.manifest.next_segment;
+        maintain::save_manifest(&shared, &mut writer, &views, covered, next)?;
+    }
+    spandrel_storage::manifest::remove_orphans(&shared.folder, &shared.writer.lock().manifest)?;
+    replay(&shared, covered, last_row)?;
+    Ok(shared)
+}
+
+/// The manifest; one that says "nothing is covered" when there is none or it is damaged.
+fn load_manifest(parts: &SharedParts) -> Manifest {
+    match Manifest::load(&parts.folder) {
+        Ok(Some(manifest)) if manifest.collection == parts.id => return manifest,
+        Ok(None) => {}
+        Ok(Some(other)) => tracing::warn!(
+            collection = %parts.name, found = %other.collection,
+            "the manifest is of another collection; all segments are built again from rows"
+        ),
+        Err(error) => tracing::warn!(
+            collection = %parts.name, %error,
+            "the manifest is not usable; all segments are built again from rows"
+        ),
+    }
+    Manifest::new(parts.id)
+}
+
+/// Opens every segment, building damaged ones again; says whether any was.
+fn open_segments(parts: &SharedParts, manifest: &mut Manifest) -> Result<(Vec<View>, bool)> {
+    let mut views = Vec::with_capacity(manifest.segments.len());
+    let mut rebuilt = false;
+    for entry in &manifest.segments {
+        match open_segment(parts, entry) {
+            Ok(segment) => {
+                views.push(View { segment: Arc::new(segment), deleted: Arc::new(entry.deleted.clone()) });
+            }
+            Err(error) => {
+                tracing::warn!(
+                    collection = %parts.name, segment = entry.id, %error,
+                    "a segment is not usable; it is built again from rows"
+                );
+                rebuilt = true;
+                let id = manifest.next_segment;
+                manifest.next_segment += 1;
+                views.extend(rebuild(parts, entry, id)?.map(|segment| View::new(Arc::new(segment))));
+            }
+        }
+    }
+    Ok((views, rebuilt))
+}
+
+fn open_segment(parts: &SharedParts, entry: &SegmentEntry) -> Result<Segment> {
+    let path = parts.folder.join(segment_name(entry.id));
+    let segment = Segment::open(&parts.indexer, &path, &parts.reader, &parts.memory)?;
+    let same = segment.checksum() == entry.checksum
+        && segment.id() == entry.id
+        && segment.docs() == entry.docs
+        && segment.first() == entry.first
+        && segment.last() == entry.last;
+    if !same {
+        let error = spandrel_storage::Error::corrupt(&path, 0, "this is not the segment that the manifest names");
+        return Err(error.into());
+    }
+    Ok(segment)
+}
+
+/// Builds the rows of a segment again; none when no row is left.
+fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<Segment>> {
+    let store = parts.store.snapshot();
+    let (mut order, _) = live_and_dead(parts.id, &store, entry.first..=entry.last)?;
+    order.sort_unstable();
+    if order.is_empty() {
+        return Ok(None);
+    }
+    let path = parts.folder.join(segment_name(id));
+    segment::build(&parts.indexer, &path, id, entry.first..=entry.last, &mut |wanted, each| {
+        for chunk in order.chunks(REPLAY_ROWS) {
+            let ids: Vec<RowId> = chunk.iter().map(|(_, row)| *row).collect();
+            for ((tenant, row), stored) in chunk.iter().zip(store.get(parts.id, &ids, wanted)?) {
+                if let Some(stored) = stored {
+                    let values = parts.indexer.values(&stored.fields)?;
+                    each(Arc::new(IndexDoc { row: *row, tenant: *tenant, values }))?;
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Some(Segment::open(&parts.indexer, &path, &parts.reader, &parts.memory)?))
+}
+
+/// Rows of a range that are the row of their key, and records that are not: of replaced and deleted rows, and of
+/// deletes. Those wait for a manifest to cover them and are then trimmed, unless a crash comes between.
+fn live_and_dead(
+    collection: CollectionId,
+    store: &StoreSnapshot,
+    rows: RangeInclusive<RowId>,
+) -> Result<(Vec<(TenantId, RowId)>, Vec<RowId>)> {
+    let (mut live, mut dead) = (Vec::new(), Vec::new());
+    for record in store.records(collection, rows, &FieldSet::NONE) {
+        match record? {
+            (row, Record::Row(stored))
+                if store.lookup(collection, stored.tenant, &[&stored.key])?[0] == Some(row) =>
+            {
+                live.push((stored.tenant, row));
+            }
+            (row, _) => dead.push(row),
+        }
+    }
+    Ok((live, dead))
+}
+
+/// Applies every log record after `covered`, building segments on disk as fresh rows fill memory.
+fn replay(shared: &Shared, covered: RowId, last_row: RowId) -> Result<()> {
+    let store = shared.store.snapshot();
+    let mut batch = Replay::default();
+    for record in store.records_after(shared.id, covered, &FieldSet::ALL) {
+        let (row, record) = record?;
+        batch.add(shared, row, record)?;
+        if batch.records >= REPLAY_ROWS {
+            batch.apply(shared, row)?;
+            while maintain::run_next(shared)? {}
+        }
+    }
+    batch.apply(shared, last_row)?;
+    let mut writer = shared.writer.lock();
+    // What a crash kept from being trimmed: records that the manifest covers and the one before did not.
+    let untrimmed = RowId(writer.manifest.trimmed.0 + 1)..=covered;
+    if !untrimmed.is_empty() {
+        writer.trim.extend(live_and_dead(shared.id, &store, untrimmed)?.1);
+    }
+    maintain::trim(shared, &mut writer)
+}
+
+#[derive(Default)]
+struct Replay {
+    records: usize,
+    first: Option<RowId>,
+    docs: Vec<Arc<IndexDoc>>,
+    removed: Vec<(TenantId, RowId)>,
+    trim: Vec<RowId>,
+    dropped: Option<TenantId>,
+}
+
+impl Replay {
+    fn add(&mut self, shared: &Shared, row: RowId, record: Record) -> Result<()> {
+        self.records += 1;
+        self.first.get_or_insert(row);
+        let replaced = match record {
+            Record::Row(stored) => {
+                let values = shared.indexer.values(&stored.fields)?;
+                self.docs.push(Arc::new(IndexDoc { row, tenant: stored.tenant, values }));
+                stored.replaces.map(|replaced| (stored.tenant, replaced))
+            }
+            Record::Delete { tenant, replaces, .. } => {
+                self.trim.push(row);
+                Some((tenant, replaces))
+            }
+            Record::DropTenant { tenant } => {
+                self.trim.push(row);
+                // What came before has to be visible for the drop to find it.
+                self.apply(shared, row)?;
+                self.dropped = Some(tenant);
+                return self.apply(shared, row);
+            }
+        };
+        if let Some((tenant, replaced)) = replaced {
+            self.removed.push((tenant, replaced));
+            self.trim.push(replaced);
+        }
+        Ok(())
+    }
+
+    /// Makes the batch visible; `row` is the last one read.
+    fn apply(&mut self, shared: &Shared, row: RowId) -> Result<()> {
+        let batch = std::mem::take(self);
+        let mut views = shared.snapshot().views.clone();
+        if !batch.docs.is_empty() {
+            let first = batch.first.unwrap_or(row);
+            views.push(View::new(Arc::new(Segment::from_docs(&shared.indexer, batch.docs, first..=row)?)));
+        }
+        mark_deleted(&mut views, &batch.removed);
+        let erase = batch.dropped.map(|tenant| drop_from_views(&mut views, tenant)).unwrap_or_default();
+        shared.writer.lock().trim.extend(batch.trim);
+        shared.publish(views, row);
+        erase_rows(shared, &erase)
+    }
+}

@@ -1,0 +1,253 @@
+//! One route of a search: a field, a query that fits it, and the candidates it finds in every segment.
+
+use spandrel_index::Matrix;
+use spandrel_index::dense::Counters;
+use spandrel_index::sparse::SparseCounters;
+use spandrel_index::text::{Bm25, TextCounters, TextQuery, TextStats};
+use spandrel_index::topk::{Scored, TopK};
+use spandrel_storage::{DenseSpec, DocId, FieldId, FieldKind, RowId, SparseVector, TenantId};
+
+use crate::check::{check_dense, check_sparse, unknown_field};
+use crate::collection::Shared;
+use crate::error::{Error, Result};
+use crate::rag::embed::EmbedPurpose;
+use crate::request::{Route, RouteQuery};
+use crate::scratch::with_scratch;
+use crate::search::{Search, check_deadline, field_name};
+
+/// A route whose field exists and whose query fits it.
+pub(crate) enum CheckedRoute {
+    Dense { field: FieldId, query: Vec<f32> },
+    Sparse { field: FieldId, query: SparseVector },
+    Text { field: FieldId, text: String },
+}
+
+impl CheckedRoute {
+    /// Checks a route against the schema; embeds text for a dense field.
+    pub fn new(shared: &Shared, route: &Route) -> Result<Self> {
+        let Some((field, found)) = shared.schema.find(&route.field) else {
+            return Err(unknown_field(&shared.schema, &route.field));
+        };
+        let context = |error: Error| error.context(format!("route on '{}'", route.field));
+        if !(route.weight.is_finite() && route.weight >= 0.0) {
+            return Err(context(Error::invalid(format!("weight {} is not a number of at least 0", route.weight))));
+        }
+        match (&found.kind, &route.query) {
+            (FieldKind::Dense(spec), RouteQuery::Dense(query)) => Self::dense(field, spec, query.clone()).map_err(context),
+            (FieldKind::Dense(spec), RouteQuery::Text(text)) => {
+                let query = embed(shared, text).map_err(context)?;
+                Self::dense(field, spec, query).map_err(context)
+            }
+            (FieldKind::Sparse, RouteQuery::Sparse(query)) => {
+                Ok(Self::Sparse { field, query: check_sparse(query.clone()).map_err(context)? })
+            }
+            (FieldKind::Text(_), RouteQuery::Text(text)) => {
+                // Whether it has too many terms does not depend on the tenant.
+                shared.indexer.text_query(field, TenantId(0), text).map_err(|error| context(error.into()))?;
+                Ok(Self::Text { field, text: text.clone() })
+            }
+            (kind, query) => {
+                let asked = match query {
+                    RouteQuery::Dense(_) => "a dense vector",
+                    RouteQuery::Sparse(_) => "a sparse vector",
+                    RouteQuery::Text(_) => "text",
+                };
+                Err(context(Error::invalid(format!("a {} field cannot be searched by {asked}", kind.name()))))
+            }
+        }
+    }
+
+    fn dense(field: FieldId, spec: &DenseSpec, query: Vec<f32>) -> Result<Self> {
+        check_dense(spec, &query)?;
+        Ok(Self::Dense { field, query })
+    }
+}
+
+fn embed(shared: &Shared, text: &str) -> Result<Vec<f32>> {
+    let Some(embedder) = &shared.components.embedder else {
+        return Err(Error::invalid(
+            "a dense field is searched by a vector; to search it by text, open the database with an embedder",
+        ));
+    };
+    let vectors = embedder.embed(&[text], EmbedPurpose::Query)?;
+    vectors.into_iter().next().ok_or_else(|| {
+        Error::new(crate::ErrorKind::Unavailable, format!("embedder '{}' returned no vector", embedder.name()))
+    })
+}
+
+/// What the route does, for explain.
+pub(crate) fn name(shared: &Shared, route: &CheckedRoute) -> String {
+    match route {
+        CheckedRoute::Dense { field, .. } => format!("dense {} (flat)", field_name(shared, *field)),
+        CheckedRoute::Sparse { field, .. } => format!("sparse {} (flat)", field_name(shared, *field)),
+        CheckedRoute::Text { field, .. } => format!("text {} (bm25)", field_name(shared, *field)),
+    }
+}
+
+/// Whether two requests, of the same tenant and filter, can be scored together.
+pub(crate) fn scored_together(a: &[CheckedRoute], b: &[CheckedRoute]) -> bool {
+    match (a, b) {
+        ([CheckedRoute::Dense { field: a, .. }], [CheckedRoute::Dense { field: b, .. }]) => a == b,
+        _ => false,
+    }
+}
+
+/// The best `limit` rows of one route.
+pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -> Result<Vec<Scored>> {
+    let mut top = TopK::new(limit);
+    let mut counters = Counters::default();
+    let mut text_counters = TextCounters::default();
+    let mut sparse_counters = SparseCounters::default();
+    let text = weigh_text(search, route)?;
+    for scope in &search.scopes {
+        check_deadline(search.deadline)?;
+        let segment = &scope.view.segment;
+        let allow = scope.allow();
+        match route {
+            CheckedRoute::Dense { field, query } => {
+                if let Some(index) = segment.dense(*field) {
+                    with_scratch(|scratch| index.search(query, segment.rows(), &allow, &mut top, scratch, &mut counters))?;
+                }
+            }
+            CheckedRoute::Sparse { field, query } => {
+                if let Some(index) = segment.sparse(*field) {
+                    index.search(query, segment.rows(), &allow, &mut top, &mut sparse_counters)?;
+                }
+            }
+            CheckedRoute::Text { .. } => {
+                if let (Some(index), Some((query, bm25))) = (segment.text(), &text) {
+                    index.search(query, bm25, segment.rows(), &allow, &mut top, &mut text_counters)?;
+                }
+            }
+        }
+    }
+    counters.vectors_scored += text_counters.scored + sparse_counters.scored;
+    let hits = top.into_sorted();
+    note(search, &counters, hits.len());
+    Ok(hits)
+}
+
+/// The best `limits[i]` rows of each of several dense routes on one field.
+pub(crate) fn run_together(
+    search: &mut Search<'_>,
+    routes: &[&CheckedRoute],
+    limits: &[usize],
+) -> Result<Vec<Vec<Scored>>> {
+    let mut tops: Vec<TopK> = limits.iter().map(|limit| TopK::new(*limit)).collect();
+    let mut counters = Counters::default();
+    let mut queries = Vec::new();
+    let mut on = None;
+    for route in routes {
+        let CheckedRoute::Dense { field, query } = route else {
+            return Err(Error::new(crate::ErrorKind::Internal, "only dense routes are scored together"));
+        };
+        on = Some((*field, query.len()));
+        queries.extend_from_slice(query);
+    }
+    let Some((field, dim)) = on else { return Ok(Vec::new()) };
+    let queries = Matrix::new(&queries, dim);
+    for scope in &search.scopes {
+        check_deadline(search.deadline)?;
+        let segment = &scope.view.segment;
+        if let Some(index) = segment.dense(field) {
+            let allow = scope.allow();
+            with_scratch(|scratch| {
+                index.search_batch(queries, segment.rows(), &allow, &mut tops, scratch, &mut counters)
+            })?;
+        }
+    }
+    let lists: Vec<Vec<Scored>> = tops.into_iter().map(TopK::into_sorted).collect();
+    note(search, &counters, lists.iter().map(Vec::len).sum());
+    Ok(lists)
+}
+
+fn note(search: &mut Search<'_>, counters: &Counters, rows_out: usize) {
+    let rows_in = match search.request.explain {
+        true => search.scopes.iter().map(|scope| scope.allow().count()).sum(),
+        false => 0,
+    };
+    if let Some(stage) = search.stage() {
+        stage.rows_in = rows_in;
+        stage.rows_out = rows_out as u64;
+        stage.scored = counters.vectors_scored;
+        stage.read_bytes = counters.bytes_read;
+    }
+}
+
+/// A text query with the weights of its terms: statistics of the tenant over every segment, so that scores compare
+/// across segments.
+fn weigh_text(search: &Search<'_>, route: &CheckedRoute) -> Result<Option<(TextQuery, Bm25)>> {
+    let CheckedRoute::Text { field, text } = route else { return Ok(None) };
+    let query = search.shared.indexer.text_query(*field, search.tenant, text)?;
+    let mut stats = TextStats::new(&query);
+    for view in &search.snapshot.views {
+        let docs = view.segment.tenant_range(search.tenant);
+        if let Some(index) = view.segment.text().filter(|_| !docs.is_empty()) {
+            index.stats(&query, docs, &mut stats)?;
+        }
+    }
+    let bm25 = Bm25::new(&query, &stats);
+    Ok(Some((query, bm25)))
+}
+
+/// Exact scores, by each route, of the rows that only other routes found.
+pub(crate) fn cross_fill(
+    search: &Search<'_>,
+    routes: &[CheckedRoute],
+    ranked: &[Vec<(RowId, f32)>],
+) -> Result<Vec<Vec<(RowId, f32)>>> {
+    let mut union: Vec<RowId> = ranked.iter().flatten().map(|(row, _)| *row).collect();
+    union.sort_unstable();
+    union.dedup();
+    let mut filled = Vec::with_capacity(routes.len());
+    for (route, list) in routes.iter().zip(ranked) {
+        check_deadline(search.deadline)?;
+        let mut known: Vec<RowId> = list.iter().map(|(row, _)| *row).collect();
+        known.sort_unstable();
+        let missing: Vec<RowId> = union.iter().copied().filter(|row| known.binary_search(row).is_err()).collect();
+        filled.push(exact_scores(search, route, &missing)?);
+    }
+    Ok(filled)
+}
+
+/// Scores of given rows; rows that have no value in the route's field, or no overlap with the query, are left out.
+fn exact_scores(search: &Search<'_>, route: &CheckedRoute, rows: &[RowId]) -> Result<Vec<(RowId, f32)>> {
+    let text = weigh_text(search, route)?;
+    let mut scores = Vec::with_capacity(rows.len());
+    let mut at = 0;
+    let mut counters = Counters::default();
+    // Rows and segments are both in row order.
+    for view in &search.snapshot.views {
+        let segment = &view.segment;
+        let run = rows[at..].partition_point(|row| *row <= segment.last());
+        let run = &rows[at..at + run];
+        at += run.len();
+        let located: Vec<(RowId, DocId)> =
+            run.iter().filter_map(|row| Some((*row, segment.doc(search.tenant, *row)?))).collect();
+        if located.is_empty() {
+            continue;
+        }
+        let docs: Vec<DocId> = located.iter().map(|(_, doc)| *doc).collect();
+        let mut out = vec![f32::NAN; docs.len()];
+        match route {
+            CheckedRoute::Dense { field, query } => {
+                if let Some(index) = segment.dense(*field) {
+                    with_scratch(|scratch| index.score(query, &docs, &mut out, scratch, &mut counters))?;
+                }
+            }
+            CheckedRoute::Sparse { field, query } => {
+                if let Some(index) = segment.sparse(*field) {
+                    index.score(query, &docs, &mut out)?;
+                }
+            }
+            CheckedRoute::Text { .. } => {
+                if let (Some(index), Some((query, bm25))) = (segment.text(), &text) {
+                    index.score(query, bm25, &docs, &mut out)?;
+                }
+            }
+        }
+        let pairs = located.into_iter().zip(out).filter(|(_, score)| !score.is_nan());
+        scores.extend(pairs.map(|((row, _), score)| (row, score)));
+    }
+    Ok(scores)
+}

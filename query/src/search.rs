@@ -1,0 +1,353 @@
+//! The read path on one page: check, filter, routes, fuse, fetch. Nothing here calls upward; no stage knows its
+//! neighbour. Everything runs on the caller's thread over one snapshot, without a lock.
+
+use std::time::Instant;
+
+use roaring::RoaringBitmap;
+use spandrel_index::allow::Allow;
+use spandrel_index::topk::Scored;
+use spandrel_storage::{FieldId, RowId, TenantId};
+
+use crate::check::check_tenant;
+use crate::collection::Shared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fetch;
+use crate::filter::{CheckedFilter, KeyLookup};
+use crate::fuse::{RouteList, fuse_top};
+use crate::request::{BATCH_MAX, Filter, Fusion, K_MAX, ROUTES_MAX, SearchRequest};
+use crate::response::{Explain, Hit, RouteScore, SearchResponse, Short, Stage};
+use crate::route::{self, CheckedRoute};
+use crate::snapshot::{Snapshot, View};
+
+/// Candidates a route contributes to a fusion at least, so that rows ranked lower by each route can still win together.
+const FUSED_CANDIDATES_MIN: usize = 100;
+
+/// One request, checked, over one snapshot.
+pub(crate) struct Search<'a> {
+    pub shared: &'a Shared,
+    pub request: &'a SearchRequest,
+    pub snapshot: &'a Snapshot,
+    pub tenant: TenantId,
+    pub scopes: Vec<Scope<'a>>,
+    pub deadline: Option<Instant>,
+    pub stages: Vec<Stage>,
+}
+
+/// A segment that holds rows which the search may find.
+pub(crate) struct Scope<'a> {
+    pub view: &'a View,
+    pub filter: Option<RoaringBitmap>,
+    pub base: Allow<'a>,
+}
+
+impl Scope<'_> {
+    /// The docs the search may find.
+    pub fn allow(&self) -> Allow<'_> {
+        Allow { filter: self.filter.as_ref(), ..self.base.clone() }
+    }
+}
+
+/// Fails once the deadline has passed.
+pub(crate) fn check_deadline(deadline: Option<Instant>) -> Result<()> {
+    match deadline {
+        Some(deadline) if Instant::now() >= deadline => {
+            Err(Error::new(ErrorKind::Deadline, "the search did not finish within its timeout; allow more time, or ask for less"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Finds the best rows.
+pub fn search(shared: &Shared, request: &SearchRequest) -> Result<SearchResponse> {
+    let started = Instant::now();
+    let deadline = request.timeout.and_then(|timeout| started.checked_add(timeout));
+    let routes = check(shared, request)?;
+    let snapshot = shared.snapshot();
+    let Some(tenant) = shared.tenants.get(&request.tenant) else {
+        return Ok(empty(request, started));
+    };
+    let mut search = Search::new(shared, request, &snapshot, tenant, deadline)?;
+    let lists = search.run_routes(&routes)?;
+    search.finish(&routes, lists, started)
+}
+
+/// Runs many searches on one snapshot; those that can be are scored together.
+pub fn search_batch(shared: &Shared, requests: &[SearchRequest]) -> Result<Vec<SearchResponse>> {
+    let started = Instant::now();
+    if requests.len() > BATCH_MAX {
+        return Err(Error::invalid(format!("a batch has at most {BATCH_MAX} searches, this one has {}", requests.len())));
+    }
+    let checked = requests
+        .iter()
+        .enumerate()
+        .map(|(at, request)| check(shared, request).map_err(|error| error.context(format!("search {at}"))))
+        .collect::<Result<Vec<_>>>()?;
+    let snapshot = shared.snapshot();
+    let mut answers: Vec<Option<SearchResponse>> = vec![None; requests.len()];
+    for group in groups(requests, &checked) {
+        let first = &requests[group[0]];
+        let Some(tenant) = shared.tenants.get(&first.tenant) else {
+            for at in group {
+                answers[at] = Some(empty(&requests[at], started));
+            }
+            continue;
+        };
+        let timeout = group.iter().filter_map(|at| requests[*at].timeout).min();
+        let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
+        let mut search = Search::new(shared, first, &snapshot, tenant, deadline)?;
+        if group.len() == 1 {
+            let lists = search.run_routes(&checked[group[0]])?;
+            answers[group[0]] = Some(search.finish(&checked[group[0]], lists, started)?);
+            continue;
+        }
+        let routes: Vec<&CheckedRoute> = group.iter().map(|at| &checked[*at][0]).collect();
+        let limits: Vec<usize> = group.iter().map(|at| requests[*at].k + requests[*at].offset).collect();
+        let lists = search.timed(&route::name(shared, routes[0]), |search| route::run_together(search, &routes, &limits))?;
+        for (at, list) in group.into_iter().zip(lists) {
+            let mut one = search.with_request(&requests[at]);
+            answers[at] = Some(one.finish(&checked[at], vec![list], started)?);
+        }
+    }
+    Ok(answers.into_iter().map(|answer| answer.expect("every request is in one group")).collect())
+}
+
+/// Positions of requests that are scored together, in order of their first.
+fn groups(requests: &[SearchRequest], checked: &[Vec<CheckedRoute>]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (at, request) in requests.iter().enumerate() {
+        let joins = |group: &&mut Vec<usize>| {
+            let first = &requests[group[0]];
+            route::scored_together(&checked[at], &checked[group[0]])
+                && first.tenant == request.tenant
+                && first.filter == request.filter
+        };
+        match groups.iter_mut().find(joins) {
+            Some(group) => group.push(at),
+            None => groups.push(vec![at]),
+        }
+    }
+    groups
+}
+
+/// How many rows of a tenant pass a filter.
+pub fn count(shared: &Shared, tenant: &str, filter: Option<&Filter>) -> Result<u64> {
+    let snapshot = shared.snapshot();
+    let id = shared.tenants.get(tenant);
+    let lookup = KeyLookup { store: &snapshot.store, collection: shared.id, tenant: id.unwrap_or_default() };
+    let filter = filter.map(|filter| CheckedFilter::new(&shared.schema, filter, &lookup)).transpose()?;
+    let Some(id) = id else { return Ok(0) };
+    let mut rows = 0;
+    for view in &snapshot.views {
+        let Some(allow) = view.allow(id) else { continue };
+        rows += match &filter {
+            Some(filter) => (filter.docs(&view.segment, id, &allow.range)? - &*view.deleted).len(),
+            None => allow.count(),
+        };
+    }
+    Ok(rows)
+}
+
+fn check(shared: &Shared, request: &SearchRequest) -> Result<Vec<CheckedRoute>> {
+    check_tenant(&request.tenant)?;
+    if request.k == 0 {
+        return Err(Error::invalid("k is 0; ask for at least one hit"));
+    }
+    if request.k.saturating_add(request.offset) > K_MAX {
+        return Err(Error::invalid(format!(
+            "offset + k is {}, at most {K_MAX} are returned; page with a filter or scroll instead",
+            request.k.saturating_add(request.offset)
+        )));
+    }
+    if request.routes.is_empty() || request.routes.len() > ROUTES_MAX {
+        return Err(Error::invalid(format!("a search has 1 to {ROUTES_MAX} routes, this one has {}", request.routes.len())));
+    }
+    if let Fusion::Rrf { k } = request.fusion
+        && !(k.is_finite() && k >= 0.0)
+    {
+        return Err(Error::invalid(format!("the k of rrf is {k}; it is a number of at least 0, usually 60")));
+    }
+    if request.score_threshold.is_some_and(f32::is_nan) {
+        return Err(Error::invalid("score_threshold is not a number"));
+    }
+    // The filter and the names of the fields are checked even when the tenant turns out to be empty.
+    fetch::field_set(&shared.schema, &request.fields)?;
+    if let Some(filter) = &request.filter {
+        CheckedFilter::check(&shared.schema, filter)?;
+    }
+    request.routes.iter().map(|route| CheckedRoute::new(shared, route)).collect()
+}
+
+fn empty(request: &SearchRequest, started: Instant) -> SearchResponse {
+    let explain = request
+        .explain
+        .then(|| Explain { total_us: started.elapsed().as_micros() as u64, ..Explain::default() });
+    SearchResponse { hits: Vec::new(), short: Some(Short::EmptyTenant), explain }
+}
+
+impl<'a> Search<'a> {
+    fn new(
+        shared: &'a Shared,
+        request: &'a SearchRequest,
+        snapshot: &'a Snapshot,
+        tenant: TenantId,
+        deadline: Option<Instant>,
+    ) -> Result<Self> {
+        let started = Instant::now();
+        let lookup = KeyLookup { store: &snapshot.store, collection: shared.id, tenant };
+        let filter =
+            request.filter.as_ref().map(|filter| CheckedFilter::new(&shared.schema, filter, &lookup)).transpose()?;
+        let mut scopes = Vec::with_capacity(snapshot.views.len());
+        let (mut rows_in, mut rows_out) = (0, 0);
+        for view in &snapshot.views {
+            let Some(base) = view.allow(tenant) else { continue };
+            let passed = match &filter {
+                Some(filter) => Some(filter.docs(&view.segment, tenant, &base.range)?),
+                None => None,
+            };
+            let scope = Scope { view, filter: passed, base };
+            if request.explain {
+                rows_in += scope.base.count();
+                rows_out += scope.allow().count();
+            }
+            if scope.filter.as_ref().is_none_or(|docs| !docs.is_empty()) {
+                scopes.push(scope);
+            }
+        }
+        let mut search = Self { shared, request, snapshot, tenant, scopes, deadline, stages: Vec::new() };
+        if request.explain {
+            let time_us = started.elapsed().as_micros() as u64;
+            let name = if filter.is_some() { "filter" } else { "tenant" };
+            search.stages.push(Stage { name: name.into(), rows_in, rows_out, time_us, ..Stage::default() });
+        }
+        Ok(search)
+    }
+
+    /// The same snapshot, tenant and filter for another request of a batch.
+    fn with_request(&self, request: &'a SearchRequest) -> Self {
+        Self {
+            shared: self.shared,
+            request,
+            snapshot: self.snapshot,
+            tenant: self.tenant,
+            scopes: Vec::new(),
+            deadline: self.deadline,
+            stages: self.stages.clone(),
+        }
+    }
+
+    /// Runs a stage and, when asked to explain, notes what it did.
+    pub fn timed<T>(&mut self, name: &str, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if !self.request.explain {
+            return run(self);
+        }
+        let started = Instant::now();
+        let at = self.stages.len();
+        self.stages.push(Stage { name: name.to_owned(), ..Stage::default() });
+        let result = run(self)?;
+        self.stages[at].time_us = started.elapsed().as_micros() as u64;
+        Ok(result)
+    }
+
+    /// The stage that is running, when stages are noted.
+    pub fn stage(&mut self) -> Option<&mut Stage> {
+        self.stages.last_mut().filter(|_| self.request.explain)
+    }
+
+    fn run_routes(&mut self, routes: &[CheckedRoute]) -> Result<Vec<Vec<Scored>>> {
+        let wanted = self.request.k + self.request.offset;
+        routes
+            .iter()
+            .zip(&self.request.routes)
+            .map(|(route, asked)| {
+                let engine = if routes.len() > 1 { wanted.max(FUSED_CANDIDATES_MIN) } else { wanted };
+                let limit = if asked.candidates == 0 { engine } else { asked.candidates.max(wanted) };
+                let name = route::name(self.shared, route);
+                self.timed(&name, |search| route::run(search, route, limit.min(K_MAX)))
+            })
+            .collect()
+    }
+
+    /// Fuses what the routes found, cuts, and fetches rows.
+    fn finish(&mut self, routes: &[CheckedRoute], lists: Vec<Vec<Scored>>, started: Instant) -> Result<SearchResponse> {
+        check_deadline(self.deadline)?;
+        let request = self.request;
+        let mut ranked = match lists.len() {
+            1 => lists[0].iter().enumerate().map(|(at, hit)| Ranked::single(at, hit)).collect(),
+            _ => self.timed("fuse", |search| search.fuse(routes, &lists))?,
+        };
+        let found = ranked.len();
+        if let Some(threshold) = request.score_threshold {
+            ranked.retain(|hit| hit.score >= threshold);
+        }
+        let passed = ranked.len();
+        ranked.drain(..request.offset.min(passed));
+        ranked.truncate(request.k);
+        let hits = self.timed("fetch", |search| search.fetch(ranked))?;
+        let short = (hits.len() < request.k).then(|| if passed < found { Short::Threshold } else { Short::FewMatches });
+        let explain = request.explain.then(|| Explain {
+            stages: std::mem::take(&mut self.stages),
+            segments: self.snapshot.views.len() as u64,
+            tenant_rows: self.snapshot.tenant_rows(self.tenant),
+            total_us: started.elapsed().as_micros() as u64,
+        });
+        Ok(SearchResponse { hits, short, explain })
+    }
+
+    fn fuse(&mut self, routes: &[CheckedRoute], lists: &[Vec<Scored>]) -> Result<Vec<Ranked>> {
+        let pairs = |list: &Vec<Scored>| list.iter().map(|hit| (hit.row, hit.score)).collect::<Vec<_>>();
+        let ranked: Vec<Vec<(RowId, f32)>> = lists.iter().map(pairs).collect();
+        let filled = match self.request.fusion {
+            Fusion::Weighted => route::cross_fill(self, routes, &ranked)?,
+            Fusion::Rrf { .. } => vec![Vec::new(); ranked.len()],
+        };
+        let lists: Vec<RouteList<'_>> =
+            ranked.iter().zip(&filled).map(|(ranked, filled)| RouteList { ranked, filled }).collect();
+        let weights: Vec<f32> = self.request.routes.iter().map(|route| route.weight).collect();
+        let limit = if self.request.score_threshold.is_some() { usize::MAX } else { self.request.k + self.request.offset };
+        let rows_in = ranked.iter().map(|list| list.len() as u64).sum();
+        let fused = fuse_top(&lists, &self.request.fusion, &weights, limit);
+        if let Some(stage) = self.stage() {
+            stage.rows_in = rows_in;
+            stage.rows_out = fused.len() as u64;
+        }
+        Ok(fused.into_iter().map(|hit| Ranked { row: hit.row, score: hit.score, routes: hit.routes }).collect())
+    }
+
+    fn fetch(&mut self, ranked: Vec<Ranked>) -> Result<Vec<Hit>> {
+        let rows: Vec<RowId> = ranked.iter().map(|hit| hit.row).collect();
+        let wanted = fetch::field_set(&self.shared.schema, &self.request.fields)?;
+        let stored = self.snapshot.store.get(self.shared.id, &rows, &wanted)?;
+        if let Some(stage) = self.stage() {
+            stage.rows_in = rows.len() as u64;
+            stage.rows_out = rows.len() as u64;
+        }
+        ranked
+            .into_iter()
+            .zip(stored)
+            .map(|(hit, stored)| {
+                let stored = stored.ok_or_else(|| fetch::missing(self.shared, hit.row))?;
+                let row = fetch::to_row(&self.shared.schema, &self.request.tenant, stored);
+                Ok(Hit { row, score: hit.score, routes: hit.routes })
+            })
+            .collect()
+    }
+}
+
+/// A row on its way out.
+struct Ranked {
+    row: RowId,
+    score: f32,
+    routes: Vec<Option<RouteScore>>,
+}
+
+impl Ranked {
+    fn single(at: usize, hit: &Scored) -> Self {
+        let score = RouteScore { score: hit.score, rank: at as u32 + 1 };
+        Self { row: hit.row, score: hit.score, routes: vec![Some(score)] }
+    }
+}
+
+/// Fields of a schema by id; used by routes.
+pub(crate) fn field_name(shared: &Shared, id: FieldId) -> &str {
+    &shared.schema.get(id).name
+}

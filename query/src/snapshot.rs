@@ -1,0 +1,113 @@
+//! What one query sees: every segment with its deleted rows, and the row store at the same moment.
+//!
+//! A snapshot is published whole after every commit and never changes; readers clone an `Arc` and take no lock
+//! afterwards.
+
+use std::sync::Arc;
+
+use roaring::RoaringBitmap;
+use spandrel_index::allow::Allow;
+use spandrel_index::segment::Segment;
+use spandrel_storage::store::StoreSnapshot;
+use spandrel_storage::{CollectionId, DocId, FieldSet, RowId, TenantId};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Keys read at once by [`Snapshot::verify`].
+const VERIFY_KEYS: usize = 1_024;
+
+/// A segment and the rows of it that are deleted.
+#[derive(Clone)]
+pub struct View {
+    /// The immutable segment.
+    pub segment: Arc<Segment>,
+    /// Its deleted docs.
+    pub deleted: Arc<RoaringBitmap>,
+}
+
+impl View {
+    /// A segment with nothing deleted.
+    pub fn new(segment: Arc<Segment>) -> Self {
+        Self { segment, deleted: Arc::default() }
+    }
+
+    /// The docs of `tenant` that are not deleted; none when there is none.
+    pub fn allow(&self, tenant: TenantId) -> Option<Allow<'_>> {
+        let range = self.segment.tenant_range(tenant);
+        let deleted = (!self.deleted.is_empty()).then_some(&*self.deleted);
+        let allow = Allow { range, deleted, filter: None };
+        (!allow.is_empty()).then_some(allow)
+    }
+}
+
+/// Everything a query sees.
+pub struct Snapshot {
+    /// The row store at the same moment.
+    pub store: StoreSnapshot,
+    /// Segments in row order: those on disk first, then fresh ones. Their row ranges are disjoint.
+    pub views: Vec<View>,
+    /// The last write seen.
+    pub last_row: RowId,
+}
+
+impl Snapshot {
+    /// Where a row is: the index of its view, and its doc.
+    pub fn locate(&self, tenant: TenantId, row: RowId) -> Option<(usize, DocId)> {
+        locate(&self.views, tenant, row)
+    }
+
+    /// Checks that every live doc is the row of its key, and that every key's row is a live doc.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) naming the first row that differs.
+    pub fn verify(&self, collection: CollectionId) -> Result<()> {
+        let corrupt = |what: String| Err(Error::new(ErrorKind::Corrupt, what));
+        let mut tenants: Vec<TenantId> = Vec::new();
+        for view in &self.views {
+            for (tenant, range) in view.segment.tenant_ranges() {
+                tenants.push(tenant);
+                let live = range.filter(|doc| !view.deleted.contains(*doc));
+                let rows: Vec<RowId> = live.map(|doc| view.segment.rows()[doc as usize]).collect();
+                let stored = self.store.get(collection, &rows, &FieldSet::NONE)?;
+                for (row, stored) in rows.iter().zip(stored) {
+                    let Some(stored) = stored else {
+                        return corrupt(format!("row {row} is indexed and not stored"));
+                    };
+                    let named = self.store.lookup(collection, tenant, &[&stored.key])?[0];
+                    if named != Some(*row) {
+                        return corrupt(format!("row {row} is indexed; its key '{}' names {named:?}", stored.key));
+                    }
+                }
+            }
+        }
+        tenants.sort_unstable();
+        tenants.dedup();
+        for tenant in tenants {
+            let mut after = None;
+            loop {
+                let page = self.store.keys_after(collection, tenant, after.as_deref(), VERIFY_KEYS)?;
+                let Some((last, _)) = page.last() else { break };
+                after = Some(last.clone());
+                for (key, row) in &page {
+                    let live = |(at, doc): (usize, DocId)| !self.views[at].deleted.contains(doc);
+                    if !self.locate(tenant, *row).is_some_and(live) {
+                        return corrupt(format!("row {row} of key '{key}' is stored and not indexed"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of `tenant` that are not deleted.
+    pub fn tenant_rows(&self, tenant: TenantId) -> u64 {
+        self.views.iter().filter_map(|view| view.allow(tenant)).map(|allow| allow.count()).sum()
+    }
+}
+
+/// As [`Snapshot::locate`], over any views in row order.
+pub fn locate(views: &[View], tenant: TenantId, row: RowId) -> Option<(usize, DocId)> {
+    let at = views.partition_point(|view| view.segment.last() < row);
+    let doc = views.get(at)?.segment.doc(tenant, row)?;
+    Some((at, doc))
+}

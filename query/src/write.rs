@@ -1,0 +1,484 @@
+//! The write path: callers queue checked work, one of them commits for all that wait (group commit), and the result is
+//! one durable RocksDB batch, one fresh segment and one published snapshot.
+//!
+//! Order of a group: row ids and replaced rows are found; the batch is committed (and synced); the fresh segment is
+//! built; replaced rows are marked deleted; the snapshot is published; only then is anyone acknowledged. A failure
+//! before the commit changes nothing; a failed commit is reported to every caller of the group.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+use roaring::RoaringBitmap;
+use spandrel_index::segment::{IndexDoc, IndexValues, Segment};
+use spandrel_storage::record::{self, FieldSet, StoredRow};
+use spandrel_storage::store::{Commit, Entry};
+use spandrel_storage::{DocId, RowId, TenantId, failpoint};
+
+use crate::check::CheckedRow;
+use crate::collection::{Shared, Writer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::filter::{CheckedFilter, KeyLookup};
+use crate::rag::ingest;
+use crate::request::Filter;
+use crate::response::Written;
+use crate::snapshot::{Snapshot, View, locate};
+
+/// Rows that one group commits together at most; a larger upsert is a group of its own.
+const GROUP_ROWS_MAX: usize = 8_192;
+/// Keys read at once while looking for the chunks of an earlier version of a document.
+const KEYS_PAGE: usize = 1_024;
+/// Rows erased in one batch after a tenant is dropped.
+const ERASE_ROWS_MAX: usize = 4_096;
+
+/// One row on its way: encoded and analysed before any lock is taken.
+pub struct PreparedRow {
+    key: String,
+    tenant: String,
+    record: Vec<u8>,
+    values: IndexValues,
+}
+
+impl PreparedRow {
+    /// Encodes and analyses a row.
+    pub fn new(shared: &Shared, row: CheckedRow) -> Result<Self> {
+        let values = shared.indexer.values(&row.fields)?;
+        let CheckedRow { key, tenant, fields, chunk } = row;
+        let stored = StoredRow { tenant: TenantId::default(), key: key.clone(), replaces: None, chunk, fields };
+        Ok(Self { record: stored.encode(), key, tenant, values })
+    }
+}
+
+/// One caller's work.
+pub enum Work {
+    /// Rows in, replacing those of the same key.
+    Upsert(Vec<PreparedRow>),
+    /// The rows of a document in, those of a longer earlier version out.
+    Document {
+        /// The tenant of the rows.
+        tenant: String,
+        /// The document's key.
+        document: String,
+        /// Its chunks, in order.
+        rows: Vec<PreparedRow>,
+    },
+    /// Rows out, by key.
+    Delete {
+        /// The tenant.
+        tenant: String,
+        /// Keys; unknown ones are passed over.
+        keys: Vec<String>,
+    },
+    /// Rows out, by filter.
+    DeleteByFilter {
+        /// The tenant.
+        tenant: String,
+        /// Which rows.
+        filter: Filter,
+    },
+    /// All rows of a tenant out.
+    DropTenant {
+        /// The tenant.
+        tenant: String,
+    },
+}
+
+impl Work {
+    fn rows(&self) -> usize {
+        match self {
+            Self::Upsert(rows) | Self::Document { rows, .. } => rows.len(),
+            Self::Delete { keys, .. } => keys.len(),
+            Self::DeleteByFilter { .. } | Self::DropTenant { .. } => 1,
+        }
+    }
+
+    /// Whether it can share a commit: its effect does not depend on what the others of the group do.
+    fn groups(&self) -> bool {
+        matches!(self, Self::Upsert(_) | Self::Delete { .. })
+    }
+}
+
+/// Callers that wait for their commit.
+#[derive(Default)]
+pub struct Queue {
+    state: Mutex<QueueState>,
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    waiting: Vec<Arc<Ticket>>,
+    leading: bool,
+}
+
+struct Ticket {
+    work: Mutex<Option<Work>>,
+    result: Mutex<Option<Result<Written, Arc<Error>>>>,
+}
+
+/// Writes, in a group with whoever else is writing, and returns when it is durable and visible.
+pub fn write(shared: &Shared, work: Work) -> Result<Written> {
+    shared.usable()?;
+    let ticket = Arc::new(Ticket { work: Mutex::new(Some(work)), result: Mutex::new(None) });
+    let queue = &shared.queue;
+    let mut state = queue.state.lock();
+    state.waiting.push(Arc::clone(&ticket));
+    loop {
+        if let Some(result) = ticket.result.lock().take() {
+            return result.map_err(|error| Error::new(error.kind(), error.message()));
+        }
+        if state.leading {
+            queue.done.wait(&mut state);
+            continue;
+        }
+        state.leading = true;
+        let group = take_group(&mut state.waiting);
+        drop(state);
+        let leader = Leadership { queue };
+        shared.wait_for_room();
+        commit_group(shared, &group);
+        drop(leader);
+        state = queue.state.lock();
+    }
+}
+
+/// Gives up leadership on every way out, so that a panic of one leader does not leave the others waiting.
+struct Leadership<'a> {
+    queue: &'a Queue,
+}
+
+impl Drop for Leadership<'_> {
+    fn drop(&mut self) {
+        self.queue.state.lock().leading = false;
+        self.queue.done.notify_all();
+    }
+}
+
+/// The oldest waiting work, and what may join it.
+fn take_group(waiting: &mut Vec<Arc<Ticket>>) -> Vec<Arc<Ticket>> {
+    let mut rows = 0;
+    let mut count = 0;
+    for ticket in waiting.iter() {
+        let work = ticket.work.lock();
+        let Some(work) = work.as_ref() else { break };
+        rows += work.rows();
+        if count > 0 && (rows > GROUP_ROWS_MAX || !work.groups()) {
+            break;
+        }
+        count += 1;
+        if !work.groups() {
+            break;
+        }
+    }
+    waiting.drain(..count).collect()
+}
+
+fn commit_group(shared: &Shared, group: &[Arc<Ticket>]) {
+    let works: Vec<Work> = group.iter().filter_map(|ticket| ticket.work.lock().take()).collect();
+    // A panic in here is a defect: the callers learn of it, and the collection stops taking writes.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| apply(shared, works)));
+    let outcome = outcome.unwrap_or_else(|_| {
+        let what = "a write failed half way; reopen the database to recover what was acknowledged";
+        shared.poison(what);
+        Err(Error::new(ErrorKind::Poisoned, what))
+    });
+    match outcome {
+        Ok(written) => {
+            for (ticket, written) in group.iter().zip(written) {
+                *ticket.result.lock() = Some(Ok(written));
+            }
+        }
+        Err(error) => {
+            let error = Arc::new(error);
+            for ticket in group {
+                *ticket.result.lock() = Some(Err(Arc::clone(&error)));
+            }
+        }
+    }
+}
+
+/// What the commit of a group is made of.
+struct Plan {
+    commit: Commit,
+    docs: Vec<Arc<IndexDoc>>,
+    /// Rows that stop being visible: of segments already published, or earlier ones of this very group.
+    removed: Vec<(TenantId, RowId)>,
+    /// Log records to remove once a manifest covers them.
+    trim: Vec<RowId>,
+    dropped: Option<TenantId>,
+    written: Vec<Written>,
+    next_row: u64,
+}
+
+fn apply(shared: &Shared, works: Vec<Work>) -> Result<Vec<Written>> {
+    let mut writer = shared.writer.lock();
+    shared.usable()?;
+    let snapshot = shared.snapshot();
+    let plan = plan(shared, &snapshot, &writer, works)?;
+    if plan.commit.entries.is_empty() {
+        return Ok(plan.written);
+    }
+    failpoint::reach("commit.before");
+    shared.store.commit(&plan.commit, shared.durability())?;
+    failpoint::reach("commit.after");
+    // From here on the rows are durable: whatever fails leaves memory behind the disk, so nothing more is accepted.
+    let written = make_visible(shared, &mut writer, &snapshot, plan).inspect_err(|error| {
+        shared.poison(&format!("a durable write could not be made visible ({error}); reopen the database"));
+    })?;
+    drop(writer);
+    shared.wake_maintainer();
+    Ok(written)
+}
+
+fn make_visible(shared: &Shared, writer: &mut Writer, snapshot: &Snapshot, plan: Plan) -> Result<Vec<Written>> {
+    let Plan { commit, docs, removed, trim, dropped, written, next_row } = plan;
+    let first = RowId(writer.next_row);
+    let last = RowId(next_row - 1);
+    writer.next_row = next_row;
+    writer.trim.extend(trim);
+    shared.tenants.insert(commit.new_tenants);
+    let mut views = snapshot.views.clone();
+    if !docs.is_empty() {
+        views.push(View::new(Arc::new(Segment::from_docs(&shared.indexer, docs, first..=last)?)));
+    }
+    mark_deleted(&mut views, &removed);
+    let erase = dropped.map(|tenant| drop_from_views(&mut views, tenant));
+    shared.publish(views, last);
+    erase_rows(shared, &erase.unwrap_or_default())?;
+    Ok(written)
+}
+
+fn plan(shared: &Shared, snapshot: &Snapshot, writer: &Writer, works: Vec<Work>) -> Result<Plan> {
+    let mut planner = Planner {
+        shared,
+        snapshot,
+        covered: writer.manifest.covered,
+        new_tenants: HashMap::new(),
+        next_tenant: shared.tenants.next().0,
+        current: HashMap::new(),
+        plan: Plan {
+            commit: Commit { collection: shared.id, new_tenants: Vec::new(), entries: Vec::new(), trim: Vec::new() },
+            docs: Vec::new(),
+            removed: Vec::new(),
+            trim: Vec::new(),
+            dropped: None,
+            written: Vec::with_capacity(works.len()),
+            next_row: writer.next_row,
+        },
+    };
+    for work in works {
+        let rows = match work {
+            Work::Upsert(rows) => planner.upsert(rows)?,
+            Work::Document { tenant, document, rows } => planner.document(&tenant, &document, rows)?,
+            Work::Delete { tenant, keys } => planner.delete(&tenant, keys)?,
+            Work::DeleteByFilter { tenant, filter } => planner.delete_by_filter(&tenant, &filter)?,
+            Work::DropTenant { tenant } => planner.drop_tenant(&tenant)?,
+        };
+        let last_row = planner.plan.next_row - 1;
+        planner.plan.written.push(Written { last_row, rows });
+    }
+    Ok(planner.plan)
+}
+
+struct Planner<'a> {
+    shared: &'a Shared,
+    snapshot: &'a Snapshot,
+    /// Rows up to here are in segments on disk.
+    covered: RowId,
+    new_tenants: HashMap<String, TenantId>,
+    next_tenant: u32,
+    /// Keys that this group already wrote, and the row they now have.
+    current: HashMap<(TenantId, String), Option<RowId>>,
+    plan: Plan,
+}
+
+impl Planner<'_> {
+    fn tenant(&self, name: &str) -> Option<TenantId> {
+        self.shared.tenants.get(name).or_else(|| self.new_tenants.get(name).copied())
+    }
+
+    fn tenant_or_new(&mut self, name: &str) -> TenantId {
+        self.tenant(name).unwrap_or_else(|| {
+            let id = TenantId(self.next_tenant);
+            self.next_tenant += 1;
+            self.new_tenants.insert(name.to_owned(), id);
+            self.plan.commit.new_tenants.push((id, name.to_owned()));
+            id
+        })
+    }
+
+    fn next_row(&mut self) -> RowId {
+        let row = RowId(self.plan.next_row);
+        self.plan.next_row += 1;
+        row
+    }
+
+    /// Rows that the keys have now, this group's earlier work included.
+    fn lookup(&self, tenant: TenantId, keys: &[&str]) -> Result<Vec<Option<RowId>>> {
+        if self.new_tenants.values().any(|id| *id == tenant) {
+            return Ok(vec![None; keys.len()]);
+        }
+        Ok(self.snapshot.store.lookup(self.shared.id, tenant, keys)?)
+    }
+
+    /// The record of a replaced row, if it may go with this very commit. Until a manifest covers it, it stays in the
+    /// log: recovery has to see what it replaced in turn.
+    fn erasable(&mut self, replaced: Option<RowId>) -> Option<RowId> {
+        let replaced = replaced?;
+        if replaced <= self.covered {
+            return Some(replaced);
+        }
+        self.plan.trim.push(replaced);
+        None
+    }
+
+    fn replace(&mut self, tenant: TenantId, key: &str, stored: Option<RowId>, new: Option<RowId>) -> Option<RowId> {
+        let old = match self.current.entry((tenant, key.to_owned())) {
+            Slot::Occupied(mut slot) => slot.insert(new),
+            Slot::Vacant(slot) => {
+                slot.insert(new);
+                stored
+            }
+        };
+        if let Some(old) = old {
+            self.plan.removed.push((tenant, old));
+        }
+        old
+    }
+
+    fn upsert(&mut self, rows: Vec<PreparedRow>) -> Result<u64> {
+        let count = rows.len() as u64;
+        let tenants: Vec<TenantId> = rows.iter().map(|row| self.tenant_or_new(&row.tenant)).collect();
+        let mut stored = vec![None; rows.len()];
+        let mut at = 0;
+        // One lookup for each run of rows of one tenant.
+        for run in tenants.chunk_by(|a, b| a == b) {
+            let keys: Vec<&str> = rows[at..at + run.len()].iter().map(|row| row.key.as_str()).collect();
+            stored[at..at + run.len()].copy_from_slice(&self.lookup(run[0], &keys)?);
+            at += run.len();
+        }
+        for ((row, tenant), stored) in rows.into_iter().zip(tenants).zip(stored) {
+            let PreparedRow { key, tenant: _, mut record, values } = row;
+            let id = self.next_row();
+            let replaces = self.replace(tenant, &key, stored, Some(id));
+            record::set_tenant(&mut record, tenant);
+            record::set_replaces(&mut record, replaces);
+            let erase = self.erasable(replaces);
+            self.plan.commit.entries.push(Entry::Put { row: id, tenant, key, record, erase });
+            self.plan.docs.push(Arc::new(IndexDoc { row: id, tenant, values }));
+        }
+        Ok(count)
+    }
+
+    fn document(&mut self, tenant: &str, document: &str, rows: Vec<PreparedRow>) -> Result<u64> {
+        let count = rows.len();
+        let prefix = ingest::key_prefix(document);
+        let mut stale = Vec::new();
+        if let Some(id) = self.shared.tenants.get(tenant) {
+            let mut after = prefix.clone();
+            loop {
+                let page = self.snapshot.store.keys_after(self.shared.id, id, Some(&after), KEYS_PAGE)?;
+                let Some((last, _)) = page.last() else { break };
+                after.clone_from(last);
+                let done = page.len() < KEYS_PAGE || !last.starts_with(&prefix);
+                let keys = page.into_iter().map(|(key, _)| key);
+                stale.extend(keys.filter(|key| ingest::is_stale(key, document, count)));
+                if done {
+                    break;
+                }
+            }
+        }
+        let written = self.upsert(rows)?;
+        self.delete(tenant, stale)?;
+        Ok(written)
+    }
+
+    fn delete(&mut self, tenant: &str, keys: Vec<String>) -> Result<u64> {
+        let Some(tenant) = self.tenant(tenant) else { return Ok(0) };
+        let names: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let stored = self.lookup(tenant, &names)?;
+        let mut count = 0;
+        for (key, stored) in keys.into_iter().zip(stored) {
+            if let Some(old) = self.replace(tenant, &key, stored, None) {
+                let row = self.next_row();
+                let erase = self.erasable(Some(old));
+                self.plan.trim.push(row);
+                self.plan.commit.entries.push(Entry::Delete { row, tenant, key, replaces: old, erase });
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    fn delete_by_filter(&mut self, tenant: &str, filter: &Filter) -> Result<u64> {
+        let shared = self.shared;
+        let Some(id) = shared.tenants.get(tenant) else {
+            return Ok(0);
+        };
+        let lookup = KeyLookup { store: &self.snapshot.store, collection: shared.id, tenant: id };
+        let filter = CheckedFilter::new(&shared.schema, filter, &lookup)?;
+        let mut rows = Vec::new();
+        for view in &self.snapshot.views {
+            let Some(allow) = view.allow(id) else { continue };
+            let docs = filter.docs(&view.segment, id, &allow.range)? - &*view.deleted;
+            rows.extend(docs.iter().map(|doc| view.segment.rows()[doc as usize]));
+        }
+        let stored = self.snapshot.store.get(shared.id, &rows, &FieldSet::NONE)?;
+        let keys = stored.into_iter().flatten().map(|row| row.key).collect();
+        self.delete(tenant, keys)
+    }
+
+    fn drop_tenant(&mut self, tenant: &str) -> Result<u64> {
+        let Some(tenant) = self.shared.tenants.get(tenant) else { return Ok(0) };
+        let rows = self.snapshot.tenant_rows(tenant);
+        let row = self.next_row();
+        self.plan.trim.push(row);
+        self.plan.commit.entries.push(Entry::DropTenant { row, tenant });
+        self.plan.dropped = Some(tenant);
+        Ok(rows)
+    }
+}
+
+/// Marks rows deleted, wherever they are.
+pub fn mark_deleted(views: &mut [View], removed: &[(TenantId, RowId)]) {
+    let mut docs: HashMap<usize, Vec<DocId>> = HashMap::new();
+    for (tenant, row) in removed {
+        if let Some((at, doc)) = locate(views, *tenant, *row) {
+            docs.entry(at).or_default().push(doc);
+        }
+    }
+    for (at, docs) in docs {
+        let deleted = Arc::make_mut(&mut views[at].deleted);
+        deleted.extend(docs);
+    }
+}
+
+/// Marks every row of a tenant deleted and returns those that were not yet.
+pub fn drop_from_views(views: &mut [View], tenant: TenantId) -> Vec<RowId> {
+    let mut rows = Vec::new();
+    for view in views {
+        let range = view.segment.tenant_range(tenant);
+        if range.is_empty() {
+            continue;
+        }
+        let mut docs = RoaringBitmap::new();
+        docs.insert_range(range);
+        docs -= &*view.deleted;
+        rows.extend(docs.iter().map(|doc| view.segment.rows()[doc as usize]));
+        *Arc::make_mut(&mut view.deleted) |= docs;
+    }
+    rows
+}
+
+/// Removes the records of a dropped tenant. The record of the drop stays until a manifest covers it, so that a crash in
+/// here is finished at the next open.
+pub fn erase_rows(shared: &Shared, rows: &[RowId]) -> Result<()> {
+    for rows in rows.chunks(ERASE_ROWS_MAX) {
+        failpoint::reach("erase.half");
+        let entries = rows.iter().map(|row| Entry::Erase { row: *row }).collect();
+        let commit = Commit { collection: shared.id, new_tenants: Vec::new(), entries, trim: Vec::new() };
+        shared.store.commit(&commit, spandrel_storage::store::Durability::Buffered)?;
+    }
+    Ok(())
+}

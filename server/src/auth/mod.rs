@@ -1,0 +1,241 @@
+//! Who asks, and what may they do? Keys, the tenants they are bound to, and the access they give.
+//!
+//! A request becomes a [`Caller`] once, before it is queued or converted; services ask the caller, never the request,
+//! whose rows they may touch. Nothing in a request can widen a caller. Not for transport security (`serve::tls`).
+//!
+//! Cost: one hash-map look-up and one SHA-256 of 64 bytes a request, no lock held across it.
+
+pub mod keyring;
+pub mod keys;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tonic::Status;
+
+/// What a key allows; each level includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Search, fetch, list, count.
+    Read,
+    /// Also upsert and delete.
+    Write,
+    /// Also drop tenants; with all tenants also collections, flush, statistics and backup.
+    Admin,
+}
+
+impl Access {
+    /// The word that flags and files use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// The tenants a key is bound to. In JSON: the text `*`, or a list of names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "TenantsJson", into = "TenantsJson")]
+pub enum Tenants {
+    /// Every tenant, those to come included.
+    All,
+    /// These; the empty name is the default tenant. Never empty.
+    Only(BTreeSet<String>),
+}
+
+impl Tenants {
+    /// Whether `tenant` is among them.
+    pub fn contains(&self, tenant: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.contains(tenant),
+        }
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum TenantsJson {
+    Star(String),
+    Names(BTreeSet<String>),
+}
+
+impl TryFrom<TenantsJson> for Tenants {
+    type Error = String;
+
+    fn try_from(json: TenantsJson) -> Result<Self, String> {
+        match json {
+            TenantsJson::Star(star) if star == "*" => Ok(Self::All),
+            TenantsJson::Star(other) => Err(format!("tenants is \"*\" or a list of names, not \"{other}\"")),
+            TenantsJson::Names(names) if names.is_empty() => Err("tenants is an empty list".to_owned()),
+            TenantsJson::Names(names) => Ok(Self::Only(names)),
+        }
+    }
+}
+
+impl From<Tenants> for TenantsJson {
+    fn from(tenants: Tenants) -> Self {
+        match tenants {
+            Tenants::All => Self::Star("*".to_owned()),
+            Tenants::Only(names) => Self::Names(names),
+        }
+    }
+}
+
+/// Whoever sent a request, proven by a key, or anybody where the server runs without keys. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Caller(Arc<CallerInner>);
+
+#[derive(Debug)]
+struct CallerInner {
+    id: String,
+    access: Access,
+    tenants: Tenants,
+}
+
+impl Caller {
+    /// A caller with the rights of key `id`.
+    pub fn new(id: impl Into<String>, access: Access, tenants: Tenants) -> Self {
+        Self(Arc::new(CallerInner { id: id.into(), access, tenants }))
+    }
+
+    /// Anybody, on a server without keys: everything is allowed.
+    pub fn anybody() -> Self {
+        Self::new("", Access::Admin, Tenants::All)
+    }
+
+    /// The key's id, for logs; empty without keys.
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// Whether the caller may know of this tenant.
+    pub fn may_see(&self, tenant: &str) -> bool {
+        self.0.tenants.contains(tenant)
+    }
+
+    /// Asks for `needed` access.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED when the key has less.
+    pub fn require(&self, needed: Access) -> Result<(), Status> {
+        if self.0.access >= needed {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!(
+            "this method needs {} access; key {} has {} access",
+            needed.name(),
+            self.0.id,
+            self.0.access.name()
+        )))
+    }
+
+    /// Asks for `needed` access to all tenants.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED when the key has less, or is bound to some tenants.
+    pub fn require_everywhere(&self, needed: Access) -> Result<(), Status> {
+        self.require(needed)?;
+        match self.0.tenants {
+            Tenants::All => Ok(()),
+            Tenants::Only(_) => Err(Status::permission_denied(format!(
+                "this method concerns all tenants; key {} is bound to some",
+                self.0.id
+            ))),
+        }
+    }
+
+    /// The tenant that a request means by `requested`; see the head of `rows.proto`.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED when the key is not bound to that tenant. The message does not tell whether the tenant exists.
+    pub fn tenant(&self, requested: String) -> Result<String, Status> {
+        match &self.0.tenants {
+            Tenants::All => Ok(requested),
+            Tenants::Only(names) if names.contains(&requested) => Ok(requested),
+            Tenants::Only(names) if requested.is_empty() => match names.first() {
+                Some(only) if names.len() == 1 => Ok(only.clone()),
+                _ => Err(Status::permission_denied(format!(
+                    "tenant: key {} is bound to several tenants; name one of them",
+                    self.0.id
+                ))),
+            },
+            Tenants::Only(_) => Err(Status::permission_denied(format!(
+                "tenant: key {} is not bound to tenant '{requested}'",
+                self.0.id
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bound(access: Access, names: &[&str]) -> Caller {
+        Caller::new("k", access, Tenants::Only(names.iter().map(|name| (*name).to_owned()).collect()))
+    }
+
+    /// Every kind of key against every kind of requested tenant.
+    #[test]
+    fn tenant_matrix() {
+        let denied = None;
+        let all = Caller::new("k", Access::Read, Tenants::All);
+        let one = bound(Access::Read, &["acme"]);
+        let two = bound(Access::Read, &["acme", "beta"]);
+        let two_with_default = bound(Access::Read, &["", "acme"]);
+        let cases: [(&Caller, &str, Option<&str>); 13] = [
+            (&all, "", Some("")),
+            (&all, "acme", Some("acme")),
+            (&all, "*", Some("*")),
+            (&one, "", Some("acme")),
+            (&one, "acme", Some("acme")),
+            (&one, "beta", denied),
+            (&one, "*", denied),
+            (&one, "ACME", denied),
+            (&two, "", denied),
+            (&two, "beta", Some("beta")),
+            (&two, "gamma", denied),
+            (&two_with_default, "", Some("")),
+            (&two_with_default, "beta", denied),
+        ];
+        for (caller, requested, expected) in cases {
+            let got = caller.tenant(requested.to_owned());
+            match expected {
+                Some(tenant) => assert_eq!(got.unwrap(), tenant, "{requested}"),
+                None => assert_eq!(got.unwrap_err().code(), tonic::Code::PermissionDenied, "{requested}"),
+            }
+        }
+    }
+
+    #[test]
+    fn access_matrix() {
+        let levels = [Access::Read, Access::Write, Access::Admin];
+        for (has_at, has) in levels.into_iter().enumerate() {
+            for (needs_at, needs) in levels.into_iter().enumerate() {
+                let all = Caller::new("k", has, Tenants::All);
+                let some = bound(has, &["acme"]);
+                assert_eq!(all.require(needs).is_ok(), has_at >= needs_at);
+                assert_eq!(some.require(needs).is_ok(), has_at >= needs_at);
+                assert_eq!(all.require_everywhere(needs).is_ok(), has_at >= needs_at);
+                assert!(some.require_everywhere(needs).is_err());
+            }
+        }
+        assert!(Caller::anybody().require_everywhere(Access::Admin).is_ok());
+    }
+
+    #[test]
+    fn tenants_read_a_star_or_a_list() {
+        let all: Tenants = serde_json::from_str("\"*\"").unwrap();
+        assert_eq!(all, Tenants::All);
+        assert_eq!(serde_json::to_string(&all).unwrap(), "\"*\"");
+        let some: Tenants = serde_json::from_str("[\"b\", \"a\", \"*\"]").unwrap();
+        assert!(some.contains("*") && some.contains("a") && !some.contains("c"));
+        assert!(serde_json::from_str::<Tenants>("[]").is_err());
+        assert!(serde_json::from_str::<Tenants>("\"acme\"").is_err());
+    }
+}

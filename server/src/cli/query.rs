@@ -1,0 +1,177 @@
+//! The question of `search` and `retrieve`: routes, filter and fields from flags, or a whole request from a file.
+
+use std::io::Read;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use spandrel::{FieldKind, Fields, Filter, Fusion, Route, Schema, SearchRequest, SparseVector};
+
+use super::CliError;
+
+/// What is asked.
+#[derive(clap::Args)]
+pub(super) struct QueryArgs {
+    /// Collection to ask
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) collection: String,
+    /// Tenant whose rows are searched; with a key of one tenant it need not be said
+    #[arg(short, long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    tenant: String,
+    /// Words to find by BM25 in a text field
+    #[arg(long, value_name = "WORDS", help_heading = "Routes (several are fused)")]
+    text: Option<String>,
+    /// Text field to search [default: the schema's first]
+    #[arg(long, value_name = "FIELD", help_heading = "Routes (several are fused)")]
+    text_field: Option<String>,
+    /// Vector whose nearest are found: JSON such as [0.1, 0.9], @FILE, or - for standard input
+    #[arg(long, value_name = "JSON", allow_hyphen_values = true, help_heading = "Routes (several are fused)")]
+    vector: Option<String>,
+    /// Text whose embedding's nearest are found; needs an embedder, see docs/configuration.md
+    #[arg(long, value_name = "TEXT", conflicts_with = "vector", help_heading = "Routes (several are fused)")]
+    semantic: Option<String>,
+    /// Dense field to search [default: the schema's first]
+    #[arg(long, value_name = "FIELD", help_heading = "Routes (several are fused)")]
+    vector_field: Option<String>,
+    /// Sparse vector: JSON such as {"dims": [3, 17], "weights": [0.5, 1.2]}, @FILE, or -
+    #[arg(long, value_name = "JSON", help_heading = "Routes (several are fused)")]
+    sparse: Option<String>,
+    /// Sparse field to search [default: the schema's first]
+    #[arg(long, value_name = "FIELD", help_heading = "Routes (several are fused)")]
+    sparse_field: Option<String>,
+    /// How several routes become one ranking
+    #[arg(long, value_enum, default_value = "rrf")]
+    fusion: FusionName,
+    /// Which rows may be found: JSON such as {"equals": {"field": "year", "value": 2026}}, @FILE, or -
+    #[arg(short, long, value_name = "JSON")]
+    filter: Option<String>,
+    /// Hits wanted, or candidates considered
+    #[arg(short, default_value_t = 10, value_name = "N")]
+    k: usize,
+    /// Best hits to skip
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    offset: usize,
+    /// Leave out hits below this final score
+    #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
+    score_threshold: Option<f32>,
+    /// Fields that come back: default (text and payload), all, none, or names with commas
+    #[arg(long, default_value = "default", value_name = "FIELDS")]
+    fields: String,
+    /// Show counts and times of every stage
+    #[arg(long)]
+    explain: bool,
+    /// Give up after this time
+    #[arg(long, value_name = "MS")]
+    timeout_ms: Option<u64>,
+    /// A whole request as JSON, @FILE or -, instead of the flags above; docs/cli.md shows one
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["text", "vector", "semantic", "sparse", "filter"])]
+    request: Option<String>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum FusionName {
+    /// By rank (reciprocal rank fusion)
+    Rrf,
+    /// By score, scaled to 0..=1
+    Weighted,
+}
+
+impl QueryArgs {
+    /// The request, with fields that are not named taken from the schema.
+    pub(super) fn search(&self, schema: &Schema) -> Result<SearchRequest, CliError> {
+        if let Some(request) = &self.request {
+            let mut request: SearchRequest = json_argument("--request", request)?;
+            if !self.tenant.is_empty() {
+                request.tenant.clone_from(&self.tenant);
+            }
+            return Ok(request);
+        }
+        let routes = self.routes(schema)?;
+        if routes.is_empty() {
+            return Err(CliError::usage(
+                "nothing to look for: give --text WORDS, --vector JSON, --sparse JSON or --semantic TEXT",
+            ));
+        }
+        let filter: Option<Filter> = self.filter.as_deref().map(|text| json_argument("--filter", text)).transpose()?;
+        Ok(SearchRequest {
+            tenant: self.tenant.clone(),
+            routes,
+            fusion: match self.fusion {
+                FusionName::Rrf => Fusion::default(),
+                FusionName::Weighted => Fusion::Weighted,
+            },
+            filter,
+            k: self.k,
+            offset: self.offset,
+            score_threshold: self.score_threshold,
+            fields: fields(&self.fields),
+            explain: self.explain,
+            timeout: self.timeout_ms.map(Duration::from_millis),
+        })
+    }
+
+    fn routes(&self, schema: &Schema) -> Result<Vec<Route>, CliError> {
+        let mut routes = Vec::new();
+        if let Some(text) = &self.text {
+            let field = field(schema, &self.text_field, "text", |kind| matches!(kind, FieldKind::Text(_)))?;
+            routes.push(Route::text(field, text.clone()));
+        }
+        let dense = || field(schema, &self.vector_field, "dense", |kind| matches!(kind, FieldKind::Dense(_)));
+        if let Some(vector) = &self.vector {
+            routes.push(Route::dense(dense()?, json_argument("--vector", vector)?));
+        }
+        if let Some(text) = &self.semantic {
+            routes.push(Route::text(dense()?, text.clone()));
+        }
+        if let Some(sparse) = &self.sparse {
+            let field = field(schema, &self.sparse_field, "sparse", |kind| matches!(kind, FieldKind::Sparse))?;
+            routes.push(Route::sparse(field, json_argument::<SparseVector>("--sparse", sparse)?));
+        }
+        Ok(routes)
+    }
+}
+
+fn field(
+    schema: &Schema,
+    named: &Option<String>,
+    what: &str,
+    fits: impl Fn(&FieldKind) -> bool,
+) -> Result<String, CliError> {
+    if let Some(name) = named {
+        return Ok(name.clone());
+    }
+    let first = schema.fields.iter().find(|field| fits(&field.kind));
+    first.map(|field| field.name.clone()).ok_or_else(|| {
+        let fields: Vec<String> =
+            schema.fields.iter().map(|field| format!("{} ({})", field.name, field.kind.name())).collect();
+        CliError::usage(format!("the collection has no {what} field; it has {}", fields.join(", ")))
+    })
+}
+
+fn fields(text: &str) -> Fields {
+    match text {
+        "default" => Fields::Default,
+        "all" => Fields::All,
+        "none" => Fields::None,
+        names => Fields::Named(names.split(',').map(|name| name.trim().to_owned()).collect()),
+    }
+}
+
+/// JSON given as text, as `@FILE`, or as `-` on standard input.
+pub(super) fn json_argument<T: DeserializeOwned>(flag: &str, text: &str) -> Result<T, CliError> {
+    let (origin, text) = match text.strip_prefix('@') {
+        Some(path) => {
+            let read = std::fs::read_to_string(path);
+            let text = read.map_err(|error| CliError::usage(format!("{flag} @{path}: {error}")))?;
+            (format!("{flag} @{path}"), text)
+        }
+        None if text == "-" => {
+            let mut input = String::new();
+            std::io::stdin()
+                .read_to_string(&mut input)
+                .map_err(|error| CliError::usage(format!("{flag} -: {error}")))?;
+            (format!("{flag} -"), input)
+        }
+        None => (flag.to_owned(), text.to_owned()),
+    };
+    serde_json::from_str(&text).map_err(|error| CliError::usage(format!("{origin}: {error}")))
+}

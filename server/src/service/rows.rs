@@ -1,0 +1,227 @@
+//! `spandrel.v1.RowService`; the upsert stream is in `stream`.
+
+use std::sync::Arc;
+
+use spandrel::{Row, Written};
+use spandrel_proto::v1 as pb;
+use spandrel_proto::v1::row_service_server::RowService;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Backend, stream};
+use crate::auth::{Access, Caller};
+use crate::call::Call;
+use crate::convert::Invalid;
+use crate::convert::filter::filter_from_wire;
+use crate::convert::request::{fields_from_wire, scroll_from_wire};
+use crate::convert::response::{scroll_to_wire, written_to_wire};
+use crate::convert::row::{row_to_wire, rows_from_wire};
+use crate::status;
+
+/// The service over a backend.
+pub struct Rows(pub Arc<Backend>);
+
+/// Rows of one batch under the tenants that the caller may write; `tenant` is that of rows that name none.
+fn rows_of(caller: &Caller, tenant: &str, rows: Vec<pb::Row>) -> Result<Vec<Row>, Status> {
+    let mut rows = rows_from_wire(rows)?;
+    // Most batches have one tenant: asked once, and again only where a row says something else.
+    let mut last: Option<(String, String)> = None;
+    for (at, row) in rows.iter_mut().enumerate() {
+        let named = std::mem::take(&mut row.tenant);
+        let requested = if named.is_empty() { tenant.to_owned() } else { named };
+        if let Some((asked, granted)) = &last
+            && *asked == requested
+        {
+            row.tenant.clone_from(granted);
+            continue;
+        }
+        let granted = caller
+            .tenant(requested.clone())
+            .map_err(|error| Status::new(error.code(), format!("rows[{at}].{}", error.message())))?;
+        row.tenant.clone_from(&granted);
+        last = Some((requested, granted));
+    }
+    Ok(rows)
+}
+
+/// Writes one batch, of a unary call or of a stream.
+pub(super) fn upsert(
+    backend: &Backend,
+    caller: &Caller,
+    collection: &str,
+    tenant: &str,
+    rows: Vec<pb::Row>,
+) -> Result<Written, Status> {
+    backend.limits.check_rows(rows.len())?;
+    let rows = rows_of(caller, tenant, rows)?;
+    let written = backend.collection(collection)?.upsert(rows).map_err(status::from_engine)?;
+    backend.metrics.wrote(written.rows);
+    Ok(written)
+}
+
+fn delete(backend: &Backend, tenant: &str, request: pb::DeleteRequest) -> Result<Written, Status> {
+    use pb::delete_request::Rows;
+    let written = match request.rows {
+        None => return Err(Invalid::new("rows", "keys or filter is required").into()),
+        Some(Rows::Keys(keys)) => {
+            backend.limits.check_keys(keys.keys.len())?;
+            backend.collection(&request.collection)?.delete(tenant, &keys.keys)
+        }
+        Some(Rows::Filter(filter)) => {
+            let filter = filter_from_wire(filter).map_err(|error| error.within("filter"))?;
+            backend.collection(&request.collection)?.delete_by_filter(tenant, &filter)
+        }
+    };
+    let written = written.map_err(status::from_engine)?;
+    backend.metrics.deleted(written.rows);
+    Ok(written)
+}
+
+fn get(backend: &Backend, tenant: &str, request: pb::GetRowsRequest) -> Result<pb::GetRowsResponse, Status> {
+    backend.limits.check_keys(request.keys.len())?;
+    let fields = fields_from_wire(request.fields)?;
+    let collection = backend.collection(&request.collection)?;
+    let rows = collection.get(tenant, &request.keys, &fields).map_err(status::from_engine)?;
+    let rows = rows.into_iter().map(|row| pb::MaybeRow { row: row.map(row_to_wire) }).collect();
+    Ok(pb::GetRowsResponse { rows })
+}
+
+fn scroll(backend: &Backend, tenant: String, request: pb::ScrollRequest) -> Result<pb::ScrollResponse, Status> {
+    let collection = backend.collection(&request.collection)?;
+    let mut request = scroll_from_wire(request)?;
+    backend.limits.check_page(request.limit)?;
+    request.tenant = tenant;
+    collection.scroll(&request).map(scroll_to_wire).map_err(status::from_engine)
+}
+
+fn count(backend: &Backend, tenant: &str, request: pb::CountRequest) -> Result<pb::CountResponse, Status> {
+    let filter = request.filter.map(filter_from_wire).transpose().map_err(|error| error.within("filter"))?;
+    let collection = backend.collection(&request.collection)?;
+    let rows = collection.count(tenant, filter.as_ref()).map_err(status::from_engine)?;
+    Ok(pb::CountResponse { rows })
+}
+
+#[tonic::async_trait]
+impl RowService for Rows {
+    async fn upsert(&self, request: Request<pb::UpsertRequest>) -> Result<Response<pb::UpsertResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.caller.require(Access::Write)?;
+        let caller = call.caller.clone();
+        let request = request.into_inner();
+        let written = self.0.write(&call, move |backend| {
+            upsert(backend, &caller, &request.collection, &request.tenant, request.rows)
+        });
+        Ok(Response::new(pb::UpsertResponse { written: Some(written_to_wire(written.await?)) }))
+    }
+
+    async fn upsert_stream(
+        &self,
+        request: Request<Streaming<pb::UpsertStreamRequest>>,
+    ) -> Result<Response<pb::UpsertStreamResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.caller.require(Access::Write)?;
+        stream::upsert(&self.0, call, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete(&self, request: Request<pb::DeleteRequest>) -> Result<Response<pb::DeleteResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.caller.require(Access::Write)?;
+        let mut request = request.into_inner();
+        let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
+        let written = self.0.write(&call, move |backend| delete(backend, &tenant, request));
+        Ok(Response::new(pb::DeleteResponse { written: Some(written_to_wire(written.await?)) }))
+    }
+
+    async fn drop_tenant(
+        &self,
+        request: Request<pb::DropTenantRequest>,
+    ) -> Result<Response<pb::DropTenantResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.caller.require(Access::Admin)?;
+        let request = request.into_inner();
+        let named = request.tenant.ok_or_else(|| Invalid::new("tenant", "is required; empty is the default tenant"))?;
+        let tenant = call.caller.tenant(named)?;
+        let written = self.0.write(&call, move |backend| {
+            let collection = backend.collection(&request.collection)?;
+            let written = collection.drop_tenant(&tenant).map_err(status::from_engine)?;
+            tracing::info!(collection = request.collection, tenant, rows = written.rows, "tenant dropped");
+            backend.metrics.deleted(written.rows);
+            Ok(written)
+        });
+        Ok(Response::new(pb::DropTenantResponse { written: Some(written_to_wire(written.await?)) }))
+    }
+
+    async fn get(&self, request: Request<pb::GetRowsRequest>) -> Result<Response<pb::GetRowsResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.caller.require(Access::Read)?;
+        let mut request = request.into_inner();
+        let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
+        self.0.read(&call, move |backend, _| get(backend, &tenant, request)).await.map(Response::new)
+    }
+
+    async fn scroll(&self, request: Request<pb::ScrollRequest>) -> Result<Response<pb::ScrollResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.caller.require(Access::Read)?;
+        let mut request = request.into_inner();
+        let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
+        self.0.read(&call, move |backend, _| scroll(backend, tenant, request)).await.map(Response::new)
+    }
+
+    async fn count(&self, request: Request<pb::CountRequest>) -> Result<Response<pb::CountResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.caller.require(Access::Read)?;
+        let mut request = request.into_inner();
+        let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
+        self.0.read(&call, move |backend, _| count(backend, &tenant, request)).await.map(Response::new)
+    }
+
+    async fn list_tenants(
+        &self,
+        request: Request<pb::ListTenantsRequest>,
+    ) -> Result<Response<pb::ListTenantsResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.caller.require(Access::Read)?;
+        let caller = call.caller.clone();
+        let name = request.into_inner().collection;
+        let tenants = self.0.read(&call, move |backend, _| {
+            let mut tenants = backend.collection(&name)?.tenants();
+            tenants.retain(|tenant| caller.may_see(tenant));
+            Ok(tenants)
+        });
+        Ok(Response::new(pb::ListTenantsResponse { tenants: tenants.await? }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Tenants;
+    use tonic::Code;
+
+    fn row(tenant: &str) -> pb::Row {
+        pb::Row { key: "k".to_owned(), tenant: tenant.to_owned(), ..pb::Row::default() }
+    }
+
+    fn tenants(caller: &Caller, request: &str, rows: &[&str]) -> Result<Vec<String>, Status> {
+        let rows = rows_of(caller, request, rows.iter().map(|tenant| row(tenant)).collect())?;
+        Ok(rows.into_iter().map(|row| row.tenant).collect())
+    }
+
+    #[test]
+    fn a_rows_own_tenant_is_checked_like_the_requests() {
+        let only = |names: &[&str]| Tenants::Only(names.iter().map(|name| (*name).to_owned()).collect());
+        let one = Caller::new("k", Access::Write, only(&["acme"]));
+        let two = Caller::new("k", Access::Write, only(&["acme", "beta"]));
+        let all = Caller::new("k", Access::Write, Tenants::All);
+        assert_eq!(tenants(&one, "", &["", "acme", ""]).unwrap(), ["acme", "acme", "acme"]);
+        assert_eq!(tenants(&two, "beta", &["", "acme", ""]).unwrap(), ["beta", "acme", "beta"]);
+        assert_eq!(tenants(&all, "", &["", "x", ""]).unwrap(), ["", "x", ""]);
+        assert_eq!(tenants(&all, "t", &["", "x"]).unwrap(), ["t", "x"]);
+        let refused: [(&Caller, &str, &[&str]); 4] =
+            [(&one, "", &["acme", "beta"]), (&one, "beta", &[""]), (&two, "", &[""]), (&two, "acme", &["", "gamma"])];
+        for (caller, request, rows) in refused {
+            let status = tenants(caller, request, rows).unwrap_err();
+            assert_eq!(status.code(), Code::PermissionDenied);
+            assert!(status.message().starts_with("rows["), "{status}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Commits: what one write batch holds, and how it is laid out over the column families.
+//!
+//! Linear in the bytes of the batch. The batch is built before the writer's turn is taken.
+
+use rocksdb::WriteBatch;
+
+use super::layout;
+use super::{Durability, Engine, Store};
+use crate::error::{Error, Result};
+use crate::id::{CollectionId, RowId, TenantId};
+use crate::record::{Record, row_tenant};
+
+/// Entries of one collection that become visible and durable together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Commit {
+    /// The collection.
+    pub collection: CollectionId,
+    /// Tenants that occur here for the first time.
+    pub new_tenants: Vec<(TenantId, String)>,
+    /// What happens, in this order.
+    pub entries: Vec<Entry>,
+    /// Delete and drop-tenant records that every segment covers: they are removed from the log.
+    pub trim: Vec<RowId>,
+}
+
+/// One change. RowIds of [`Put`](Entry::Put), [`Delete`](Entry::Delete) and [`DropTenant`](Entry::DropTenant)
+/// are new and grow, within a commit and from commit to commit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Entry {
+    /// Writes a row.
+    Put {
+        /// The row's new id.
+        row: RowId,
+        /// Its tenant.
+        tenant: TenantId,
+        /// Its key.
+        key: String,
+        /// The result of [`StoredRow::encode`](crate::record::StoredRow::encode), for the same tenant.
+        record: Vec<u8>,
+        /// The record of the row that it replaces, where it is not needed for recovery any more: removed too.
+        erase: Option<RowId>,
+    },
+    /// Deletes a row.
+    Delete {
+        /// The id of the record of this delete.
+        row: RowId,
+        /// The row's tenant.
+        tenant: TenantId,
+        /// The row's key.
+        key: String,
+        /// The row that had the key.
+        replaces: RowId,
+        /// The record of that row, where it is not needed for recovery any more: removed too.
+        erase: Option<RowId>,
+    },
+    /// Takes all keys of a tenant away. Its rows are then removed by [`Erase`](Entry::Erase), in as many
+    /// commits as it takes.
+    DropTenant {
+        /// The id of the record of this drop.
+        row: RowId,
+        /// The tenant.
+        tenant: TenantId,
+    },
+    /// Removes the record of a row whose tenant was dropped; leaves no record.
+    Erase {
+        /// The row.
+        row: RowId,
+    },
+}
+
+impl Store {
+    /// Writes one batch, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a collection that is not there, [`Error::Invalid`] when an encoded record
+    /// disagrees with its entry, [`Error::NoSpace`] when the disk's reserve would be touched: nothing was
+    /// written. [`Error::Poisoned`], [`Error::NoSpace`] or [`Error::Corrupt`] when RocksDB failed: the store
+    /// takes no further writes, and whether this one is kept shows when it is reopened.
+    pub fn commit(&self, commit: &Commit, durability: Durability) -> Result<()> {
+        let mut batch = Some(self.engine.batch(commit)?);
+        let mut writer = self.engine.writer()?;
+        if !writer.live.contains(&commit.collection) {
+            return Err(Error::NotFound { what: format!("collection {}", commit.collection) });
+        }
+        let build = || batch.take().map_or_else(|| self.engine.batch(commit), Ok);
+        self.engine.write(&mut writer, build, durability)
+    }
+
+    /// The highest RowId that was ever committed to a collection, also when its record is gone; 0 before the
+    /// first.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn last_row_id(&self, collection: CollectionId) -> Result<RowId> {
+        match self.engine.meta_get(&layout::last_row(collection))? {
+            Some(value) => {
+                let row = layout::value_u64(&value).ok_or_else(|| self.engine.corrupt("the last RowId"))?;
+                Ok(RowId(row))
+            }
+            None => Ok(RowId(0)),
+        }
+    }
+}
+
+impl Engine {
+    fn batch(&self, commit: &Commit) -> Result<WriteBatch> {
+        let (rows, keys, meta) = (self.rows(), self.keys(), self.meta());
+        let collection = commit.collection;
+        let mut batch = WriteBatch::with_capacity_bytes(commit.batch_bytes());
+        let mut last = None;
+        let mut key = Vec::new();
+        for (tenant, name) in &commit.new_tenants {
+            batch.put_cf(meta, layout::tenant(collection, *tenant), name);
+        }
+        for entry in &commit.entries {
+            last = last.max(entry.new_row());
+            match entry {
+                Entry::Put { row, tenant, key: name, record, erase } => {
+                    if row_tenant(record) != Some(*tenant) {
+                        return Err(Error::Invalid(format!(
+                            "the record of row {row} does not match its entry"
+                        )));
+                    }
+                    batch.put_cf(rows, layout::row(collection, *row), record);
+                    key.clear();
+                    layout::push_key(&mut key, collection, *tenant, name);
+                    batch.put_cf(keys, &key, row.0.to_le_bytes());
+                    if let Some(erased) = erase {
+                        batch.delete_cf(rows, layout::row(collection, *erased));
+                    }
+                }
+                Entry::Delete { row, tenant, key: name, replaces, erase } => {
+                    let record = Record::Delete { tenant: *tenant, key: name.clone(), replaces: *replaces };
+                    batch.put_cf(rows, layout::row(collection, *row), record.encode());
+                    key.clear();
+                    layout::push_key(&mut key, collection, *tenant, name);
+                    batch.delete_cf(keys, &key);
+                    if let Some(erased) = erase {
+                        batch.delete_cf(rows, layout::row(collection, *erased));
+                    }
+                }
+                Entry::DropTenant { row, tenant } => {
+                    let record = Record::DropTenant { tenant: *tenant }.encode();
+                    batch.put_cf(rows, layout::row(collection, *row), record);
+                    let end = layout::tenant_keys_end(collection, *tenant);
+                    batch.delete_range_cf(keys, &layout::tenant_keys(collection, *tenant)[..], &end[..]);
+                }
+                Entry::Erase { row } => batch.delete_cf(rows, layout::row(collection, *row)),
+            }
+        }
+        for row in &commit.trim {
+            batch.delete_cf(rows, layout::row(collection, *row));
+        }
+        if let Some(last) = last {
+            batch.put_cf(meta, layout::last_row(collection), last.0.to_le_bytes());
+        }
+        Ok(batch)
+    }
+}
+
+impl Commit {
+    /// About what the batch takes, so that it grows once.
+    fn batch_bytes(&self) -> usize {
+        const ENTRY_BYTES: usize = 64;
+        let entries = self.entries.iter().map(|entry| match entry {
+            Entry::Put { key, record, .. } => record.len() + key.len() + ENTRY_BYTES,
+            Entry::Delete { key, .. } => 2 * key.len() + 2 * ENTRY_BYTES,
+            Entry::DropTenant { .. } | Entry::Erase { .. } => ENTRY_BYTES,
+        });
+        entries.sum::<usize>() + (self.trim.len() + self.new_tenants.len() + 2) * ENTRY_BYTES
+    }
+}
+
+impl Entry {
+    /// The RowId that this entry introduces.
+    fn new_row(&self) -> Option<RowId> {
+        match self {
+            Self::Put { row, .. } | Self::Delete { row, .. } | Self::DropTenant { row, .. } => Some(*row),
+            Self::Erase { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The folder of a store: who may open it, and which format it is.
+//!
+//! | name      | what                                                                     |
+//! |-----------|--------------------------------------------------------------------------|
+//! | `FORMAT`  | the marker: format version, state, checksum; text, replaced atomically   |
+//! | `LOCK`    | held with an exclusive lock while the store is open; empty               |
+//! | `WITNESS` | which commits are durable, see [`witness`](super::witness)               |
+//! | `rocksdb` | RocksDB's own files                                                      |
+//!
+//! A folder without a marker is ours only when it is empty: foreign data is never written over. The marker
+//! says `creating` until the first database in it is complete, so that a crash in between leaves a folder
+//! that opens. A `ready` marker means that every other file must be there: RocksDB, asked to create what is
+//! missing, would otherwise start an empty database over a damaged one.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// The format that this build writes and reads.
+pub(super) const FORMAT_VERSION: u32 = 1;
+const MAGIC: &str = "spandrel-store";
+const FORMAT: &str = "FORMAT";
+const FORMAT_NEW: &str = "FORMAT.new";
+const LOCK: &str = "LOCK";
+
+/// How far the creation of a store came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Nothing was ever acknowledged: what lies in the folder may be thrown away.
+    Creating,
+    /// The store is complete.
+    Ready,
+}
+
+/// A store's folder, locked for this open store.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Held for its lock, which ends with the file handle.
+    _lock: File,
+}
+
+impl Folder {
+    /// Creates the folder if it is missing and locks it; says whether it holds a store.
+    ///
+    /// # Errors
+    /// [`Error::Version`] for a foreign folder or another format, [`Error::Locked`], [`Error::Corrupt`] for a
+    /// damaged marker, [`Error::Io`].
+    pub(super) fn open(path: &Path) -> Result<(Self, State)> {
+        create_folder(path)?;
+        refuse_foreign(path)?;
+        let lock_path = path.join(LOCK);
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(|e| Error::io("open", &lock_path, e))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: path.to_path_buf() }),
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &lock_path, e)),
+        }
+        let folder = Self { path: path.to_path_buf(), _lock: lock };
+        // Read under the lock: another process may have created the store since the look above.
+        let state = match read_marker(path)? {
+            Some(state) => state,
+            None => {
+                write_marker(path, State::Creating)?;
+                State::Creating
+            }
+        };
+        Ok((folder, state))
+    }
+
+    /// The folder.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where RocksDB's files are.
+    pub(super) fn rocksdb(&self) -> PathBuf {
+        rocksdb_of(&self.path)
+    }
+
+    /// Removes what an unfinished creation left behind.
+    pub(super) fn clear(&self) -> Result<()> {
+        let rocksdb = self.rocksdb();
+        match fs::remove_dir_all(&rocksdb) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", &rocksdb, e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Where RocksDB's files are in a store's folder.
+pub(super) fn rocksdb_of(folder: &Path) -> PathBuf {
+    folder.join("rocksdb")
+}
+
+/// Creates a folder and its parents, and makes its name durable.
+pub(super) fn create_folder(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, e))?;
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => sync_folder(parent),
+        None => Ok(()),
+    }
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(path: &Path) -> Result<()> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(|e| Error::io("sync folder", path, e))
+}
+
+/// Writes a file so that after a crash it is either as before or whole.
+pub(super) fn replace_file(folder: &Path, name: &str, new_name: &str, bytes: &[u8]) -> Result<()> {
+    let new = folder.join(new_name);
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|e| Error::io("write", &new, e))?;
+    fs::rename(&new, folder.join(name)).map_err(|e| Error::io("rename", &new, e))?;
+    sync_folder(folder)
+}
+
+/// Writes the marker of a folder.
+pub(super) fn write_marker(folder: &Path, state: State) -> Result<()> {
+    replace_file(folder, FORMAT, FORMAT_NEW, marker_text(FORMAT_VERSION, state).as_bytes())
+}
+
+fn marker_text(version: u32, state: State) -> String {
+    let state = match state {
+        State::Creating => "creating",
+        State::Ready => "ready",
+    };
+    let body = format!("{MAGIC} {version}\nstate {state}\n");
+    format!("{body}check {:08x}\n", crc32c::crc32c(body.as_bytes()))
+}
+
+/// The state in the marker of a folder; none when there is no marker.
+///
+/// # Errors
+/// [`Error::Version`] for another format, [`Error::Corrupt`] when the marker is damaged.
+pub(super) fn read_marker(folder: &Path) -> Result<Option<State>> {
+    let path = folder.join(FORMAT);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("read", &path, e)),
+    };
+    for state in [State::Creating, State::Ready] {
+        if bytes == marker_text(FORMAT_VERSION, state).as_bytes() {
+            return Ok(Some(state));
+        }
+    }
+    // Not ours byte for byte: a whole marker of another version, or damage.
+    let text = String::from_utf8_lossy(&bytes);
+    let first = text.lines().next().unwrap_or_default();
+    let version = first.strip_prefix(MAGIC).and_then(|rest| rest.trim().parse::<u32>().ok());
+    let intact = text
+        .rsplit_once("check ")
+        .is_some_and(|(body, check)| check.trim() == format!("{:08x}", crc32c::crc32c(body.as_bytes())));
+    match version {
+        Some(version) if intact && version != FORMAT_VERSION => {
+            let what = if version > FORMAT_VERSION {
+                format!(
+                    "format {version} was written by a newer Spandrel, this build reads {FORMAT_VERSION}; \
+                     open it with the newer version"
+                )
+            } else {
+                format!(
+                    "format {version} was written by an older Spandrel, this build reads {FORMAT_VERSION}; \
+                     export it with the older version and import it here"
+                )
+            };
+            Err(Error::Version { path: folder.to_path_buf(), what })
+        }
+        _ => Err(Error::corrupt(&path, 0, "the format marker does not match its checksum")),
+    }
+}
+
+/// Refuses a folder that holds anything but no marker and nothing of a store.
+fn refuse_foreign(path: &Path) -> Result<()> {
+    if path.join(FORMAT).exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
+        let name = entry.map_err(|e| Error::io("list", path, e))?.file_name();
+        // What a creation that was cut off leaves before its marker is in place.
+        if name == LOCK || name == FORMAT_NEW {
+            continue;
+        }
+        return Err(Error::Version {
+            path: path.to_path_buf(),
+            what: format!(
+                "the folder holds '{}' and no {FORMAT} marker, so it is not a Spandrel store; open an \
+                 empty or new folder",
+                name.to_string_lossy()
+            ),
+        });
+    }
+    Ok(())
+}

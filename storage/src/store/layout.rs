@@ -1,0 +1,115 @@
+//! Keys of the three column families. Numbers are big-endian, so that byte order is number order.
+//!
+//! | family | key                                       | value                               |
+//! |--------|-------------------------------------------|-------------------------------------|
+//! | `rows` | collection u32, RowId u64                 | a [record](crate::record)           |
+//! | `keys` | collection u32, tenant u32, key bytes     | RowId u64                           |
+//! | `meta` | `n`                                       | the next collection's id, u32       |
+//! |        | `w`                                       | number of the last commit, u64      |
+//! |        | `c`, collection u32                       | name and schema, JSON               |
+//! |        | `l`, collection u32                       | the last RowId committed, u64       |
+//! |        | `t`, collection u32, tenant u32           | the tenant's name                   |
+
+use crate::id::{CollectionId, RowId, TenantId};
+
+pub(super) const ROWS: &str = "rows";
+pub(super) const KEYS: &str = "keys";
+pub(super) const META: &str = "meta";
+
+pub(super) const NEXT_COLLECTION: &[u8] = b"n";
+pub(super) const COMMITS: &[u8] = b"w";
+pub(super) const CATALOGUE: u8 = b'c';
+const LAST_ROW: u8 = b'l';
+const TENANT: u8 = b't';
+
+/// Length of a key of `rows`.
+pub(super) const ROW_KEY_BYTES: usize = 12;
+/// Length of a key of `keys` before the user's bytes.
+pub(super) const KEY_PREFIX_BYTES: usize = 8;
+
+pub(super) fn row(collection: CollectionId, row: RowId) -> [u8; ROW_KEY_BYTES] {
+    let mut key = [0; ROW_KEY_BYTES];
+    key[..4].copy_from_slice(&collection.0.to_be_bytes());
+    key[4..].copy_from_slice(&row.0.to_be_bytes());
+    key
+}
+
+/// The RowId of a key of `rows`.
+pub(super) fn row_of(key: &[u8]) -> Option<RowId> {
+    Some(RowId(u64::from_be_bytes(key.get(4..)?.try_into().ok()?)))
+}
+
+/// Where rows and keys of a collection begin; those of the next one end it.
+pub(super) fn collection(collection: CollectionId) -> [u8; 4] {
+    collection.0.to_be_bytes()
+}
+
+/// The first key past a collection. Ids stay below `u32::MAX`, see `create_collection`.
+pub(super) fn collection_end(collection: CollectionId) -> [u8; 4] {
+    collection.0.saturating_add(1).to_be_bytes()
+}
+
+pub(super) fn tenant_keys(collection: CollectionId, tenant: TenantId) -> [u8; KEY_PREFIX_BYTES] {
+    let mut key = [0; KEY_PREFIX_BYTES];
+    key[..4].copy_from_slice(&collection.0.to_be_bytes());
+    key[4..].copy_from_slice(&tenant.0.to_be_bytes());
+    key
+}
+
+/// The first key past a tenant's.
+pub(super) fn tenant_keys_end(of: CollectionId, tenant: TenantId) -> Vec<u8> {
+    match tenant.0.checked_add(1) {
+        Some(next) => tenant_keys(of, TenantId(next)).to_vec(),
+        None => collection_end(of).to_vec(),
+    }
+}
+
+/// Appends a key of `keys`.
+pub(super) fn push_key(out: &mut Vec<u8>, collection: CollectionId, tenant: TenantId, key: &str) {
+    out.extend_from_slice(&tenant_keys(collection, tenant));
+    out.extend_from_slice(key.as_bytes());
+}
+
+fn tagged(tag: u8, collection: CollectionId) -> [u8; 5] {
+    let [a, b, c, d] = collection.0.to_be_bytes();
+    [tag, a, b, c, d]
+}
+
+pub(super) fn catalogue(collection: CollectionId) -> [u8; 5] {
+    tagged(CATALOGUE, collection)
+}
+
+pub(super) fn last_row(collection: CollectionId) -> [u8; 5] {
+    tagged(LAST_ROW, collection)
+}
+
+/// Where the tenant names of a collection begin.
+pub(super) fn tenants(collection: CollectionId) -> [u8; 5] {
+    tagged(TENANT, collection)
+}
+
+pub(super) fn tenants_end(collection: CollectionId) -> [u8; 5] {
+    tagged(TENANT, CollectionId(collection.0.saturating_add(1)))
+}
+
+pub(super) fn tenant(collection: CollectionId, tenant: TenantId) -> [u8; 9] {
+    let mut key = [0; 9];
+    key[..5].copy_from_slice(&tenants(collection));
+    key[5..].copy_from_slice(&tenant.0.to_be_bytes());
+    key
+}
+
+/// The number in the last 4 bytes of a `meta` key.
+pub(super) fn trailing_u32(key: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(*key.last_chunk::<4>()?))
+}
+
+/// A value that is a little-endian u64.
+pub(super) fn value_u64(value: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(value.try_into().ok()?))
+}
+
+/// A value that is a little-endian u32.
+pub(super) fn value_u32(value: &[u8]) -> Option<u32> {
+    Some(u32::from_le_bytes(value.try_into().ok()?))
+}

@@ -1,0 +1,235 @@
+//! Reading: one consistent view of the store, as of one commit.
+//!
+//! Taking a snapshot costs under a microsecond and no I/O; holding it keeps replaced and deleted records on
+//! disk. Point reads are batched: RocksDB sorts the keys and reads each block and blob file once. Scans go in
+//! RowId or key order.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use rocksdb::{DBPinnableSlice, DBRawIteratorWithThreadMode, ReadOptions, Snapshot};
+use self_cell::self_cell;
+
+use super::{Engine, Store, layout};
+use crate::error::Result;
+use crate::id::{CollectionId, RowId, TenantId};
+use crate::record::{FieldSet, Record, StoredRow};
+
+self_cell!(
+    struct View {
+        owner: Arc<Engine>,
+
+        #[covariant]
+        dependent: Snapshot,
+    }
+);
+
+/// The store as of one commit. Send and Sync; reads take no lock that a writer holds for long.
+pub struct StoreSnapshot {
+    view: View,
+}
+
+impl Store {
+    /// The store as of now. Also works on a poisoned store: it then ends with the last commit that succeeded.
+    pub fn snapshot(&self) -> StoreSnapshot {
+        StoreSnapshot { view: View::new(Arc::clone(&self.engine), |engine| engine.db.snapshot()) }
+    }
+}
+
+impl std::fmt::Debug for StoreSnapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sequence = self.view.borrow_dependent().sequence_number();
+        f.debug_struct("StoreSnapshot").field("sequence", &sequence).finish_non_exhaustive()
+    }
+}
+
+impl StoreSnapshot {
+    fn engine(&self) -> &Engine {
+        self.view.borrow_owner()
+    }
+
+    fn read_options(&self) -> ReadOptions {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(self.view.borrow_dependent());
+        options
+    }
+
+    /// The rows with these ids, in this order, with the wanted fields; none where there is no row: it was
+    /// replaced, deleted, or never there, or the id is that of a delete.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`](crate::Error::Corrupt).
+    pub fn get(
+        &self,
+        collection: CollectionId,
+        rows: &[RowId],
+        wanted: &FieldSet,
+    ) -> Result<Vec<Option<StoredRow>>> {
+        let engine = self.engine();
+        let keys: Vec<_> = rows.iter().map(|row| layout::row(collection, *row)).collect();
+        let options = self.read_options();
+        let found = engine.db.batched_multi_get_cf_opt(engine.rows(), &keys, false, &options);
+        let decode = |(row, found): (&RowId, Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>)| {
+            let Some(bytes) = found.map_err(|e| engine.read_error(e))? else { return Ok(None) };
+            match decode(engine, collection, *row, &bytes, wanted)? {
+                Record::Row(row) => Ok(Some(row)),
+                Record::Delete { .. } | Record::DropTenant { .. } => Ok(None),
+            }
+        };
+        rows.iter().zip(found).map(decode).collect()
+    }
+
+    /// The rows that these keys of a tenant name, in this order; none for a key that is not there. A key that
+    /// never was costs no disk read, but for one in a hundred.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`](crate::Error::Corrupt).
+    pub fn lookup(
+        &self,
+        collection: CollectionId,
+        tenant: TenantId,
+        keys: &[&str],
+    ) -> Result<Vec<Option<RowId>>> {
+        let engine = self.engine();
+        let bytes = keys.iter().map(|key| key.len() + layout::KEY_PREFIX_BYTES).sum();
+        let mut arena = Vec::with_capacity(bytes);
+        let mut ends = Vec::with_capacity(keys.len());
+        for key in keys {
+            layout::push_key(&mut arena, collection, tenant, key);
+            ends.push(arena.len());
+        }
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let slices: Vec<&[u8]> = starts.zip(&ends).map(|(start, end)| &arena[start..*end]).collect();
+        let options = self.read_options();
+        let found =
+            engine.db.batched_multi_get_cf_opt(engine.keys(), slices.iter().copied(), false, &options);
+        let row = |found: Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>| {
+            let Some(value) = found.map_err(|e| engine.read_error(e))? else { return Ok(None) };
+            let row = layout::value_u64(&value).ok_or_else(|| engine.corrupt("the RowId of a key"))?;
+            Ok(Some(RowId(row)))
+        };
+        found.into_iter().map(row).collect()
+    }
+
+    /// The records with a RowId larger than `after`, in RowId order.
+    pub fn records_after(&self, collection: CollectionId, after: RowId, wanted: &FieldSet) -> Records<'_> {
+        // Nothing follows the largest id: an empty range.
+        let start =
+            after.0.checked_add(1).map_or(RowId(u64::MAX)..=RowId(0), |next| RowId(next)..=RowId(u64::MAX));
+        self.records(collection, start, wanted)
+    }
+
+    /// The records with a RowId in `rows`, in RowId order. What is read does not displace what the cache
+    /// holds.
+    pub fn records(
+        &self,
+        collection: CollectionId,
+        rows: RangeInclusive<RowId>,
+        wanted: &FieldSet,
+    ) -> Records<'_> {
+        let (first, last) = (*rows.start(), *rows.end());
+        let mut options = self.read_options();
+        options.fill_cache(false);
+        match last.0.checked_add(1) {
+            Some(next) => options.set_iterate_upper_bound(layout::row(collection, RowId(next))),
+            None => options.set_iterate_upper_bound(layout::collection_end(collection)),
+        }
+        let engine = self.engine();
+        let mut cursor = self.view.borrow_dependent().raw_iterator_cf_opt(engine.rows(), options);
+        if first <= last {
+            cursor.seek(layout::row(collection, first));
+        }
+        Records { engine, cursor, collection, wanted: *wanted, done: first > last }
+    }
+
+    /// Up to `limit` keys of a tenant that follow `after` in byte order, with the rows that they name.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`](crate::Error::Corrupt).
+    pub fn keys_after(
+        &self,
+        collection: CollectionId,
+        tenant: TenantId,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, RowId)>> {
+        let engine = self.engine();
+        let mut options = self.read_options();
+        options.set_iterate_upper_bound(layout::tenant_keys_end(collection, tenant));
+        let mut start = Vec::new();
+        layout::push_key(&mut start, collection, tenant, after.unwrap_or_default());
+        if after.is_some() {
+            // The smallest key that is larger.
+            start.push(0);
+        }
+        let mut cursor = self.view.borrow_dependent().raw_iterator_cf_opt(engine.keys(), options);
+        cursor.seek(&start);
+        let mut keys = Vec::new();
+        while keys.len() < limit {
+            let Some((key, value)) = cursor.item() else {
+                cursor.status().map_err(|e| engine.read_error(e))?;
+                break;
+            };
+            let name = key.get(layout::KEY_PREFIX_BYTES..).and_then(|name| std::str::from_utf8(name).ok());
+            let row = layout::value_u64(value);
+            let (Some(name), Some(row)) = (name, row) else {
+                return Err(engine.corrupt("an entry of `keys`"));
+            };
+            keys.push((name.to_owned(), RowId(row)));
+            cursor.next();
+        }
+        Ok(keys)
+    }
+}
+
+fn decode(
+    engine: &Engine,
+    collection: CollectionId,
+    row: RowId,
+    bytes: &[u8],
+    wanted: &FieldSet,
+) -> Result<Record> {
+    Record::decode(bytes, wanted)
+        .map_err(|e| engine.corrupt(format!("row {row} of collection {collection}: {e}")))
+}
+
+/// Records of a collection in RowId order. Ends after the first error.
+pub struct Records<'a> {
+    engine: &'a Engine,
+    cursor: DBRawIteratorWithThreadMode<'a, rocksdb::DB>,
+    collection: CollectionId,
+    wanted: FieldSet,
+    done: bool,
+}
+
+impl Records<'_> {
+    fn read(&mut self) -> Result<Option<(RowId, Record)>> {
+        let Some((key, value)) = self.cursor.item() else {
+            self.cursor.status().map_err(|e| self.engine.read_error(e))?;
+            return Ok(None);
+        };
+        let row = layout::row_of(key).ok_or_else(|| self.engine.corrupt("a key of `rows`"))?;
+        let record = decode(self.engine, self.collection, row, value, &self.wanted)?;
+        self.cursor.next();
+        Ok(Some((row, record)))
+    }
+}
+
+impl Iterator for Records<'_> {
+    type Item = Result<(RowId, Record)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let next = self.read().transpose();
+        self.done = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+impl std::fmt::Debug for Records<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Records").field("collection", &self.collection).finish_non_exhaustive()
+    }
+}
