@@ -1,2 +1,62 @@
-//! spandrel-bench.
-fn main() {}
+//! `spandrel-bench`: how good and how fast the engine is, beside exact answers and beside its peers.
+//!
+//! Every command reads real data by path, prints a table and, with `--json FILE`, writes one object:
+//! `machine`, `settings`, `rows` (one a measured point) and `goals`. Not a test: nothing fails because a
+//! machine is slow, but a wrong answer does fail. Build it with optimization: `cargo build --profile bench -p
+//! spandrel-bench`.
+#![forbid(unsafe_code)]
+
+mod ann;
+mod dataset;
+mod drive;
+mod engine;
+mod exact;
+mod flat;
+mod import;
+mod latency;
+mod machine;
+mod peer;
+mod recall;
+mod report;
+mod truth;
+
+use clap::{Parser, Subcommand};
+
+/// Any failure of a bench: printed for the person who ran it.
+type Error = Box<dyn std::error::Error + Send + Sync>;
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Recall, latency and cost of the Spandrel engine, beside exact answers and its peers.
+#[derive(Parser)]
+#[command(name = "spandrel-bench", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Recall, QPS, latency, build time and size of one vector set.
+    ///
+    /// Example: spandrel-bench ann --base b.fbin --queries q.fbin --truth gt.ibin --metric l2 --k 10
+    Ann(ann::Args),
+    /// Exact search beside numpy and faiss IndexFlat, in alternating rounds of one run.
+    Flat(flat::Args),
+    /// Import rate of rows with text, payload and vectors, embedded and through gRPC.
+    Import(import::Args),
+}
+
+fn main() -> std::process::ExitCode {
+    let done = match Cli::parse().command {
+        Command::Ann(args) => ann::run(&args),
+        Command::Flat(args) => flat::run(&args),
+        Command::Import(args) => import::run(&args),
+    };
+    match done {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spandrel-bench: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

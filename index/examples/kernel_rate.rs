@@ -1,12 +1,14 @@
 //! How fast are the kernels and the exact scan on this machine?
 //!
-//! `cargo run --profile bench -p spandrel-index --example kernel_rate -- [--rows 100000] [--dim 384] [--fbin FILE]
-//! [--metric ip|l2] [--element f32|f16|i8] [--batch N] [--k 10] [--seconds 2] [--kernels]`
+//! `cargo run --profile bench -p spandrel-index --example kernel_rate -- [--rows 100000] [--dim 384]
+//! [--fbin FILE] [--metric ip|l2|cosine] [--element f32|f16|i8] [--batch N] [--k 10] [--seconds 2]
+//! [--kernels]`
 //!
 //! Without `--kernels` it times searches of a flat index in memory, one thread, and prints one JSON line:
-//! milliseconds a call (median and best) and the rate of vectors read. With it, it prints a table of every kernel level
-//! on rows that fit in the second-level cache and on all rows. Vectors are random, or the rows of a `.fbin` file (u32 rows,
-//! u32 dimension, f32 values); the queries are rows spread over the set, a little moved.
+//! milliseconds a call (median and best) and the rate of vectors read. With it, it prints a table of every
+//! kernel level on rows that fit in the second-level cache and on all rows. Vectors are random, or the rows
+//! of a `.fbin` file (u32 rows, u32 dimension, f32 values); the queries are rows spread over the set, a
+//! little moved.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -159,7 +161,8 @@ fn time_search(settings: &Settings, vectors: &[f32]) -> Result<(), Box<dyn Error
     }
     let bytes = (rows * dim * settings.element.bytes()) as f64;
     println!(
-        "{{\"level\":\"{}\",\"rows\":{rows},\"dim\":{dim},\"metric\":\"{:?}\",\"element\":\"{:?}\",\"batch\":{},\
+        "{{\"level\":\"{}\",\"rows\":{rows},\"dim\":{dim},\"metric\":\"{:?}\",\
+         \"element\":\"{:?}\",\"batch\":{},\
          \"median_ms\":{:.4},\"best_ms\":{:.4},\"gb_per_s\":{:.2},\"rescored\":{}}}",
         Kernels::best().level(),
         settings.metric,
@@ -173,6 +176,9 @@ fn time_search(settings: &Settings, vectors: &[f32]) -> Result<(), Box<dyn Error
     Ok(())
 }
 
+/// Scores so many queries against so many rows into floats or integers.
+type Kernel<'a> = &'a dyn Fn(usize, usize, &mut [f32], &mut [i32]);
+
 fn time_kernels(settings: &Settings, vectors: &[f32]) {
     let dim = settings.dim;
     let halves: Vec<f16> = vectors.iter().map(|value| f16::from_f32(*value)).collect();
@@ -180,7 +186,7 @@ fn time_kernels(settings: &Settings, vectors: &[f32]) {
     println!("nanoseconds a pair, dimension {dim}: rows in cache (128 KiB) / all {} rows", settings.rows);
     println!("{:<12}{:<12}{:>22}{:>22}", "level", "kernel", "one query", "32 queries");
     for kernels in Kernels::available() {
-        let table: [(&str, &dyn Fn(usize, usize, &mut [f32], &mut [i32])); 8] = [
+        let table: [(&str, Kernel<'_>); 8] = [
             ("f32 dot", &|q, r, out, _| kernels.dot_tile(part(vectors, q, dim), part(vectors, r, dim), out)),
             ("f32 l2", &|q, r, out, _| kernels.l2_tile(part(vectors, q, dim), part(vectors, r, dim), out)),
             ("f16 dot", &|q, r, out, _| kernels.dot_tile(part(vectors, q, dim), part(&halves, r, dim), out)),

@@ -1,8 +1,9 @@
-//! Which docs of a segment a query may see: its tenant's range, minus the deleted, and in the filter when there is one.
+//! Which docs of a segment a query may see: its tenant's range, minus the deleted, and in the filter when
+//! there is one.
 //!
-//! Borrowed bitmaps, nothing is combined up front: testing a doc costs two bitmap look-ups, walking over the allowed docs
-//! costs `O(allowed + deleted)` of the range. An index that scores everything tests only what scores well enough; one that
-//! visits few docs walks.
+//! Borrowed bitmaps, nothing is combined up front: testing a doc costs two bitmap look-ups, walking over the
+//! allowed docs costs `O(allowed + deleted)` of the range. An index that scores everything tests only what
+//! scores well enough; one that visits few docs walks.
 
 use std::ops::Range;
 

@@ -1,7 +1,8 @@
 //! What a search needs besides its index and its result: buffers that one thread reuses from query to query.
 //!
-//! A searching thread owns one [`Scratch`] and hands it to every index. Buffers grow to what the largest query so far
-//! needed (bounded by the block sizes of the indexes and by the caller's batch) and are never shrunk.
+//! A searching thread owns one [`Scratch`] and hands it to every index. Buffers grow to what the largest
+//! query so far needed (bounded by the block sizes of the indexes and by the caller's batch) and are never
+//! shrunk.
 
 use crate::dense::flat::FlatScratch;
 

@@ -1,15 +1,16 @@
 //! Which k rows are best: a bounded heap with a total order, the same result whatever the order of arrival.
 //!
-//! Larger scores come first, equal scores by smaller [`RowId`]. A push costs one comparison when the candidate is not
-//! good enough and `O(log k)` otherwise; nothing is allocated per push once the heap has grown to k. Rows are not
-//! checked for duplicates: one row pushed twice takes two places.
+//! Larger scores come first, equal scores by smaller [`RowId`]. A push costs one comparison when the
+//! candidate is not good enough and `O(log k)` otherwise; nothing is allocated per push once the heap has
+//! grown to k. Rows are not checked for duplicates: one row pushed twice takes two places.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use spandrel_storage::RowId;
 
-/// Places allocated at once; a larger heap grows as it fills, so that a huge k costs nothing until it is needed.
+/// Places allocated at once; a larger heap grows as it fills, so that a huge k costs nothing until it is
+/// needed.
 const PLACES_AT_FIRST: usize = 16_384;
 
 /// A row and how well it matches: larger is better. Ordered best first.
@@ -75,8 +76,8 @@ impl TopK {
         self.heap.len() >= self.k
     }
 
-    /// The score that a new candidate must at least reach: -inf until k rows are kept, then the worst kept score. A
-    /// candidate that equals it is kept only if its RowId is smaller. +inf when k is 0.
+    /// The score that a new candidate must at least reach: -inf until k rows are kept, then the worst kept
+    /// score. A candidate that equals it is kept only if its RowId is smaller. +inf when k is 0.
     #[inline]
     pub fn threshold(&self) -> f32 {
         if self.heap.len() < self.k {
@@ -123,7 +124,8 @@ impl TopK {
         self.heap.into_sorted_vec()
     }
 
-    /// Moves what is kept to the end of `out`, best first, and leaves the heap empty for another query of the same k.
+    /// Moves what is kept to the end of `out`, best first, and leaves the heap empty for another query of the
+    /// same k.
     pub fn drain_sorted(&mut self, out: &mut Vec<Scored>) {
         let start = out.len();
         out.extend(self.heap.drain());

@@ -64,6 +64,8 @@ pub(crate) struct Writer {
     pub next_row: u64,
     /// As last saved.
     pub manifest: Manifest,
+    /// Log records up to here are trimmed: what is left of them are live rows.
+    pub trimmed: RowId,
     /// Log records (of deletes, of tenant drops, of replaced rows) that go once a manifest covers them.
     pub trim: Vec<RowId>,
 }
@@ -366,6 +368,16 @@ impl Collection {
     /// When building fails or takes longer than ten minutes.
     pub fn flush(&self) -> Result<()> {
         crate::maintain::flush(&self.shared)
+    }
+
+    /// Checks that indexes and row store agree: every row found by search is the row of its key, and none is missing.
+    /// Reads every row's key; for tests and after repairs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] naming the first row that differs.
+    pub fn verify(&self) -> Result<()> {
+        self.shared.usable()?;
+        self.shared.snapshot().verify(self.shared.id)
     }
 
     /// Sizes and states.

@@ -265,6 +265,7 @@ impl Inner {
                 self.store.sync()?;
                 let next = writer.manifest.next_segment;
                 maintain::save_manifest(shared, &mut writer, &snapshot.views, snapshot.last_row, next)?;
+                maintain::trim(shared, &mut writer)?;
             }
         }
         self.store.sync()?;

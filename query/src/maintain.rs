@@ -17,7 +17,7 @@ use spandrel_index::segment::{self, IndexDoc, Segment};
 use spandrel_storage::manifest::{Manifest, SegmentEntry};
 use spandrel_storage::record::FieldSet;
 use spandrel_storage::store::Commit;
-use spandrel_storage::{RowId, TenantId};
+use spandrel_storage::{RowId, TenantId, failpoint};
 
 use crate::collection::{Shared, Writer};
 use crate::error::{Error, ErrorKind, Result};
@@ -249,6 +249,7 @@ fn to_disk(shared: &Shared, inputs: &[View], docs: usize, source: segment::DocSo
             Some(Arc::new(Segment::open(&shared.indexer, &path, &shared.reader, &shared.memory)?))
         }
     };
+    failpoint::reach("segment.built");
     let bytes = output.as_ref().map_or(0, |segment| segment.disk_bytes());
     publish_disk(shared, inputs, output, id)?;
     tracing::info!(
@@ -306,9 +307,11 @@ fn publish_disk(shared: &Shared, inputs: &[View], output: Option<Arc<Segment>>, 
         let _ = std::fs::remove_file(shared.segment_path(id));
         return Err(error);
     }
+    failpoint::reach("manifest.saved");
     shared.publish(views, current.last_row);
     trim(shared, &mut writer)?;
     drop(writer);
+    failpoint::reach("inputs.removing");
     for view in inputs.iter().filter(|view| view.segment.on_disk()) {
         let path: PathBuf = shared.segment_path(view.segment.id());
         if let Err(error) = std::fs::remove_file(&path) {
@@ -347,6 +350,7 @@ pub fn save_manifest(
         collection: shared.id,
         epoch: writer.manifest.epoch + 1,
         covered,
+        trimmed: writer.trimmed,
         last_row: last_row.max(writer.manifest.last_row),
         next_segment: next_segment.max(writer.manifest.next_segment),
         segments,
@@ -359,6 +363,7 @@ pub fn save_manifest(
 /// Removes log records that the manifest covers.
 pub fn trim(shared: &Shared, writer: &mut Writer) -> Result<()> {
     let covered = writer.manifest.covered;
+    failpoint::reach("trim.before");
     let (done, keep): (Vec<RowId>, Vec<RowId>) = writer.trim.iter().partition(|row| **row <= covered);
     for rows in done.chunks(FETCH_ROWS) {
         let commit =
@@ -366,6 +371,7 @@ pub fn trim(shared: &Shared, writer: &mut Writer) -> Result<()> {
         shared.store.commit(&commit, spandrel_storage::store::Durability::Buffered)?;
     }
     writer.trim = keep;
+    writer.trimmed = covered;
     Ok(())
 }
 

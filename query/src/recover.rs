@@ -4,12 +4,14 @@
 //! What cannot be derived is checked: a row store that ends before the manifest's last row has lost rows, and is refused.
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use spandrel_index::segment::{self, IndexDoc, Segment};
 use spandrel_storage::manifest::{Manifest, SegmentEntry, segment_name};
 use spandrel_storage::record::{FieldSet, Record};
-use spandrel_storage::{RowId, TenantId};
+use spandrel_storage::store::StoreSnapshot;
+use spandrel_storage::{CollectionId, RowId, TenantId};
 
 use crate::collection::{Shared, SharedParts, Writer};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,7 +29,7 @@ const REPLAY_ROWS: usize = 1_024;
 pub fn open(parts: SharedParts) -> Result<Arc<Shared>> {
     fs::create_dir_all(&parts.folder)
         .map_err(|error| spandrel_storage::Error::io("create", &parts.folder, error))?;
-    let manifest = load_manifest(&parts);
+    let mut manifest = load_manifest(&parts);
     let last_row = parts.store.last_row_id(parts.id)?;
     if last_row < manifest.last_row {
         return Err(Error::new(
@@ -40,8 +42,8 @@ pub fn open(parts: SharedParts) -> Result<Arc<Shared>> {
         ));
     }
     let covered = manifest.covered;
-    let (views, manifest, rebuilt) = open_segments(&parts, manifest)?;
-    let writer = Writer { next_row: last_row.0 + 1, manifest, trim: Vec::new() };
+    let (views, rebuilt) = open_segments(&parts, &mut manifest)?;
+    let writer = Writer { next_row: last_row.0 + 1, trimmed: manifest.trimmed, manifest, trim: Vec::new() };
     let shared = Arc::new(Shared::new(parts, writer, views, covered));
     if rebuilt {
         let mut writer = shared.writer.lock();
@@ -72,11 +74,11 @@ fn load_manifest(parts: &SharedParts) -> Manifest {
 }
 
 /// Opens every segment, building damaged ones again; says whether any was.
-fn open_segments(parts: &SharedParts, mut manifest: Manifest) -> Result<(Vec<View>, Manifest, bool)> {
+fn open_segments(parts: &SharedParts, manifest: &mut Manifest) -> Result<(Vec<View>, bool)> {
     let mut views = Vec::with_capacity(manifest.segments.len());
     let mut rebuilt = false;
-    for entry in std::mem::take(&mut manifest.segments) {
-        match open_segment(parts, &entry) {
+    for entry in &manifest.segments {
+        match open_segment(parts, entry) {
             Ok(segment) => {
                 views.push(View { segment: Arc::new(segment), deleted: Arc::new(entry.deleted.clone()) });
             }
@@ -88,11 +90,11 @@ fn open_segments(parts: &SharedParts, mut manifest: Manifest) -> Result<(Vec<Vie
                 rebuilt = true;
                 let id = manifest.next_segment;
                 manifest.next_segment += 1;
-                views.extend(rebuild(parts, &entry, id)?.map(|segment| View::new(Arc::new(segment))));
+                views.extend(rebuild(parts, entry, id)?.map(|segment| View::new(Arc::new(segment))));
             }
         }
     }
-    Ok((views, manifest, rebuilt))
+    Ok((views, rebuilt))
 }
 
 fn open_segment(parts: &SharedParts, entry: &SegmentEntry) -> Result<Segment> {
@@ -110,15 +112,10 @@ fn open_segment(parts: &SharedParts, entry: &SegmentEntry) -> Result<Segment> {
     Ok(segment)
 }
 
-/// Builds the rows of a segment again; none when no row is left. Rows deleted since are gone from the store already.
+/// Builds the rows of a segment again; none when no row is left.
 fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<Segment>> {
     let store = parts.store.snapshot();
-    let mut order: Vec<(TenantId, RowId)> = Vec::new();
-    for record in store.records(parts.id, entry.first..=entry.last, &FieldSet::NONE) {
-        if let (row, Record::Row(stored)) = record? {
-            order.push((stored.tenant, row));
-        }
-    }
+    let (mut order, _) = live_and_dead(parts.id, &store, entry.first..=entry.last)?;
     order.sort_unstable();
     if order.is_empty() {
         return Ok(None);
@@ -139,6 +136,27 @@ fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<
     Ok(Some(Segment::open(&parts.indexer, &path, &parts.reader, &parts.memory)?))
 }
 
+/// Rows of a range that are the row of their key, and records that are not: of replaced and deleted rows, and of
+/// deletes. Those wait for a manifest to cover them and are then trimmed, unless a crash comes between.
+fn live_and_dead(
+    collection: CollectionId,
+    store: &StoreSnapshot,
+    rows: RangeInclusive<RowId>,
+) -> Result<(Vec<(TenantId, RowId)>, Vec<RowId>)> {
+    let (mut live, mut dead) = (Vec::new(), Vec::new());
+    for record in store.records(collection, rows, &FieldSet::NONE) {
+        match record? {
+            (row, Record::Row(stored))
+                if store.lookup(collection, stored.tenant, &[&stored.key])?[0] == Some(row) =>
+            {
+                live.push((stored.tenant, row));
+            }
+            (row, _) => dead.push(row),
+        }
+    }
+    Ok((live, dead))
+}
+
 /// Applies every log record after `covered`, building segments on disk as fresh rows fill memory.
 fn replay(shared: &Shared, covered: RowId, last_row: RowId) -> Result<()> {
     let store = shared.store.snapshot();
@@ -153,7 +171,11 @@ fn replay(shared: &Shared, covered: RowId, last_row: RowId) -> Result<()> {
     }
     batch.apply(shared, last_row)?;
     let mut writer = shared.writer.lock();
-    // Records up to the manifest's last are either covered or were just seen.
+    // What a crash kept from being trimmed: records that the manifest covers and the one before did not.
+    let untrimmed = RowId(writer.manifest.trimmed.0 + 1)..=covered;
+    if !untrimmed.is_empty() {
+        writer.trim.extend(live_and_dead(shared.id, &store, untrimmed)?.1);
+    }
     maintain::trim(shared, &mut writer)
 }
 

@@ -9,7 +9,12 @@ use roaring::RoaringBitmap;
 use spandrel_index::allow::Allow;
 use spandrel_index::segment::Segment;
 use spandrel_storage::store::StoreSnapshot;
-use spandrel_storage::{DocId, RowId, TenantId};
+use spandrel_storage::{CollectionId, DocId, FieldSet, RowId, TenantId};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Keys read at once by [`Snapshot::verify`].
+const VERIFY_KEYS: usize = 1_024;
 
 /// A segment and the rows of it that are deleted.
 #[derive(Clone)]
@@ -49,6 +54,49 @@ impl Snapshot {
     /// Where a row is: the index of its view, and its doc.
     pub fn locate(&self, tenant: TenantId, row: RowId) -> Option<(usize, DocId)> {
         locate(&self.views, tenant, row)
+    }
+
+    /// Checks that every live doc is the row of its key, and that every key's row is a live doc.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) naming the first row that differs.
+    pub fn verify(&self, collection: CollectionId) -> Result<()> {
+        let corrupt = |what: String| Err(Error::new(ErrorKind::Corrupt, what));
+        let mut tenants: Vec<TenantId> = Vec::new();
+        for view in &self.views {
+            for (tenant, range) in view.segment.tenant_ranges() {
+                tenants.push(tenant);
+                let live = range.filter(|doc| !view.deleted.contains(*doc));
+                let rows: Vec<RowId> = live.map(|doc| view.segment.rows()[doc as usize]).collect();
+                let stored = self.store.get(collection, &rows, &FieldSet::NONE)?;
+                for (row, stored) in rows.iter().zip(stored) {
+                    let Some(stored) = stored else {
+                        return corrupt(format!("row {row} is indexed and not stored"));
+                    };
+                    let named = self.store.lookup(collection, tenant, &[&stored.key])?[0];
+                    if named != Some(*row) {
+                        return corrupt(format!("row {row} is indexed; its key '{}' names {named:?}", stored.key));
+                    }
+                }
+            }
+        }
+        tenants.sort_unstable();
+        tenants.dedup();
+        for tenant in tenants {
+            let mut after = None;
+            loop {
+                let page = self.store.keys_after(collection, tenant, after.as_deref(), VERIFY_KEYS)?;
+                let Some((last, _)) = page.last() else { break };
+                after = Some(last.clone());
+                for (key, row) in &page {
+                    let live = |(at, doc): (usize, DocId)| !self.views[at].deleted.contains(doc);
+                    if !self.locate(tenant, *row).is_some_and(live) {
+                        return corrupt(format!("row {row} of key '{key}' is stored and not indexed"));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Rows of `tenant` that are not deleted.

@@ -14,7 +14,7 @@ use roaring::RoaringBitmap;
 use spandrel_index::segment::{IndexDoc, IndexValues, Segment};
 use spandrel_storage::record::{self, FieldSet, StoredRow};
 use spandrel_storage::store::{Commit, Entry};
-use spandrel_storage::{DocId, RowId, TenantId};
+use spandrel_storage::{DocId, RowId, TenantId, failpoint};
 
 use crate::check::CheckedRow;
 use crate::collection::{Shared, Writer};
@@ -219,7 +219,9 @@ fn apply(shared: &Shared, works: Vec<Work>) -> Result<Vec<Written>> {
     if plan.commit.entries.is_empty() {
         return Ok(plan.written);
     }
+    failpoint::reach("commit.before");
     shared.store.commit(&plan.commit, shared.durability())?;
+    failpoint::reach("commit.after");
     // From here on the rows are durable: whatever fails leaves memory behind the disk, so nothing more is accepted.
     let written = make_visible(shared, &mut writer, &snapshot, plan).inspect_err(|error| {
         shared.poison(&format!("a durable write could not be made visible ({error}); reopen the database"));
@@ -473,6 +475,7 @@ pub fn drop_from_views(views: &mut [View], tenant: TenantId) -> Vec<RowId> {
 /// here is finished at the next open.
 pub fn erase_rows(shared: &Shared, rows: &[RowId]) -> Result<()> {
     for rows in rows.chunks(ERASE_ROWS_MAX) {
+        failpoint::reach("erase.half");
         let entries = rows.iter().map(|row| Entry::Erase { row: *row }).collect();
         let commit = Commit { collection: shared.id, new_tenants: Vec::new(), entries, trim: Vec::new() };
         shared.store.commit(&commit, spandrel_storage::store::Durability::Buffered)?;

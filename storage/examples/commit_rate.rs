@@ -1,9 +1,10 @@
 //! How fast the row store takes commits, and what a snapshot and the reads cost.
 //!
-//! Rows are 384 f32 elements, 500 bytes of text and two payload values, about 2.2 KB encoded. Prints rows per second
-//! for commits of 1, 32 and 256 rows with both durabilities, with the lookup that an upsert needs, then the costs of
-//! snapshots, point reads and a scan. `cargo run -p spandrel-storage --example commit_rate [ROWS] [FOLDER]`; the
-//! folder decides which disk is measured.
+//! Rows are 384 f32 elements, 500 bytes of text and two payload values, about 2.2 KB encoded. Prints rows per
+//! second for commits of 1, 32 and 256 rows with both durabilities, with the lookup that an upsert needs,
+//! then the costs of snapshots, point reads and a scan. The last column is the committing thread's own time
+//! on a CPU, which other load does not change. `cargo run -p spandrel-storage --example commit_rate [ROWS]
+//! [FOLDER]`; the folder decides which disk is measured.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,7 +21,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let rows: u64 = arguments.next().map_or(Ok(50_000), |rows| rows.parse())?;
     let parent = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
-    println!("{:>9} {:>6} {:>9} {:>10} {:>9} {:>9}", "sync", "batch", "rows", "rows/s", "MB/s", "us/commit");
+    let heads = ["sync", "batch", "rows", "rows/s", "MB/s", "us/commit", "cpu us/row"];
+    println!("{}", heads.map(|head| format!("{head:>11}")).concat());
     for durability in [Durability::Buffered, Durability::Sync] {
         for batch in [1, 32, 256] {
             let rows = if batch == 1 { rows / 10 } else { rows };
@@ -74,10 +76,12 @@ fn measure(
     let collection = store.create_collection("c", &schema)?.id;
     let mut bytes = 0;
     let mut busy_s = 0.0;
+    let mut busy_cpu_s = 0.0;
     for first in (1..=rows).step_by(batch as usize) {
         let rows: Vec<StoredRow> = (first..(first + batch).min(rows + 1)).map(row).collect();
         let records: Vec<Vec<u8>> = rows.iter().map(StoredRow::encode).collect();
         bytes += records.iter().map(Vec::len).sum::<usize>();
+        let cpu_before_s = cpu_s();
         let started = Instant::now();
         let snapshot = store.snapshot();
         for tenant in 0..10 {
@@ -91,20 +95,30 @@ fn measure(
             tenant: stored.tenant,
             key: stored.key,
             record,
-            replaces: None,
+            erase: None,
         });
         let commit = Commit { collection, entries: entries.collect(), ..Commit::default() };
         store.commit(&commit, durability)?;
         busy_s += started.elapsed().as_secs_f64();
+        busy_cpu_s += cpu_s() - cpu_before_s;
     }
-    println!(
-        "{:>9} {batch:>6} {rows:>9} {:>10.0} {:>9.1} {:>9.1}",
+    let cells = [
         format!("{durability:?}"),
-        rows as f64 / busy_s,
-        bytes as f64 / busy_s / 1e6,
-        busy_s * 1e6 / rows.div_ceil(batch) as f64
-    );
+        batch.to_string(),
+        rows.to_string(),
+        format!("{:.0}", rows as f64 / busy_s),
+        format!("{:.1}", bytes as f64 / busy_s / 1e6),
+        format!("{:.1}", busy_s * 1e6 / rows.div_ceil(batch) as f64),
+        format!("{:.2}", busy_cpu_s * 1e6 / rows as f64),
+    ];
+    println!("{}", cells.map(|cell| format!("{cell:>11}")).concat());
     Ok(())
+}
+
+/// Seconds that this thread was on a CPU, which other load on the machine does not change; 0 off Linux.
+fn cpu_s() -> f64 {
+    let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    times.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
 }
 
 fn reads(store: &Store, rows: u64) -> Result<(), Box<dyn std::error::Error>> {

@@ -50,6 +50,7 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// As [`replace_file`]; `temp` is left in place.
 pub fn publish(file: &File, temp: &Path, path: &Path) -> Result<()> {
     file.sync_all().map_err(|e| Error::io("sync", temp, e))?;
+    crate::failpoint::reach("file.renaming");
     fs::rename(temp, path).map_err(|e| Error::io("rename", temp, e))?;
     sync_folder(folder_of(path))
 }

@@ -7,6 +7,7 @@
 pub mod codec;
 pub mod durable;
 pub mod error;
+pub mod failpoint;
 pub mod file;
 pub mod id;
 pub mod io;

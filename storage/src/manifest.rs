@@ -8,7 +8,8 @@
 //!
 //! ```text
 //! sealed block: magic `SPANDMAN`, version u32, body, crc32c of everything before
-//! body:  collection u32, epoch u64, covered u64, last_row u64, next_segment u64, segment count u32, segments
+//! body:  collection u32, epoch u64, covered u64, trimmed u64, last_row u64, next_segment u64,
+//!        segment count u32, segments
 //! segment:  id u64, first u64, last u64, docs u32, bytes u64, checksum u32,
 //!           deleted as u32 length and the portable roaring format
 //! ```
@@ -54,6 +55,8 @@ pub struct Manifest {
     pub epoch: u64,
     /// Rows up to and including this one are in segments or deleted.
     pub covered: RowId,
+    /// Log records up to this one are trimmed: what the row table still has of them are live rows.
+    pub trimmed: RowId,
     /// Highest row known durable when this was written: a row table that ends before it has lost rows.
     pub last_row: RowId,
     /// Id of the next segment; ids are not used twice.
@@ -114,6 +117,7 @@ impl Manifest {
             collection,
             epoch: 0,
             covered: RowId(0),
+            trimmed: RowId(0),
             last_row: RowId(0),
             next_segment: 1,
             segments: Vec::new(),
@@ -150,6 +154,7 @@ impl Manifest {
         body.u32(self.collection.0)
             .u64(self.epoch)
             .u64(self.covered.0)
+            .u64(self.trimmed.0)
             .u64(self.last_row.0)
             .u64(self.next_segment)
             .u32(u32::try_from(self.segments.len()).expect("at most SEGMENTS_MAX, checked"));
@@ -186,6 +191,9 @@ impl Manifest {
         if self.covered > self.last_row {
             return Err(format!("covered row {} is after the last row {}", self.covered, self.last_row));
         }
+        if self.trimmed > self.covered {
+            return Err(format!("trimmed row {} is after the covered row {}", self.trimmed, self.covered));
+        }
         let mut ids = HashSet::with_capacity(self.segments.len());
         let mut before = RowId(0);
         for entry in &self.segments {
@@ -217,6 +225,7 @@ fn decode_body(decoder: &mut Decoder<'_>) -> Result<Manifest, String> {
         collection: CollectionId(decoder.u32("collection").map_err(text)?),
         epoch: decoder.u64("epoch").map_err(text)?,
         covered: RowId(decoder.u64("covered row").map_err(text)?),
+        trimmed: RowId(decoder.u64("trimmed row").map_err(text)?),
         last_row: RowId(decoder.u64("last row").map_err(text)?),
         next_segment: decoder.u64("next segment").map_err(text)?,
         segments: Vec::new(),

@@ -1,10 +1,11 @@
-//! The log record: what one write left behind, as the bytes that the `rows` column family holds under its RowId.
+//! The log record: what one write left behind, as the bytes that the `rows` column family holds under its
+//! RowId.
 //!
-//! It answers how a row is laid out, and lets a reader take only the fields it wants: a field that is not wanted is
-//! skipped by its length, without allocation. It is not for search: segments hold their own copies of vectors.
-//! Encoding and decoding are linear in the bytes of the wanted fields. There is no checksum in here, the row store
-//! keeps one a block; [`Record::decode`] still never panics and never allocates more than a small multiple of its
-//! input, whatever the bytes.
+//! It answers how a row is laid out, and lets a reader take only the fields it wants: a field that is not
+//! wanted is skipped by its length, without allocation. It is not for search: segments hold their own copies
+//! of vectors. Encoding and decoding are linear in the bytes of the wanted fields. There is no checksum in
+//! here, the row store keeps one a block; [`Record::decode`] still never panics and never allocates more than
+//! a small multiple of its input, whatever the bytes.
 //!
 //! | offset | bytes | what                                                            |
 //! |-------:|------:|-----------------------------------------------------------------|
@@ -17,8 +18,8 @@
 //! |        |       | chunk: document as length and UTF-8, span u64 u64, tokens u32   |
 //! |        |       | fields: count u16, then id u16, kind u8, length u32, bytes each |
 //!
-//! Tenant and replaced RowId lie at fixed offsets, so that rows can be encoded before the writer's lock is taken and
-//! completed by [`set_replaces`] when the replaced RowId is known. All numbers are little-endian.
+//! Tenant and replaced RowId lie at fixed offsets, so that rows can be encoded before the writer's lock is
+//! taken and completed by [`set_replaces`] when the replaced RowId is known. All numbers are little-endian.
 
 use crate::codec::{Decoder, Encoder, Truncated};
 use crate::id::{FieldId, RowId, TenantId};
@@ -127,8 +128,8 @@ impl StoredRow {
         Some(&self.fields[at].1)
     }
 
-    /// The bytes of the record. `fields` must be ascending by id, ids below 256, each once, and lists must not be
-    /// nested more than 4 deep; rows that were checked against a schema are so.
+    /// The bytes of the record. `fields` must be ascending by id, ids below 256, each once, and lists must
+    /// not be nested more than 4 deep; rows that were checked against a schema are so.
     ///
     /// # Panics
     /// When a string, vector or list has 2^32 elements or more.
@@ -170,11 +171,19 @@ pub fn set_replaces(encoded: &mut [u8], replaces: Option<RowId>) {
     encoded[REPLACES_AT..HEADER_BYTES].copy_from_slice(&bytes);
 }
 
-/// Tenant and replaced RowId of an encoded row record; none where the bytes are not one.
-pub(crate) fn row_header(encoded: &[u8]) -> Option<(TenantId, Option<RowId>)> {
+/// Writes the tenant into the header of an encoded record.
+///
+/// # Panics
+/// When `encoded` is shorter than a header: it is not the result of an `encode` here.
+pub fn set_tenant(encoded: &mut [u8], tenant: TenantId) {
+    encoded[TENANT_AT..REPLACES_AT].copy_from_slice(&tenant.0.to_le_bytes());
+}
+
+/// Tenant of an encoded row record; none where the bytes are not one.
+pub(crate) fn row_tenant(encoded: &[u8]) -> Option<TenantId> {
     let mut bytes = Decoder::new(encoded);
-    let (kind, _, tenant, replaces) = read_header(&mut bytes).ok()?;
-    (kind == KIND_ROW).then_some((tenant, replaces))
+    let (kind, _, tenant, _) = read_header(&mut bytes).ok()?;
+    (kind == KIND_ROW).then_some(tenant)
 }
 
 impl Record {

@@ -1,23 +1,25 @@
 //! The row store: what is true, on RocksDB. The only home of RocksDB in this engine.
 //!
-//! It answers which collections and tenants there are, what a row holds, which row a key names, and what was written
-//! after a RowId. It is not for search: segments are derived from it and can be rebuilt from it.
+//! It answers which collections and tenants there are, what a row holds, which row a key names, and what was
+//! written after a RowId. It is not for search: segments are derived from it and can be rebuilt from it.
 //!
-//! Three column families share one write-ahead log, so that a [`Commit`], one write batch, is whole or absent: `rows`
-//! holds one [record](crate::record) a RowId and is the engine's log, `keys` says which RowId a key names, `meta`
-//! holds the catalogue. An upsert writes a record under a new RowId and deletes the one it replaces; readers hold a
-//! [`StoreSnapshot`], so older ones still see it. Large records lie in blob files, which compaction does not rewrite.
+//! Three column families share one write-ahead log, so that a [`Commit`], one write batch, is whole or
+//! absent: `rows` holds one [record](crate::record) a RowId and is the engine's log, `keys` says which RowId
+//! a key names, `meta` holds the catalogue. An upsert writes a record under a new RowId and deletes the one
+//! it replaces; readers hold a [`StoreSnapshot`], so older ones still see it. Large records lie in blob
+//! files, which compaction does not rewrite.
 //!
-//! A commit costs one copy of its bytes into the log and one into memory, and with [`Durability::Sync`] one fsync; a
-//! read costs a lookup in memory or one or two reads from disk. See the example `commit_rate` for figures.
+//! A commit costs one copy of its bytes into the log and one into memory, and with [`Durability::Sync`] one
+//! fsync; a read costs a lookup in memory or one or two reads from disk. See the example `commit_rate` for
+//! figures.
 //!
 //! # When a write fails
-//! A write that RocksDB could not finish leaves the log in an unknown state: the record may be whole in it, and
-//! writing on could give its RowIds to other rows. So any failed write poisons the store: every later write is
-//! refused with [`Error::Poisoned`] until the store is reopened, which replays what is whole in the log. Reads go on.
-//! A disk that is nearly full is found before the write by [`StoreOptions::reserve_bytes`] and reported as
-//! [`Error::NoSpace`] with nothing written and nothing poisoned; when RocksDB itself runs into the full disk, the
-//! first error is [`Error::NoSpace`] too, and the store is poisoned.
+//! A write that RocksDB could not finish leaves the log in an unknown state: the record may be whole in it,
+//! and writing on could give its RowIds to other rows. So any failed write poisons the store: every later
+//! write is refused with [`Error::Poisoned`] until the store is reopened, which replays what is whole in the
+//! log. Reads go on. A disk that is nearly full is found before the write by [`StoreOptions::reserve_bytes`]
+//! and reported as [`Error::NoSpace`] with nothing written and nothing poisoned; when RocksDB itself runs
+//! into the full disk, the first error is [`Error::NoSpace`] too, and the store is poisoned.
 
 mod audit;
 mod backup;
@@ -67,14 +69,15 @@ pub enum Durability {
 
 /// An open row store. Cheap to share by reference; commits take turns, reads do not wait for them.
 ///
-/// Dropping it flushes what is in memory, so that the next open has nothing to replay. The folder stays locked until
-/// the last [`StoreSnapshot`] is dropped too.
+/// Dropping it flushes what is in memory, so that the next open has nothing to replay. The folder stays
+/// locked until the last [`StoreSnapshot`] is dropped too.
 #[derive(Debug)]
 pub struct Store {
     engine: Arc<Engine>,
 }
 
-/// What a store and its snapshots share. Fields drop in this order: RocksDB closes before the folder is released.
+/// What a store and its snapshots share. Fields drop in this order: RocksDB closes before the folder is
+/// released.
 struct Engine {
     db: DB,
     closing: Closing,
@@ -112,9 +115,9 @@ impl Store {
     /// Reads the write-ahead log that a crash left, at most four times `options.write_buffer_bytes`.
     ///
     /// # Errors
-    /// [`Error::Version`] for a folder that holds something else, or a store of another format; [`Error::Locked`]
-    /// when it is open already, here or in another process; [`Error::Corrupt`] when something that was acknowledged
-    /// as durable is damaged or missing; [`Error::NoSpace`], [`Error::Io`].
+    /// [`Error::Version`] for a folder that holds something else, or a store of another format;
+    /// [`Error::Locked`] when it is open already, here or in another process; [`Error::Corrupt`] when
+    /// something that was acknowledged as durable is damaged or missing; [`Error::NoSpace`], [`Error::Io`].
     pub fn open(path: &Path, options: &StoreOptions) -> Result<Self> {
         let (folder, state) = Folder::open(path)?;
         if state == State::Creating {
@@ -175,12 +178,12 @@ impl Store {
         self.engine.writer().map(drop)
     }
 
-    /// Flushes what is in memory and closes the store. The folder is released when the last [`StoreSnapshot`] is
-    /// dropped, at once if there is none.
+    /// Flushes what is in memory and closes the store. The folder is released when the last [`StoreSnapshot`]
+    /// is dropped, at once if there is none.
     ///
     /// # Errors
-    /// Those of the flush; [`Error::Poisoned`] after a failed write, when nothing is flushed. What was acknowledged
-    /// is in the log and is replayed by the next open.
+    /// Those of the flush; [`Error::Poisoned`] after a failed write, when nothing is flushed. What was
+    /// acknowledged is in the log and is replayed by the next open.
     pub fn close(self) -> Result<()> {
         drop(self.engine.writer()?);
         self.engine.flush()
@@ -297,8 +300,9 @@ impl Engine {
 
     /// Writes one batch: the only way into the database. `build` is called again when the batch has to wait.
     ///
-    /// RocksDB itself never waits here. It would wait for memory to be flushed even when no flush can succeed: with a
-    /// full disk, until a person frees 64 MB, holding every writer. Told not to, it refuses before the log is touched.
+    /// RocksDB itself never waits here. It would wait for memory to be flushed even when no flush can
+    /// succeed: with a full disk, until a person frees 64 MB, holding every writer. Told not to, it refuses
+    /// before the log is touched.
     fn write(
         &self,
         writer: &mut Writer,
@@ -337,8 +341,8 @@ impl Engine {
             return Ok(());
         }
         Err(Error::Rocks(
-            "writes wait for flushes and compactions that fail; nothing was written, and the LOG file in the store's \
-             folder has the reason"
+            "writes wait for flushes and compactions that fail; nothing was written, and the LOG file in the \
+             store's folder has the reason"
                 .into(),
         ))
     }
@@ -424,7 +428,8 @@ impl Drop for Closing {
 }
 
 impl Writer {
-    /// Tells the witness that every commit so far is durable. A witness that cannot be written only checks less.
+    /// Tells the witness that every commit so far is durable. A witness that cannot be written only checks
+    /// less.
     fn note_durable(&mut self) {
         if let Err(error) = self.witness.record(self.commits, self.sequence) {
             tracing::warn!(%error, "the witness of durable commits is not written");

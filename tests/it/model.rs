@@ -6,16 +6,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use spandrel::{
-    Collection, Database, Fields, FieldValue, Filter, Fusion, Metric, PayloadKind, Route, Row, Schema, ScrollRequest,
-    SearchRequest, Settings, SparseVector, Value,
+    Collection, Database, FieldValue, Fields, Filter, Fusion, Metric, PayloadKind, Route, Row, Schema,
+    ScrollRequest, SearchRequest, Settings, SparseVector, Value,
 };
 
 use crate::rng::Rng;
 
 const DIM: usize = 12;
 const TENANTS: [&str; 4] = ["", "acme", "globex", "initech"];
-const WORDS: [&str; 12] =
-    ["alpha", "beta", "gamma", "delta", "river", "stone", "cloud", "ember", "frost", "grove", "haven", "iron"];
+const WORDS: [&str; 12] = [
+    "alpha", "beta", "gamma", "delta", "river", "stone", "cloud", "ember", "frost", "grove", "haven", "iron",
+];
 
 fn schema() -> Schema {
     Schema::new()
@@ -118,7 +119,11 @@ fn passes(filter: &Filter, row: &ModelRow) -> bool {
     }
 }
 
-fn matching<'a>(model: &'a Model, tenant: &'a str, filter: Option<&'a Filter>) -> impl Iterator<Item = &'a ModelRow> {
+fn matching<'a>(
+    model: &'a Model,
+    tenant: &'a str,
+    filter: Option<&'a Filter>,
+) -> impl Iterator<Item = &'a ModelRow> {
     model
         .iter()
         .filter(move |((of, _), row)| of == tenant && filter.is_none_or(|filter| passes(filter, row)))
@@ -137,8 +142,18 @@ fn check_hits(what: &str, collection: &Collection, request: &SearchRequest, expe
     for (at, hit) in response.hits.iter().enumerate() {
         let found = expected.iter().find(|(key, ..)| *key == hit.row.key);
         let (_, score, row) = found.unwrap_or_else(|| panic!("{what}: '{}' does not match", hit.row.key));
-        assert!((hit.score - score).abs() < 1e-4, "{what}: '{}' scores {} not {score}", hit.row.key, hit.score);
-        assert!(hit.score > expected[at].1 - 1e-4, "{what}: rank {at} has {} not {}", hit.score, expected[at].1);
+        assert!(
+            (hit.score - score).abs() < 1e-4,
+            "{what}: '{}' scores {} not {score}",
+            hit.row.key,
+            hit.score
+        );
+        assert!(
+            hit.score > expected[at].1 - 1e-4,
+            "{what}: rank {at} has {} not {}",
+            hit.score,
+            expected[at].1
+        );
         assert_eq!(hit.row, row.row, "{what}: row");
     }
     let keys: BTreeSet<&str> = response.hits.iter().map(|hit| hit.row.key.as_str()).collect();
@@ -167,7 +182,8 @@ fn search(rng: &mut Rng, collection: &Collection, model: &Model) {
         check_hits("sparse", collection, &request, expected);
     } else {
         let query = rng.vector(DIM);
-        let score = |vector: &Vec<f32>| -query.iter().zip(vector).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
+        let score =
+            |vector: &Vec<f32>| -query.iter().zip(vector).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
         let expected = rows().filter_map(|row| Some((row, score(row.vector.as_ref()?)))).collect();
         request.routes = vec![Route::dense("vec", query.clone())];
         check_hits("dense", collection, &request, expected);
@@ -190,26 +206,23 @@ fn search_text(rng: &mut Rng, collection: &Collection, model: &Model) {
     let found: BTreeSet<&str> = response.hits.iter().map(|hit| hit.row.key.as_str()).collect();
     assert_eq!(found, expected, "text {words:?} in '{tenant}'");
     assert!(response.hits.is_sorted_by(|a, b| a.score >= b.score), "text hits are ranked");
-    let hybrid = SearchRequest { k: 5, fusion: Fusion::Weighted, ..request.clone() }.route(Route::dense("vec", rng.vector(DIM)));
+    let hybrid = SearchRequest { k: 5, fusion: Fusion::Weighted, ..request.clone() }
+        .route(Route::dense("vec", rng.vector(DIM)));
     let response = collection.search(&hybrid).unwrap();
     assert!(response.hits.is_sorted_by(|a, b| a.score >= b.score), "hybrid hits are ranked");
     assert!(response.hits.iter().all(|hit| model.contains_key(&(tenant.to_owned(), hit.row.key.clone()))));
 }
 
 fn check_everything(collection: &Collection, model: &Model) {
+    collection.verify().unwrap();
     for tenant in TENANTS {
         let expected: Vec<&ModelRow> = matching(model, tenant, None).collect();
         assert_eq!(collection.count(tenant, None).unwrap(), expected.len() as u64, "rows of '{tenant}'");
         let mut after = None;
         let mut rows = Vec::new();
         loop {
-            let page = ScrollRequest {
-                tenant: tenant.into(),
-                after,
-                limit: 17,
-                filter: None,
-                fields: Fields::All,
-            };
+            let page =
+                ScrollRequest { tenant: tenant.into(), after, limit: 17, filter: None, fields: Fields::All };
             let page = collection.scroll(&page).unwrap();
             rows.extend(page.rows);
             after = page.next;
@@ -217,7 +230,11 @@ fn check_everything(collection: &Collection, model: &Model) {
                 break;
             }
         }
-        assert_eq!(rows, expected.iter().map(|row| row.row.clone()).collect::<Vec<_>>(), "scroll of '{tenant}'");
+        assert_eq!(
+            rows,
+            expected.iter().map(|row| row.row.clone()).collect::<Vec<_>>(),
+            "scroll of '{tenant}'"
+        );
         let keys: Vec<String> = (0..60).map(|at| format!("k{at}")).collect();
         let got = collection.get(tenant, &keys, &Fields::All).unwrap();
         for (key, row) in keys.iter().zip(got) {
@@ -243,10 +260,12 @@ fn step(rng: &mut Rng, collection: &Collection, model: &mut Model) {
         }
         7..9 => {
             let tenant = rng.pick(&TENANTS).to_string();
-            let keys: BTreeSet<String> = (0..1 + rng.below(6)).map(|_| format!("k{}", rng.below(60))).collect();
+            let keys: BTreeSet<String> =
+                (0..1 + rng.below(6)).map(|_| format!("k{}", rng.below(60))).collect();
             let keys: Vec<String> = keys.into_iter().collect();
             let written = collection.delete(&tenant, &keys).unwrap();
-            let gone = keys.into_iter().filter(|key| model.remove(&(tenant.clone(), key.clone())).is_some()).count();
+            let gone =
+                keys.into_iter().filter(|key| model.remove(&(tenant.clone(), key.clone())).is_some()).count();
             assert_eq!(written.rows, gone as u64, "deleted rows");
         }
         9 if rng.once_in(3) => {
@@ -292,7 +311,8 @@ fn run(seed: u64, steps: usize) {
                 database.close().unwrap();
             }
             drop(database);
-            database = Database::open(folder.path(), settings()).unwrap_or_else(|error| panic!("step {at}: {error}"));
+            database = Database::open(folder.path(), settings())
+                .unwrap_or_else(|error| panic!("step {at}: {error}"));
             check_everything(&database.collection("rows").unwrap(), &model);
         }
     }

@@ -11,7 +11,8 @@ impl Rng {
 
     /// A generator whose seed is printed under `what`; `SPANDREL_SEED` overrides it.
     pub fn announced(what: &str, default_seed: u64) -> Self {
-        let seed = std::env::var("SPANDREL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(default_seed);
+        let seed =
+            std::env::var("SPANDREL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(default_seed);
         println!("{what}: SPANDREL_SEED={seed}");
         Self(seed)
     }

@@ -1,8 +1,8 @@
 //! Where full vectors live: in memory, or in a section of a segment file that is read in chunks.
 //!
-//! An *ordinal* is the position of a vector among the vectors of its segment and field. Whoever scans asks for blocks
-//! of ordinals, or for some ordinals gathered into one block, and does not see which of the two it is. Memory is
-//! borrowed without a copy when the block is contiguous.
+//! An *ordinal* is the position of a vector among the vectors of its segment and field. Whoever scans asks
+//! for blocks of ordinals, or for some ordinals gathered into one block, and does not see which of the two it
+//! is. Memory is borrowed without a copy when the block is contiguous.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -105,8 +105,8 @@ impl<T: Stored> Vectors<T> {
         Self { dim, count, place: Place::Memory(values.into()) }
     }
 
-    /// Vectors whose bytes start at `at` of `source`, or their copy in memory. The caller has checked that the source is
-    /// long enough.
+    /// Vectors whose bytes start at `at` of `source`, or their copy in memory. The caller has checked that
+    /// the source is long enough.
     pub(crate) fn open(
         source: Arc<dyn ChunkSource>,
         at: u64,
@@ -161,7 +161,8 @@ impl<T: Stored> Vectors<T> {
         Ok(Matrix::new(values, self.dim))
     }
 
-    /// The vectors of `ordinals` in their order. Ascending neighbours that lie close together are read at once.
+    /// The vectors of `ordinals` in their order. Ascending neighbours that lie close together are read at
+    /// once.
     ///
     /// # Panics
     /// When an ordinal is not below the number of vectors.

@@ -1,7 +1,7 @@
 //! Which kernels this CPU runs: one table of functions a level, probed once.
 //!
-//! A table is plain data. Code that computes takes a `&'static Kernels`: [`Kernels::best`] in production, each of
-//! [`Kernels::available`] in tests.
+//! A table is plain data. Code that computes takes a `&'static Kernels`: [`Kernels::best`] in production,
+//! each of [`Kernels::available`] in tests.
 
 use std::sync::OnceLock;
 

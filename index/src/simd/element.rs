@@ -12,14 +12,17 @@ mod sealed {
 }
 
 /// An element of stored vectors. Queries are f32 whatever the element.
-pub trait Element: sealed::Sealed + Copy + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static {
+pub trait Element:
+    sealed::Sealed + Copy + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static
+{
     /// Bytes of an element, in memory and on disk.
     const BYTES: usize;
 
     /// The value as f32, exact.
     fn to_f32(self) -> f32;
 
-    /// The nearest element: rounds to nearest even (f16), truncates and saturates (i8). The caller checks the range.
+    /// The nearest element: rounds to nearest even (f16), truncates and saturates (i8). The caller checks the
+    /// range.
     fn from_f32(value: f32) -> Self;
 
     /// Appends the elements that little-endian `bytes` hold; bytes past the last whole element are left out.

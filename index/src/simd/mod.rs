@@ -1,19 +1,19 @@
 //! How near are two vectors: dot products and squared L2 distances of f32, f16 and i8, and norms.
 //!
-//! [`Kernels`] is the safe front: one table of functions a CPU level, chosen once. Cosine is the dot product of
-//! vectors normalised beforehand ([`norm`]). Raw values come out here (a *distance* for L2); scores, where larger is
-//! better, are made above.
+//! [`Kernels`] is the safe front: one table of functions a CPU level, chosen once. Cosine is the dot product
+//! of vectors normalised beforehand ([`norm`]). Raw values come out here (a *distance* for L2); scores, where
+//! larger is better, are made above.
 //!
-//! | form | methods | shape |
+//! | form | methods (the same for `l2`) | shape |
 //! |---|---|---|
-//! | one-to-one | [`dot`](Kernels::dot), [`l2`](Kernels::l2) | `dim`, `dim` -> value |
-//! | one-to-many | [`dot_rows`](Kernels::dot_rows), [`l2_rows`](Kernels::l2_rows) | `dim`, `r x dim` -> `r` |
-//! | many-to-many | [`dot_tile`](Kernels::dot_tile), [`l2_tile`](Kernels::l2_tile) | `q x dim`, `r x dim` -> `q x r` |
+//! | one-to-one | [`dot`](Kernels::dot) | `dim`, `dim` -> value |
+//! | one-to-many | [`dot_rows`](Kernels::dot_rows) | `dim`, `r x dim` -> `r` |
+//! | many-to-many | [`dot_tile`](Kernels::dot_tile) | `q x dim`, `r x dim` -> `q x r` |
 //!
-//! What holds: all forms of one level give the same bits for the same pair; integer kernels give the same integers on
-//! every level; float results of any level are within [`dot_error_max`] and [`l2_error_max`] of the exact value unless
-//! an intermediate overflows f32 (then they are infinite or NaN, and the caller computes the pair in f64). Nothing past
-//! a slice is read. Not for codes: those have their own kernels.
+//! What holds: all forms of one level give the same bits for the same pair; integer kernels give the same
+//! integers on every level; float results of any level are within [`dot_error_max`] and [`l2_error_max`] of
+//! the exact value unless an intermediate overflows f32 (then they are infinite or NaN, and the caller
+//! computes the pair in f64). Nothing past a slice is read. Not for codes: those have their own kernels.
 
 mod dispatch;
 mod element;
@@ -36,13 +36,14 @@ pub const INT_DIM_MAX: usize = 33_025;
 /// Half a unit in the last place of 1.0f32: the relative error of one rounding.
 const ROUNDING: f64 = 1.0 / (1 << 24) as f64;
 
-/// Roundings that a term passes through at most, whatever the level: `dim / 8` of its lane, the lane tree, its own.
+/// Roundings that a term passes through at most, whatever the level: `dim / 8` of its lane, the lane tree,
+/// its own.
 fn roundings(dim: usize) -> f64 {
     (dim.div_ceil(8) + 8) as f64 * ROUNDING
 }
 
-/// Largest error of a float dot product of `dim` dimensions, where `magnitude` is at least the sum of `|a_i * b_i|`
-/// (for instance `|a| * |b|`). Underflow is within it.
+/// Largest error of a float dot product of `dim` dimensions, where `magnitude` is at least the sum of `|a_i *
+/// b_i|` (for instance `|a| * |b|`). Underflow is within it.
 pub fn dot_error_max(dim: usize, magnitude: f64) -> f64 {
     1.01 * roundings(dim) * magnitude + dim as f64 * f64::from(f32::MIN_POSITIVE)
 }
@@ -52,8 +53,9 @@ pub fn l2_error_max(dim: usize, distance: f64) -> f64 {
     1.01 * roundings(dim) * distance + dim as f64 * f64::from(f32::MIN_POSITIVE)
 }
 
-/// Shapes of every method: `query: dim`, `queries: q x dim`, `rows: r x dim`, `out: r` or `q x r` (a row of `out` for
-/// each query). Results for elements that are not finite are not specified, except that nothing panics.
+/// Shapes of every method: `query: dim`, `queries: q x dim`, `rows: r x dim`, `out: r` or `q x r` (a row of
+/// `out` for each query). Results for elements that are not finite are not specified, except that nothing
+/// panics.
 ///
 /// # Panics
 /// Every method panics when the shapes do not fit.

@@ -1,7 +1,7 @@
 //! Norms and normalising: once a vector at build time and once a query, never in a scan.
 //!
-//! Sums are in f64 over fixed lanes and use no CPU feature, so that the same vector is stored as the same bytes
-//! everywhere, and no finite f32 vector overflows or vanishes.
+//! Sums are in f64 over fixed lanes and use no CPU feature, so that the same vector is stored as the same
+//! bytes everywhere, and no finite f32 vector overflows or vanishes.
 
 const LANES: usize = 8;
 
@@ -22,8 +22,8 @@ pub fn norm(vector: &[f32]) -> f64 {
     norm_squared(vector).sqrt()
 }
 
-/// Divides the vector by its norm and returns the norm it had. A vector of zeros, or with a value that is not finite,
-/// stays as it is and gives `None`.
+/// Divides the vector by its norm and returns the norm it had. A vector of zeros, or with a value that is not
+/// finite, stays as it is and gives `None`.
 pub fn normalize(vector: &mut [f32]) -> Option<f64> {
     let norm = norm(vector);
     if norm == 0.0 || !norm.is_finite() {

@@ -1,7 +1,7 @@
 //! Plain loops over chunks of lanes that the compiler turns into whatever vector instructions the target has.
 //!
-//! For CPUs that have no level of their own, and the second oracle: the same shape of sums as the SIMD levels, without
-//! fused multiply-adds. One pair at a time, so that every form gives the same bits.
+//! For CPUs that have no level of their own, and the second oracle: the same shape of sums as the SIMD
+//! levels, without fused multiply-adds. One pair at a time, so that every form gives the same bits.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;

@@ -1,4 +1,5 @@
-//! The oracle of every other level: one pair at a time, one dimension after the other, in f64 (floats) or i64 (integers).
+//! The oracle of every other level: one pair at a time, one dimension after the other, in f64 (floats) or i64
+//! (integers).
 //!
 //! A product of two f32 is exact in f64, so that a result is off by less than one f32 rounding. It is not for
 //! production: it is 10 to 30 times slower than `portable`.

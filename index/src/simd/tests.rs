@@ -1,4 +1,5 @@
-//! Every level that this CPU has against the f64 oracle, at all lengths 1..=1100, in every form, on unaligned slices.
+//! Every level that this CPU has against the f64 oracle, at all lengths 1..=1100, in every form, on unaligned
+//! slices.
 
 use half::f16;
 
@@ -43,7 +44,8 @@ fn levels() -> Vec<&'static Kernels> {
     Kernels::available()
 }
 
-/// Query and row counts tried at every length: all of them, one query, and a pair of counts that walks over the rest.
+/// Query and row counts tried at every length: all of them, one query, and a pair of counts that walks over
+/// the rest.
 fn counts(length: usize) -> [(usize, usize); 3] {
     [(QUERIES, ROWS), (1, 1 + length % ROWS), (1 + length % QUERIES, 1 + length / QUERIES % ROWS)]
 }
@@ -51,17 +53,18 @@ fn counts(length: usize) -> [(usize, usize); 3] {
 /// Checks one element type at every length. `start` makes slices start off any alignment.
 fn check_floats<T: Element>(queries: &[f32], rows: &[T]) {
     let levels = levels();
+    let widened: Vec<f32> = rows.iter().map(|value| value.to_f32()).collect();
     let (mut dots, mut l2s) = (vec![0.0f32; QUERIES * ROWS], vec![0.0f32; QUERIES * ROWS]);
     for length in 1..=LENGTH_MAX {
         let start = length % 5;
         let queries = Matrix::new(&queries[start..start + QUERIES * length], length);
         let rows = Matrix::new(&rows[start..start + ROWS * length], length);
+        let widened = Matrix::new(&widened[start..start + ROWS * length], length);
         let exact: Vec<(f64, f64, f64)> = queries
             .iter()
-            .flat_map(|query| rows.iter().map(move |row| (query, row)))
+            .flat_map(|query| widened.iter().map(move |row| (query, row)))
             .map(|(query, row)| {
-                let magnitude =
-                    query.iter().zip(row).map(|(a, b)| f64::from(a * b.to_f32()).abs()).sum::<f64>();
+                let magnitude = query.iter().zip(row).map(|(a, b)| f64::from(a * b).abs()).sum::<f64>();
                 (dot_f64(query, row), l2_f64(query, row), magnitude)
             })
             .collect();
@@ -71,7 +74,10 @@ fn check_floats<T: Element>(queries: &[f32], rows: &[T]) {
             kernels.l2_tile(queries, rows, &mut l2s);
             for (pair, (dot, l2, magnitude)) in exact.iter().enumerate() {
                 let dot_error = (f64::from(dots[pair]) - dot).abs();
-                assert!(dot_error <= dot_error_max(length, *magnitude), "dot {at}, pair {pair}: off by {dot_error}");
+                assert!(
+                    dot_error <= dot_error_max(length, *magnitude),
+                    "dot {at}, pair {pair}: off by {dot_error}"
+                );
                 let l2_error = (f64::from(l2s[pair]) - l2).abs();
                 assert!(l2_error <= l2_error_max(length, *l2), "l2 {at}, pair {pair}: off by {l2_error}");
             }
@@ -103,7 +109,8 @@ fn same_bits<T: Element>(
     assert_eq!(bits(&out[..r]), expect(dots)[(q - 1) * r..], "dot {at}, one query to {r}");
     kernels.l2_rows(queries.row(q - 1), rows, &mut out[..r]);
     assert_eq!(bits(&out[..r]), expect(l2s)[(q - 1) * r..], "l2 {at}, one query to {r}");
-    let last = (kernels.dot(queries.row(q - 1), rows.row(r - 1)), kernels.l2(queries.row(q - 1), rows.row(r - 1)));
+    let last =
+        (kernels.dot(queries.row(q - 1), rows.row(r - 1)), kernels.l2(queries.row(q - 1), rows.row(r - 1)));
     assert_eq!(last.0.to_bits(), expect(dots)[q * r - 1], "dot {at}, one pair");
     assert_eq!(last.1.to_bits(), expect(l2s)[q * r - 1], "l2 {at}, one pair");
 }

@@ -6,6 +6,7 @@
 
 mod backup;
 mod collection;
+mod demo;
 mod import;
 mod key;
 mod output;
@@ -99,6 +100,8 @@ enum Command {
     /// Create, list and revoke API keys
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Try everything on real text, in a temporary folder
+    Demo(demo::DemoArgs),
 }
 
 /// A failure as the user sees it.
@@ -193,6 +196,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Backup(args) => backup::run(common, args),
         Command::Restore(args) => restore::run(common, args),
         Command::Key(command) => key::run(common, command),
+        Command::Demo(args) => demo::run(common, args),
     }
 }
 

@@ -22,6 +22,7 @@ fn sample() -> Manifest {
         collection: CollectionId(7),
         epoch: 41,
         covered: RowId(200_000),
+        trimmed: RowId(150_000),
         last_row: RowId(200_500),
         next_segment: 10,
         segments: vec![

@@ -118,19 +118,21 @@ fn deletes_and_tenant_drops_come_back() {
     let drop = Record::DropTenant { tenant: TenantId(u32::MAX) };
     for record in [delete, drop] {
         assert_eq!(Record::decode(&record.encode(), &FieldSet::ALL).unwrap(), record);
-        assert!(row_header(&record.encode()).is_none());
+        assert!(row_tenant(&record.encode()).is_none());
     }
 }
 
 #[test]
-fn replaces_is_set_after_encoding() {
+fn replaces_and_tenant_are_set_after_encoding() {
     let mut row = StoredRow { tenant: TenantId(3), key: "a".into(), ..StoredRow::default() };
     let mut bytes = row.encode();
     for replaces in [Some(RowId(99)), None, Some(RowId(u64::MAX))] {
         set_replaces(&mut bytes, replaces);
+        set_tenant(&mut bytes, TenantId(4));
         row.replaces = replaces;
+        row.tenant = TenantId(4);
         assert_eq!(bytes, row.encode());
-        assert_eq!(row_header(&bytes), Some((TenantId(3), replaces)));
+        assert_eq!(row_tenant(&bytes), Some(TenantId(4)));
     }
 }
 
@@ -162,7 +164,7 @@ fn damaged_bytes_never_panic() {
             noise[HEADER_BYTES..].iter_mut().for_each(|byte| *byte &= 7);
         }
         let _ = Record::decode(&noise, &FieldSet::ALL);
-        let _ = row_header(&noise);
+        let _ = row_tenant(&noise);
     }
 }
 

@@ -1,24 +1,26 @@
 //! The audit: RocksDB's logs are read before RocksDB reads them, to tell the trace of a crash from damage.
 //!
-//! RocksDB's own reader (`log_reader.cc`, 11.8) cannot tell the two apart. Where a flipped length makes a record of
-//! the last 32 KB block end past the file, it takes the rest for a torn tail and drops it, in the manifest as in the
-//! write-ahead log; where a flipped bit turns a record's type into that of a recycled log, it drops the rest of the
-//! log or reads the same record for ever. Stricter modes refuse every crash. So the store walks the files itself,
-//! once an open, at the speed of crc32c and in one block of memory: after a clean close there is only the manifest,
-//! a few KB.
+//! RocksDB's own reader (`log_reader.cc`, 11.8) cannot tell the two apart. Where a flipped length makes a
+//! record of the last 32 KB block end past the file, it takes the rest for a torn tail and drops it, in the
+//! manifest as in the write-ahead log; where a flipped bit turns a record's type into that of a recycled log,
+//! it drops the rest of the log or reads the same record for ever. Stricter modes refuse every crash. So the
+//! store walks the files itself, once an open, at the speed of crc32c and in one block of memory: after a
+//! clean close there is only the manifest, a few KB.
 //!
 //! A log is 32 KB blocks of records: masked crc32c u32, length u16, type u8, payload; the crc covers type and
-//! payload; a record that does not fit is split into first, middle and last; fewer than 7 bytes at the end of a block
-//! are filler. A batch begins with its sequence number as u64.
+//! payload; a record that does not fit is split into first, middle and last; fewer than 7 bytes at the end of
+//! a block are filler. A batch begins with its sequence number as u64.
 //!
 //! What follows the last whole record is *torn*, and may go, when all of this holds:
-//! - it looks torn: a record that ends past the file with no whole record inside it, or a page of zeros in it, as a
-//!   power failure leaves where a page was allocated and not written. A flipped bit looks like neither;
+//! - it looks torn: a record that ends past the file with no whole record inside it, or a page of zeros in
+//!   it, as a power failure leaves where a page was allocated and not written. A flipped bit looks like
+//!   neither;
 //! - the [`witness`](super::witness) says that everything durable lies before it.
 //!
-//! A torn write-ahead log is cut there and later ones are set aside, so that RocksDB can run in its strictest mode.
-//! Anything else is [`Error::Corrupt`]. What remains unseen is a flipped length in the very last record, if that
-//! record was a [`Buffered`](super::Durability::Buffered) commit never made durable.
+//! A torn write-ahead log is cut there and later ones are set aside, so that RocksDB can run in its strictest
+//! mode, in which each log also names the one before it with its size. Anything else is [`Error::Corrupt`].
+//! What remains unseen is a flipped length in the very last record, if that record was a
+//! [`Buffered`](super::Durability::Buffered) commit never made durable.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -33,7 +35,8 @@ const HEADER_BYTES: usize = 7;
 const PAGE_BYTES: usize = 4096;
 /// Fewest zeros at the end of a file that count as a page that was not written.
 const HOLE_BYTES_MIN: usize = 64;
-/// A log's first record, where RocksDB notes the log before: 7 + 24 bytes. A file no longer than this holds no batch.
+/// A log's first record, where RocksDB notes the log before: 7 + 24 bytes. A file no longer than this holds
+/// no batch.
 const OPENING_BYTES: usize = HEADER_BYTES + 24;
 
 const FULL: u8 = 1;
@@ -47,10 +50,28 @@ const PREDECESSOR: u8 = 130;
 struct Walk {
     /// Bytes up to the end of the last whole record.
     whole_bytes: u64,
-    /// Sequence number of the last whole batch, or what the log says of the log before it.
+    /// Sequence number of the last whole batch.
     sequence: Option<u64>,
+    /// What the log says of the log before it.
+    opening: Option<Opening>,
     /// Why the walk ended before the end of the file.
     damage: Option<Damage>,
+}
+
+#[derive(Debug)]
+struct Log {
+    number: u64,
+    path: PathBuf,
+    walk: Walk,
+}
+
+/// A log's first record: what the log before it was when it was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Opening {
+    number: u64,
+    bytes: u64,
+    /// Sequence number of its last batch; none without one.
+    sequence: Option<u64>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -102,15 +123,24 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn audit_logs(folder: &Path, account: &Account) -> Result<()> {
+    // The last sequence number seen, and the log before: its number and its bytes.
     let mut sequence = None;
-    let mut torn = false;
-    for path in logs(folder)? {
-        if torn {
+    let mut before: Option<(u64, u64)> = None;
+    let mut logs = live_logs(folder)?.into_iter();
+    for Log { number, path, walk } in logs.by_ref() {
+        // After a failed write a log is shorter than the next one says. No commit was taken after it.
+        let short = walk.opening.zip(before).is_some_and(|(opening, (before_number, before_bytes))| {
+            opening.number == before_number && opening.bytes != before_bytes
+        });
+        if short {
+            if sequence.unwrap_or(0) < account.sequence {
+                return Err(Error::corrupt(&path, 0, "the log before this one has lost its end"));
+            }
             set_aside(&path)?;
-            continue;
+            break;
         }
-        let walk = walk_file(&path, true)?;
-        sequence = sequence.max(walk.sequence);
+        sequence = sequence.max(walk.opening.and_then(|opening| opening.sequence)).max(walk.sequence);
+        before = Some((number, walk.whole_bytes));
         let Some(damage) = walk.damage else { continue };
         let acknowledged = match sequence {
             Some(sequence) => sequence < account.sequence,
@@ -121,9 +151,31 @@ fn audit_logs(folder: &Path, account: &Account) -> Result<()> {
             return Err(Error::corrupt(&path, walk.whole_bytes, damage.what));
         }
         cut(&path, walk.whole_bytes)?;
-        torn = true;
+        break;
+    }
+    for log in logs {
+        set_aside(&log.path)?;
     }
     Ok(())
+}
+
+/// The logs, oldest first. One that RocksDB could not even begin, on a full disk, and of which the next one
+/// knows nothing, is set aside.
+fn live_logs(folder: &Path) -> Result<Vec<Log>> {
+    let mut live: Vec<Log> = Vec::new();
+    for (number, path) in logs(folder)? {
+        let walk = walk_file(&path, true)?;
+        if let Some(last) = live.last()
+            && last.walk.whole_bytes == 0
+            && walk.opening.is_none_or(|opening| opening.number != last.number)
+            && holds_no_batch(&last.path)?
+        {
+            set_aside(&last.path)?;
+            live.pop();
+        }
+        live.push(Log { number, path, walk });
+    }
+    Ok(live)
 }
 
 /// Whether a log that has no whole record is too short for a batch, or was never written.
@@ -132,8 +184,8 @@ fn holds_no_batch(path: &Path) -> Result<bool> {
     Ok(bytes.len() <= OPENING_BYTES || bytes.iter().all(|byte| *byte == 0))
 }
 
-/// The write-ahead logs in `folder`, oldest first.
-fn logs(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The write-ahead logs in `folder` and their numbers, oldest first.
+fn logs(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut logs: Vec<(u64, PathBuf)> = Vec::new();
     for entry in fs::read_dir(folder).map_err(|e| Error::io("list", folder, e))? {
         let path = entry.map_err(|e| Error::io("list", folder, e))?.path();
@@ -143,7 +195,7 @@ fn logs(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     logs.sort();
-    Ok(logs.into_iter().map(|(_, path)| path).collect())
+    Ok(logs)
 }
 
 /// Cuts the tail off that a crash tore.
@@ -161,10 +213,15 @@ fn cut(path: &Path, whole_bytes: u64) -> Result<()> {
     cut().map_err(|e| Error::io("cut", path, e))
 }
 
-/// Moves a log out of RocksDB's sight: it follows a torn one, so that its writes would leave a hole before them.
+/// Moves a log out of RocksDB's sight: it is blank, or would leave a hole where the log before it lost its
+/// end.
 fn set_aside(path: &Path) -> Result<()> {
     let aside = path.with_extension("log.torn");
-    tracing::warn!(log = %path.display(), aside = %aside.display(), "a log after a torn one is set aside");
+    tracing::warn!(
+        log = %path.display(),
+        aside = %aside.display(),
+        "a log that was never begun, or follows one that lost its end, is set aside"
+    );
     fs::rename(path, &aside).map_err(|e| Error::io("rename", path, e))
 }
 
@@ -226,16 +283,25 @@ impl Walk {
                 extend_head(start, payload);
                 split.take()
             }
-            // Number and size of the log before, then the sequence number of its last batch, 0 for none.
-            (PREDECESSOR, None) if is_wal => payload.get(16..).map(head),
+            (PREDECESSOR, None) if is_wal => {
+                self.opening = opening(payload);
+                return self.opening.is_some();
+            }
             _ => return false,
         };
         if let Some(whole) = whole.filter(|_| is_wal) {
-            let sequence = Decoder::new(&whole).u64("sequence").ok().filter(|sequence| *sequence > 0);
-            self.sequence = self.sequence.max(sequence);
+            self.sequence = self.sequence.max(Decoder::new(&whole).u64("sequence").ok());
         }
         true
     }
+}
+
+fn opening(payload: &[u8]) -> Option<Opening> {
+    let mut payload = Decoder::new(payload);
+    let number = payload.u64("number").ok()?;
+    let bytes = payload.u64("bytes").ok()?;
+    let sequence = payload.u64("sequence").ok()?;
+    Some(Opening { number, bytes, sequence: (sequence > 0).then_some(sequence) })
 }
 
 /// The first 8 bytes of a record: its sequence number.

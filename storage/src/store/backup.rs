@@ -1,7 +1,9 @@
-//! Backup: a checkpoint is a second folder that opens as a store, made of hard links to files that never change.
+//! Backup: a checkpoint is a second folder that opens as a store, made of hard links to files that never
+//! change.
 //!
-//! A checkpoint on the same disk takes no space at first and a few milliseconds plus a flush; on another disk it is a
-//! copy. [`restore`] copies a checkpoint to where it is to be opened, so that the backup itself stays untouched.
+//! A checkpoint on the same disk takes no space at first and a few milliseconds plus a flush; on another disk
+//! it is a copy. [`restore`] copies a checkpoint to where it is to be opened, so that the backup itself stays
+//! untouched.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,8 +17,9 @@ use super::witness::Witness;
 use crate::error::{Error, Result};
 
 impl Store {
-    /// Writes a checkpoint into `dir`, which must not exist or be empty. It holds every commit that returned before
-    /// the call, and opens as a store. The marker is written last: a checkpoint that was cut off does not open.
+    /// Writes a checkpoint into `dir`, which must not exist or be empty. It holds every commit that returned
+    /// before the call, and opens as a store. The marker is written last: a checkpoint that was cut off does
+    /// not open.
     ///
     /// # Errors
     /// [`Error::Exists`] when `dir` holds something; [`Error::NoSpace`], [`Error::Io`]; [`Error::Poisoned`].
@@ -34,7 +37,8 @@ impl Store {
     }
 }
 
-/// Copies the checkpoint in `from` to the folder `to`, which must not exist or be empty. `to` then opens as a store.
+/// Copies the checkpoint in `from` to the folder `to`, which must not exist or be empty. `to` then opens as a
+/// store.
 ///
 /// # Errors
 /// [`Error::NotFound`] when `from` is no whole checkpoint, [`Error::Exists`] when `to` holds something,

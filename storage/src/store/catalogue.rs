@@ -1,7 +1,7 @@
 //! The catalogue: which collections and tenants there are.
 //!
-//! Collections are few and are read as a whole. Ids of collections are never given twice, so that what a dropped one
-//! left behind is never taken for another's.
+//! Collections are few and are read as a whole. Ids of collections are never given twice, so that what a
+//! dropped one left behind is never taken for another's.
 
 use rocksdb::{Direction, IteratorMode, WriteBatch};
 use serde::{Deserialize, Serialize};
@@ -33,8 +33,8 @@ impl Store {
     /// Adds a collection; durable when it returns.
     ///
     /// # Errors
-    /// [`Error::Exists`] for a name in use, [`Error::Invalid`] for a name or schema outside the limits, and those of
-    /// [`Store::commit`].
+    /// [`Error::Exists`] for a name in use, [`Error::Invalid`] for a name or schema outside the limits, and
+    /// those of [`Store::commit`].
     pub fn create_collection(&self, name: &str, schema: &Schema) -> Result<CollectionMeta> {
         check_name("collection", name)?;
         schema.check()?;
@@ -73,10 +73,10 @@ impl Store {
         read(&self.engine)
     }
 
-    /// Removes a collection with all it holds, and gives its space back. The removal is whole and durable even when
-    /// giving the space back fails; the space then comes back with later compactions. Readers of the collection's
-    /// older snapshots may find its rows missing. Blob files that other collections share stay until half of what
-    /// they hold is dead, or until those collections are compacted.
+    /// Removes a collection with all it holds, and gives its space back. The removal is whole and durable
+    /// even when giving the space back fails; the space then comes back with later compactions. Readers of
+    /// the collection's older snapshots may find its rows missing. Blob files that other collections share
+    /// stay until half of what they hold is dead, or until those collections are compacted.
     ///
     /// # Errors
     /// [`Error::NotFound`], and those of [`Store::commit`].
@@ -130,8 +130,8 @@ pub(super) fn read(engine: &Engine) -> Result<Vec<CollectionMeta>> {
         let stored: Stored = serde_json::from_slice(value).map_err(|e| Error::Version {
             path: engine.path().to_path_buf(),
             what: format!(
-                "collection {id} is described in a way that this build does not know ({e}); open it with a newer \
-                 Spandrel"
+                "collection {id} is described in a way that this build does not know ({e}); open it with a \
+                 newer Spandrel"
             ),
         })?;
         collections.push(CollectionMeta { id: CollectionId(id), name: stored.name, schema: stored.schema });

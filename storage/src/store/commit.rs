@@ -8,7 +8,7 @@ use super::layout;
 use super::{Durability, Engine, Store};
 use crate::error::{Error, Result};
 use crate::id::{CollectionId, RowId, TenantId};
-use crate::record::{Record, row_header};
+use crate::record::{Record, row_tenant};
 
 /// Entries of one collection that become visible and durable together.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,8 +23,8 @@ pub struct Commit {
     pub trim: Vec<RowId>,
 }
 
-/// One change. RowIds of [`Put`](Entry::Put), [`Delete`](Entry::Delete) and [`DropTenant`](Entry::DropTenant) are new
-/// and grow, within a commit and from commit to commit.
+/// One change. RowIds of [`Put`](Entry::Put), [`Delete`](Entry::Delete) and [`DropTenant`](Entry::DropTenant)
+/// are new and grow, within a commit and from commit to commit.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
     /// Writes a row.
@@ -35,10 +35,10 @@ pub enum Entry {
         tenant: TenantId,
         /// Its key.
         key: String,
-        /// The result of [`StoredRow::encode`](crate::record::StoredRow::encode), for the same tenant and `replaces`.
+        /// The result of [`StoredRow::encode`](crate::record::StoredRow::encode), for the same tenant.
         record: Vec<u8>,
-        /// The row that had the key.
-        replaces: Option<RowId>,
+        /// The record of the row that it replaces, where it is not needed for recovery any more: removed too.
+        erase: Option<RowId>,
     },
     /// Deletes a row.
     Delete {
@@ -50,9 +50,11 @@ pub enum Entry {
         key: String,
         /// The row that had the key.
         replaces: RowId,
+        /// The record of that row, where it is not needed for recovery any more: removed too.
+        erase: Option<RowId>,
     },
-    /// Takes all keys of a tenant away. Its rows are then removed by [`Erase`](Entry::Erase), in as many commits as
-    /// it takes.
+    /// Takes all keys of a tenant away. Its rows are then removed by [`Erase`](Entry::Erase), in as many
+    /// commits as it takes.
     DropTenant {
         /// The id of the record of this drop.
         row: RowId,
@@ -70,10 +72,10 @@ impl Store {
     /// Writes one batch, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a collection that is not there, [`Error::Invalid`] when an encoded record disagrees
-    /// with its entry, [`Error::NoSpace`] when the disk's reserve would be touched: nothing was written.
-    /// [`Error::Poisoned`], [`Error::NoSpace`] or [`Error::Corrupt`] when RocksDB failed: the store takes no further
-    /// writes, and whether this one is kept shows when it is reopened.
+    /// [`Error::NotFound`] for a collection that is not there, [`Error::Invalid`] when an encoded record
+    /// disagrees with its entry, [`Error::NoSpace`] when the disk's reserve would be touched: nothing was
+    /// written. [`Error::Poisoned`], [`Error::NoSpace`] or [`Error::Corrupt`] when RocksDB failed: the store
+    /// takes no further writes, and whether this one is kept shows when it is reopened.
     pub fn commit(&self, commit: &Commit, durability: Durability) -> Result<()> {
         let mut batch = Some(self.engine.batch(commit)?);
         let mut writer = self.engine.writer()?;
@@ -84,7 +86,8 @@ impl Store {
         self.engine.write(&mut writer, build, durability)
     }
 
-    /// The highest RowId that was ever committed to a collection, also when its record is gone; 0 before the first.
+    /// The highest RowId that was ever committed to a collection, also when its record is gone; 0 before the
+    /// first.
     ///
     /// # Errors
     /// [`Error::Corrupt`].
@@ -112,8 +115,8 @@ impl Engine {
         for entry in &commit.entries {
             last = last.max(entry.new_row());
             match entry {
-                Entry::Put { row, tenant, key: name, record, replaces } => {
-                    if row_header(record) != Some((*tenant, *replaces)) {
+                Entry::Put { row, tenant, key: name, record, erase } => {
+                    if row_tenant(record) != Some(*tenant) {
                         return Err(Error::Invalid(format!(
                             "the record of row {row} does not match its entry"
                         )));
@@ -122,17 +125,19 @@ impl Engine {
                     key.clear();
                     layout::push_key(&mut key, collection, *tenant, name);
                     batch.put_cf(keys, &key, row.0.to_le_bytes());
-                    if let Some(replaced) = replaces {
-                        batch.delete_cf(rows, layout::row(collection, *replaced));
+                    if let Some(erased) = erase {
+                        batch.delete_cf(rows, layout::row(collection, *erased));
                     }
                 }
-                Entry::Delete { row, tenant, key: name, replaces } => {
+                Entry::Delete { row, tenant, key: name, replaces, erase } => {
                     let record = Record::Delete { tenant: *tenant, key: name.clone(), replaces: *replaces };
                     batch.put_cf(rows, layout::row(collection, *row), record.encode());
                     key.clear();
                     layout::push_key(&mut key, collection, *tenant, name);
                     batch.delete_cf(keys, &key);
-                    batch.delete_cf(rows, layout::row(collection, *replaces));
+                    if let Some(erased) = erase {
+                        batch.delete_cf(rows, layout::row(collection, *erased));
+                    }
                 }
                 Entry::DropTenant { row, tenant } => {
                     let record = Record::DropTenant { tenant: *tenant }.encode();

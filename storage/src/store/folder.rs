@@ -7,10 +7,10 @@
 //! | `WITNESS` | which commits are durable, see [`witness`](super::witness)               |
 //! | `rocksdb` | RocksDB's own files                                                      |
 //!
-//! A folder without a marker is ours only when it is empty: foreign data is never written over. The marker says
-//! `creating` until the first database in it is complete, so that a crash in between leaves a folder that opens.
-//! A `ready` marker means that every other file must be there: RocksDB, asked to create what is missing, would
-//! otherwise start an empty database over a damaged one.
+//! A folder without a marker is ours only when it is empty: foreign data is never written over. The marker
+//! says `creating` until the first database in it is complete, so that a crash in between leaves a folder
+//! that opens. A `ready` marker means that every other file must be there: RocksDB, asked to create what is
+//! missing, would otherwise start an empty database over a damaged one.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
@@ -171,13 +171,13 @@ pub(super) fn read_marker(folder: &Path) -> Result<Option<State>> {
         Some(version) if intact && version != FORMAT_VERSION => {
             let what = if version > FORMAT_VERSION {
                 format!(
-                    "format {version} was written by a newer Spandrel, this build reads format {FORMAT_VERSION}; \
+                    "format {version} was written by a newer Spandrel, this build reads {FORMAT_VERSION}; \
                      open it with the newer version"
                 )
             } else {
                 format!(
-                    "format {version} was written by an older Spandrel, this build reads format {FORMAT_VERSION}; \
-                     back it up with the older version and import it here"
+                    "format {version} was written by an older Spandrel, this build reads {FORMAT_VERSION}; \
+                     export it with the older version and import it here"
                 )
             };
             Err(Error::Version { path: folder.to_path_buf(), what })
@@ -200,8 +200,8 @@ fn refuse_foreign(path: &Path) -> Result<()> {
         return Err(Error::Version {
             path: path.to_path_buf(),
             what: format!(
-                "the folder holds '{}' and no {FORMAT} marker, so it is not a Spandrel store; open an empty or new \
-                 folder",
+                "the folder holds '{}' and no {FORMAT} marker, so it is not a Spandrel store; open an \
+                 empty or new folder",
                 name.to_string_lossy()
             ),
         });

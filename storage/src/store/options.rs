@@ -1,6 +1,6 @@
 //! How RocksDB is set up, and what of it a caller may choose.
 //!
-//! Each setting says why it is not the default. Figures are in docs of the crate's example `commit_rate`.
+//! Each setting says why it is not the default. The crate's example `commit_rate` measures what they come to.
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel, Options,
@@ -13,12 +13,13 @@ use super::layout::{KEYS, META, ROWS};
 pub struct StoreOptions {
     /// Bytes of rows, keys, indexes and filters kept in memory for reads. Default 64 MiB.
     pub cache_bytes: usize,
-    /// Bytes of fresh writes kept in memory before they are flushed into tables; also sets the size of the log that
-    /// recovery reads, at most four times as much. Default 64 MiB, at least 1 MiB.
+    /// Bytes of fresh writes kept in memory before they are flushed into tables; also sets the size of the
+    /// log that recovery reads, at most four times as much. Default 64 MiB, at least 1 MiB.
     pub write_buffer_bytes: usize,
     /// Free bytes of the disk that commits leave alone: a commit that would cut into them is refused with
-    /// [`Error::NoSpace`](crate::Error::NoSpace) before anything is written. Flushes and compactions need them to
-    /// give space back. Default 256 MiB; 0 lets commits run into the full disk, which poisons the store.
+    /// [`Error::NoSpace`](crate::Error::NoSpace) before anything is written. Flushes and compactions need
+    /// them to give space back. Default 256 MiB; 0 lets commits run into the full disk, which poisons the
+    /// store.
     pub reserve_bytes: u64,
     /// Most files that RocksDB keeps open. Default 1000.
     pub open_files_max: u32,
@@ -42,17 +43,17 @@ const WRITE_BUFFER_BYTES_MIN: usize = 1 << 20;
 const BLOB_BYTES_MIN: u64 = 512;
 /// A blob file is deleted when all in it is dead; small files die sooner.
 const BLOB_FILE_BYTES: u64 = 32 << 20;
-/// The oldest share of the blob files that compaction rewrites, and the garbage in them that starts a compaction.
-/// Half and half keep the space at no more than about twice what is live, while an insert-only load, whose
-/// compactions meet young files, is hardly ever rewritten.
+/// The oldest share of the blob files that compaction rewrites, and the garbage in them that starts a
+/// compaction. Half and half keep the space at no more than about twice what is live, while an insert-only
+/// load, whose compactions meet young files, is hardly ever rewritten.
 pub(super) const BLOB_AGE_CUTOFF: &str = "0.5";
 const BLOB_GARBAGE_START: f64 = 0.5;
 
 impl StoreOptions {
     /// Options of the database; `create` only for a folder that never held a complete store.
     pub(super) fn database(&self, create: bool) -> Result<Options, rocksdb::Error> {
-        // Each log notes number, size and last sequence of the log before it, and a manifest that lost an edit no
-        // longer agrees with them. The binding has no setter for this one.
+        // Each log notes number, size and last sequence of the log before it, and a manifest that lost an
+        // edit no longer agrees with them. The binding has no setter for this one.
         let mut options = Options::default().get_options_from_string("track_and_verify_wals=true")?;
         options.create_if_missing(create);
         options.create_missing_column_families(create);
@@ -109,7 +110,8 @@ fn family(cache: &Cache, block_bytes: usize, write_buffer_bytes: usize) -> Optio
     // One fills while one is flushed; a third lets writes go on when the disk is slow for a moment.
     options.set_max_write_buffer_number(3);
     options.set_target_file_size_base(16 << 20);
-    // No slowdown before the stop: writes are told not to wait, and a delayed write that tries again is delayed more.
+    // No slowdown before the stop: writes are told not to wait, and a delayed write that tries again is
+    // delayed more.
     options.set_level_zero_slowdown_writes_trigger(LEVEL_0_FILES_MAX);
     options.set_level_zero_stop_writes_trigger(LEVEL_0_FILES_MAX);
     options.set_soft_pending_compaction_bytes_limit(0);

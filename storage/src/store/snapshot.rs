@@ -1,7 +1,8 @@
 //! Reading: one consistent view of the store, as of one commit.
 //!
-//! Taking a snapshot costs under a microsecond and no I/O; holding it keeps replaced and deleted records on disk. Point
-//! reads are batched: RocksDB sorts the keys and reads each block and blob file once. Scans go in RowId or key order.
+//! Taking a snapshot costs under a microsecond and no I/O; holding it keeps replaced and deleted records on
+//! disk. Point reads are batched: RocksDB sorts the keys and reads each block and blob file once. Scans go in
+//! RowId or key order.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -53,8 +54,8 @@ impl StoreSnapshot {
         options
     }
 
-    /// The rows with these ids, in this order, with the wanted fields; none where there is no row: it was replaced,
-    /// deleted, or never there, or the id is that of a delete.
+    /// The rows with these ids, in this order, with the wanted fields; none where there is no row: it was
+    /// replaced, deleted, or never there, or the id is that of a delete.
     ///
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt).
@@ -78,8 +79,8 @@ impl StoreSnapshot {
         rows.iter().zip(found).map(decode).collect()
     }
 
-    /// The rows that these keys of a tenant name, in this order; none for a key that is not there. A key that never
-    /// was costs no disk read, but for one in a thousand.
+    /// The rows that these keys of a tenant name, in this order; none for a key that is not there. A key that
+    /// never was costs no disk read, but for one in a hundred.
     ///
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt).
@@ -118,7 +119,8 @@ impl StoreSnapshot {
         self.records(collection, start, wanted)
     }
 
-    /// The records with a RowId in `rows`, in RowId order. What is read does not displace what the cache holds.
+    /// The records with a RowId in `rows`, in RowId order. What is read does not displace what the cache
+    /// holds.
     pub fn records(
         &self,
         collection: CollectionId,

@@ -1,7 +1,7 @@
 //! Space: what the store takes on disk and in memory, and how dead records give theirs back.
 //!
-//! Background compaction keeps the space at about twice what is live. [`Store::compact`] goes further at once, at the
-//! cost of rewriting what is live of one collection; it is for the time after a large delete.
+//! Background compaction keeps the space at about twice what is live. [`Store::compact`] goes further at
+//! once, at the cost of rewriting what is live of one collection; it is for the time after a large delete.
 
 use std::fs;
 use std::path::Path;
@@ -72,8 +72,8 @@ impl Store {
         })
     }
 
-    /// Gives the space of a collection's dead records back: rewrites its keys and live records. What snapshots still
-    /// see is kept. Waits for the compaction of another collection.
+    /// Gives the space of a collection's dead records back: rewrites its keys and live records. What
+    /// snapshots still see is kept. Waits for the compaction of another collection.
     ///
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Corrupt`], [`Error::Rocks`].
@@ -95,8 +95,8 @@ impl Engine {
         let _turn = self.compaction.lock();
         self.flush()?;
         let (start, end) = (layout::collection(collection), layout::collection_end(collection));
-        // Whole tables of keys go at once. Not those of rows: RocksDB would not count their blobs as garbage, and
-        // keep the blob files until every older one is gone. Compacting references reads no blob.
+        // Whole tables of keys go at once. Not those of rows: RocksDB would not count their blobs as garbage,
+        // and keep the blob files until every older one is gone. Compacting references reads no blob.
         self.db.delete_file_in_range_cf(self.keys(), start, end).map_err(|e| self.error(e))?;
         self.compact_collection(collection)
     }

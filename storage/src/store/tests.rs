@@ -59,8 +59,8 @@ fn schema() -> Schema {
     Schema::new().dense("vector", 8, Metric::Ip).text("body").payload("year", PayloadKind::Integer)
 }
 
-/// The row that every test writes under `row`: its fields follow from its id, its text is `text_bytes` long and does
-/// not compress.
+/// The row that every test writes under `row`: its fields follow from its id, its text is `text_bytes` long
+/// and does not compress.
 fn row_of(row: u64, tenant: u32, key: &str, text_bytes: usize) -> StoredRow {
     let mut chance = Chance(row);
     let text = (0..text_bytes).map(|_| char::from(b' ' + chance.below(95) as u8)).collect();
@@ -81,7 +81,7 @@ fn row_of(row: u64, tenant: u32, key: &str, text_bytes: usize) -> StoredRow {
 fn put(row: u64, tenant: u32, key: &str, text_bytes: usize, replaces: Option<RowId>) -> Entry {
     let stored = StoredRow { replaces, ..row_of(row, tenant, key, text_bytes) };
     let record = stored.encode();
-    Entry::Put { row: RowId(row), tenant: TenantId(tenant), key: key.to_owned(), record, replaces }
+    Entry::Put { row: RowId(row), tenant: TenantId(tenant), key: key.to_owned(), record, erase: replaces }
 }
 
 fn commit_of(collection: CollectionId, entries: Vec<Entry>) -> Commit {

@@ -1,15 +1,18 @@
 //! The witness: an account of what is durable, kept apart from RocksDB's own log.
 //!
-//! RocksDB accepts a write-ahead log whose last records are gone or damaged as the trace of a crash. That is right for
-//! writes that no one was promised, and silent loss for those that were acknowledged as durable. So every commit
-//! carries a number, kept in `meta`; and after each fsync of the log the witness is told which number is now safe.
-//! A store that opens with a smaller number than its witness has lost something, and says so.
+//! RocksDB accepts a write-ahead log whose last records are gone or damaged as the trace of a crash. That is
+//! right for writes that no one was promised, and silent loss for those that were acknowledged as durable. So
+//! every commit carries a number, kept in `meta`; and after each fsync of the log the witness is told which
+//! number is now safe. A store that opens with a smaller number than its witness has lost something, and says
+//! so.
 //!
-//! The witness is written after the fsync and not synced itself: after a power failure it may be behind, which only
-//! weakens the check, never raises a false alarm. It costs one 64-byte overwrite a durable commit, about a microsecond.
-//! After a clean close it also holds the checksum of RocksDB's manifest, which then must not change.
+//! The witness is written after the fsync and not synced itself: after a power failure it may be behind,
+//! which only weakens the check, never raises a false alarm. It costs one 64-byte overwrite a durable commit,
+//! about a microsecond. After a clean close it also holds the checksum of RocksDB's manifest, which then must
+//! not change.
 //!
-//! Two slots on two 4 KB pages are written in turn; the valid one with the larger generation counts. Little-endian:
+//! Two slots on two 4 KB pages are written in turn; the valid one with the larger generation counts.
+//! Little-endian:
 //!
 //! | offset | bytes | what                                                                                  |
 //! |-------:|------:|---------------------------------------------------------------------------------------|
@@ -140,8 +143,8 @@ impl Witness {
         self.write(Account { commits, sequence, manifest: None, ..self.account })
     }
 
-    /// Takes back a clean close before RocksDB changes its files. Durable in both slots, so that a clean close of an
-    /// earlier session is never believed after a crash of this one.
+    /// Takes back a clean close before RocksDB changes its files. Durable in both slots, so that a clean
+    /// close of an earlier session is never believed after a crash of this one.
     pub(super) fn retract(&mut self) -> Result<()> {
         match self.account.manifest {
             Some(_) => self.record_twice(self.account.commits, self.account.sequence),

@@ -1,7 +1,8 @@
-//! Collects the vectors of a segment's docs, in doc order, into a [`Flat`] in memory or the bytes of a section.
+//! Collects the vectors of a segment's docs, in doc order, into a [`Flat`] in memory or the bytes of a
+//! section.
 //!
-//! Time `O(dim)` and memory `dim x element` a vector. What is stored is decided here: rounding to f16, normalising under
-//! cosine, norms; both forms of the result hold the same values.
+//! Time `O(dim)` and memory `dim x element` a vector. What is stored is decided here: rounding to f16,
+//! normalising under cosine, norms; both forms of the result hold the same values.
 
 use std::io;
 
@@ -70,8 +71,8 @@ impl FlatBuilder {
     /// Adds the next doc, with its vector as the user sent it or without one.
     ///
     /// # Errors
-    /// [`Error::Invalid`], with the builder unchanged, when the vector has another dimension, a value that is not finite
-    /// or that the element cannot hold, or is zero under cosine (also: rounds to zero in f16).
+    /// [`Error::Invalid`], with the builder unchanged, when the vector has another dimension, a value that is
+    /// not finite or that the element cannot hold, or is zero under cosine.
     pub fn push(&mut self, vector: Option<&[f32]>) -> Result<()> {
         let Some(vector) = vector else {
             return self.add_doc(false);
@@ -97,12 +98,12 @@ impl FlatBuilder {
         self.add_doc(true)
     }
 
-    /// Adds the next doc with what `flat`, an index over the same field, stores for its doc `doc`: the same bytes, so that
-    /// merging segments never changes a score.
+    /// Adds the next doc with what `flat`, an index over the same field, stores for its doc `doc`: the same
+    /// bytes, so that merging segments never changes a score.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when `flat` is of another field type or `doc` is not of its segment; a storage error when the
-    /// vector cannot be read.
+    /// [`Error::Invalid`] when `flat` is of another field type or `doc` is not of its segment; a storage
+    /// error when the vector cannot be read.
     pub fn push_stored(&mut self, flat: &Flat, doc: DocId) -> Result<()> {
         let layout = flat.layout();
         let field = (self.spec.element, self.spec.metric, self.spec.dim);

@@ -15,9 +15,9 @@
 //! | then | to 4096 | zeros |
 //! | then | dim x vectors x element | vectors in doc order, row after row |
 //!
-//! Everything is little-endian. A vector of a cosine field is normalised (f32, f16) or as sent (i8). The section ends
-//! with the last vector. Checksums are the segment file's business; still no bytes make the reader panic, and lengths are
-//! compared with the section's before anything is allocated.
+//! Everything is little-endian. A vector of a cosine field is normalised (f32, f16) or as sent (i8). The
+//! section ends with the last vector. Checksums are the segment file's business; still no bytes make the
+//! reader panic, and lengths are compared with the section's before anything is allocated.
 
 use std::sync::Arc;
 
@@ -133,7 +133,8 @@ impl Layout {
     fn decode(header: &[u8]) -> Result<Option<Self>, Truncated> {
         let mut header = Decoder::new(header);
         let ours = header.take(MAGIC.len(), "magic")? == MAGIC && header.u16("version")? == VERSION;
-        let element = [Element::F32, Element::F16, Element::I8].get(usize::from(header.u8("element")?)).copied();
+        let element =
+            [Element::F32, Element::F16, Element::I8].get(usize::from(header.u8("element")?)).copied();
         let metric = [Metric::L2, Metric::Ip, Metric::Cosine].get(usize::from(header.u8("metric")?)).copied();
         let (dim, docs, vectors) = (header.u32("dimension")?, header.u32("docs")?, header.u32("vectors")?);
         Ok(match (ours, element, metric) {

@@ -1,8 +1,9 @@
-//! Queries made ready for a scan: checked, normalised under cosine, and as integers where the integer kernels apply.
+//! Queries made ready for a scan: checked, normalised under cosine, and as integers where the integer kernels
+//! apply.
 //!
-//! On i8 fields a query whose values are all integers in -127..=127 is scored by the integer kernels, exactly; any other
-//! query is scored in f32 against the i8 values. Which of the two depends on the query alone, so a batch scores each of
-//! its queries as a single search would.
+//! On i8 fields a query whose values are all integers in -127..=127 is scored by the integer kernels,
+//! exactly; any other query is scored in f32 against the i8 values. Which of the two depends on the query
+//! alone, so a batch scores each of its queries as a single search would.
 
 use spandrel_storage::{Element, Metric};
 
@@ -47,7 +48,8 @@ impl Queries {
     /// Fills both groups.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another dimension than `dim`, a value that is not finite, or a zero query under cosine.
+    /// [`Error::Invalid`] for another dimension than `dim`, a value that is not finite, or a zero query under
+    /// cosine.
     pub(super) fn prepare(
         &mut self,
         queries: Matrix<'_, f32>,
@@ -65,7 +67,10 @@ impl Queries {
         }
         for (at, query) in queries.iter().enumerate() {
             if let Some(bad) = query.iter().position(|value| !value.is_finite()) {
-                return Err(Error::Invalid(format!("value {bad} of the query is {}, not finite", query[bad])));
+                return Err(Error::Invalid(format!(
+                    "value {bad} of the query is {}, not finite",
+                    query[bad]
+                )));
             }
             let norm_squared = simd::norm_squared(query);
             if metric == Metric::Cosine && norm_squared == 0.0 {

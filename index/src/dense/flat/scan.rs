@@ -1,9 +1,10 @@
 //! Scores one block of vectors for all queries and offers what is good enough.
 //!
-//! Kernels fill a buffer of raw values, one pass turns them into scores, one pass compares them with each query's
-//! threshold, and only what reaches it is looked up in the bitmaps and pushed. A batch under L2 is first scored by
-//! `|q|^2 + |b|^2 - 2 q.b`, which costs half the arithmetic of the distance; a vector that this *could* be off by enough
-//! to keep is scored again by the distance kernel, so that what is pushed is what a single search pushes.
+//! Kernels fill a buffer of raw values, one pass turns them into scores, one pass compares them with each
+//! query's threshold, and only what reaches it is looked up in the bitmaps and pushed. A batch under L2 is
+//! first scored by `|q|^2 + |b|^2 - 2 q.b`, which costs half the arithmetic of the distance; a vector that
+//! this *could* be off by enough to keep is scored again by the distance kernel, so that what is pushed is
+//! what a single search pushes.
 
 use spandrel_storage::{DocId, Metric, RowId};
 
@@ -122,13 +123,14 @@ impl Scan<'_> {
         }
     }
 
-    /// Offers every vector whose score reaches the threshold. `query` is a float query, or `usize::MAX` for scores that
-    /// are finite for sure.
+    /// Offers every vector whose score reaches the threshold. `query` is a float query, or `usize::MAX` for
+    /// scores that are finite for sure.
     fn offer<T: Stored>(&self, query: usize, scores: &[f32], block: &Block<'_, T>, top: &mut TopK) {
         for (start, strip) in (0..).step_by(STRIDE).zip(scores.chunks(STRIDE)) {
             // Infinite and NaN scores, which come from overflow, go through as well.
             let floor = top.threshold();
-            if strip.iter().fold(true, |below, score| below & (*score < floor) & (*score > f32::NEG_INFINITY)) {
+            if strip.iter().fold(true, |below, score| below & (*score < floor) & (*score > f32::NEG_INFINITY))
+            {
                 continue;
             }
             for (at, score) in (start..).zip(strip) {
@@ -236,8 +238,8 @@ impl Scoring {
         scores
     }
 
-    /// Scores of integer queries, `range x r`: the exact integer rounded once (L2, inner product), or divided by the
-    /// norms (cosine). Always finite.
+    /// Scores of integer queries, `range x r`: the exact integer rounded once (L2, inner product), or divided
+    /// by the norms (cosine). Always finite.
     pub(super) fn ints<T: Stored>(
         &self,
         group: &Group<i8>,
@@ -271,8 +273,8 @@ impl Scoring {
         }
     }
 
-    /// The score of one float query and one vector in f64, brought into the finite range of f32: for pairs whose f32
-    /// computation overflows.
+    /// The score of one float query and one vector in f64, brought into the finite range of f32: for pairs
+    /// whose f32 computation overflows.
     pub(super) fn exact<T: Stored>(
         &self,
         group: &Group<f32>,
@@ -297,11 +299,12 @@ impl Scoring {
 
 /// When can a vector be passed over by its dot product with the query?
 ///
-/// With `D` the exact squared distance, `g` the relative error of a sum ([`simd::dot_error_max`]) and `N = |q|^2 + |b|^2`
-/// (so that `sum |q_i b_i| <= N / 2`): `D >= N - 2 dot - g N`, and the distance kernel gives at least `(1 - g) D`. A
-/// vector whose kernel distance could be `T` or less has `|b|^2 (1 - g) - 2 dot <= T / (1 - g) - |q|^2 (1 - g)`. The
-/// roundings of this comparison itself (the norms, the product, the difference, each at most `2^-24` of `2 N`) are covered
-/// by a larger `g`, those of the limit by rounding it up; underflow by an absolute slack on both sides.
+/// With `D` the exact squared distance, `g` the relative error of a sum ([`simd::dot_error_max`]) and `N =
+/// |q|^2 + |b|^2` (so that `sum |q_i b_i| <= N / 2`): `D >= N - 2 dot - g N`, and the distance kernel gives
+/// at least `(1 - g) D`. A vector whose kernel distance could be `T` or less has `|b|^2 (1 - g) - 2 dot <= T
+/// / (1 - g) - |q|^2 (1 - g)`. The roundings of this comparison itself (the norms, the product, the
+/// difference, each at most `2^-24` of `2 N`) are covered by a larger `g`, those of the limit by rounding it
+/// up; underflow by an absolute slack on both sides.
 #[derive(Clone, Copy)]
 struct Bound {
     /// `1 - g` with what covers the roundings.

@@ -1,7 +1,8 @@
 //! The AVX2 level (with FMA and F16C): 8 float lanes, 16 integer lanes, 16 registers.
 //!
-//! Only loads, one arithmetic step and the lane sums are here; [`float`](super::float) and [`int`](super::int) hold the
-//! loops. Every method is inlined into the `#[target_feature]` functions at the bottom, one a kernel, over whole blocks.
+//! Only loads, one arithmetic step and the lane sums are here; [`float`](super::float) and
+//! [`int`](super::int) hold the loops. Every method is inlined into the `#[target_feature]` functions at the
+//! bottom, one a kernel, over whole blocks.
 
 use std::arch::x86_64::*;
 
@@ -39,14 +40,15 @@ static TO_FRONT: [u8; 32] = {
     table
 };
 
-/// `bytes < 16` bytes from `from`, then zeros. With `after`, the `16 - bytes` bytes before `from` may be read.
+/// `bytes < 16` bytes from `from`, then zeros. With `after`, the `16 - bytes` bytes before `from` may be
+/// read.
 ///
 /// # Safety
 /// What is said to be readable is; the CPU has AVX2.
 #[inline(always)]
 pub(super) unsafe fn load_bytes(from: *const u8, bytes: usize, after: bool) -> __m128i {
-    // SAFETY: with `after` the 16 bytes that end at `from + bytes` are readable, else each of `bytes` is read alone;
-    // the table has 16 bytes from every position up to 16.
+    // SAFETY: with `after` the 16 bytes that end at `from + bytes` are readable, else each of `bytes` is read
+    // alone; the table has 16 bytes from every position up to 16.
     unsafe {
         if after {
             let last = _mm_loadu_si128(from.add(bytes).sub(16).cast());
@@ -80,8 +82,15 @@ impl Float for __m256 {
 
     #[inline(always)]
     unsafe fn load_part(from: *const f32, count: usize) -> Self {
-        // SAFETY: the table has 8 lanes from every position up to 8; lanes that are not selected are not read.
+        // SAFETY: the table has 8 lanes from every position up to 8; lanes that are not selected are not
+        // read.
         unsafe { _mm256_maskload_ps(from, _mm256_loadu_si256(SELECT.as_ptr().add(8 - count).cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller vouches for the CPU and for 8 places.
+        unsafe { _mm256_storeu_ps(to, self) }
     }
 
     #[inline(always)]
@@ -135,8 +144,8 @@ impl Load<__m256> for i8 {
 
     #[inline(always)]
     unsafe fn load_part(from: *const Self, count: usize, after: bool) -> __m256 {
-        // SAFETY: with `after` the 8 bytes that end at `from + count` are readable, else each of `count` is read alone;
-        // `count` is 1 to 7.
+        // SAFETY: with `after` the 8 bytes that end at `from + count` are readable, else each of `count` is
+        // read alone; `count` is 1 to 7.
         unsafe {
             let value = if after {
                 from.add(count).sub(8).cast::<u64>().read_unaligned() >> (8 * (8 - count))

@@ -1,8 +1,9 @@
 //! The AVX-512 level (F, BW, VL) and its form with VNNI: 16 float lanes, 32 integer lanes, 32 registers.
 //!
-//! Only loads, one arithmetic step and the lane sums are here; [`float`](super::float) and [`int`](super::int) hold the
-//! loops. Partial loads are masked, so that nothing past a slice is read. The float results differ from AVX2's in the
-//! last bits (16 partial sums a pair, not 8); the integer results do not.
+//! Only loads, one arithmetic step and the lane sums are here; [`float`](super::float) and
+//! [`int`](super::int) hold the loops. Partial loads are masked, so that nothing past a slice is read. The
+//! float results differ from AVX2's in the last bits (16 partial sums a pair, not 8); the integer results do
+//! not.
 
 use std::arch::x86_64::*;
 
@@ -63,6 +64,12 @@ impl Float for __m512 {
     unsafe fn load_part(from: *const f32, count: usize) -> Self {
         // SAFETY: lanes outside the mask are not read.
         unsafe { _mm512_maskz_loadu_ps((1 << count) - 1, from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller vouches for the CPU and for 16 places.
+        unsafe { _mm512_storeu_ps(to, self) }
     }
 
     #[inline(always)]
@@ -173,7 +180,14 @@ macro_rules! int_lanes {
             #[inline(always)]
             unsafe fn sums([a, b, c, d]: [Self; 4]) -> [i32; 4] {
                 // SAFETY: the caller vouches for the CPU.
-                unsafe { <__m256i as Int>::sums([int_halves(a.0), int_halves(b.0), int_halves(c.0), int_halves(d.0)]) }
+                unsafe {
+                    <__m256i as Int>::sums([
+                        int_halves(a.0),
+                        int_halves(b.0),
+                        int_halves(c.0),
+                        int_halves(d.0),
+                    ])
+                }
             }
         }
     };
@@ -189,9 +203,7 @@ int_lanes!(Vnni, |a, b, sum| _mm512_dpwssd_epi32(sum, a, b));
 #[inline(always)]
 unsafe fn int_halves(register: __m512i) -> __m256i {
     // SAFETY: the caller vouches for the CPU.
-    unsafe {
-        _mm256_add_epi32(_mm512_castsi512_si256(register), _mm512_extracti64x4_epi64::<1>(register))
-    }
+    unsafe { _mm256_add_epi32(_mm512_castsi512_si256(register), _mm512_extracti64x4_epi64::<1>(register)) }
 }
 
 kernel!("avx512f,avx512bw,avx512vl", dot_f32(f32, f32) -> f32, float::tile::<__m512, f32, float::Dot>);

@@ -1,19 +1,30 @@
-//! The one body of every float kernel on x86-64: query f32 against rows of f32, f16 or i8, accumulated in f32.
+//! The one body of every float kernel on x86-64: query f32 against rows of f32, f16 or i8, accumulated in
+//! f32.
 //!
-//! Generic over the register ([`Float`]: 8 lanes on AVX2, 16 on AVX-512), the element of the rows ([`Load`]) and the
-//! term that is summed ([`Term`]: dot or squared L2). A pair (query, row) owns one accumulator register that walks the
-//! dimensions in order and is summed by one fixed tree, whatever the number of queries and rows around it: that is why
-//! one-to-one, one-to-many and many-to-many calls give the same bits. Speed comes from many pairs in flight: 8 rows for
-//! one query, 4 rows x 3 queries on 16 registers, 4 rows x 6 queries on 32.
+//! Generic over the register ([`Float`]: 8 lanes on AVX2, 16 on AVX-512), the element of the rows ([`Load`])
+//! and the term that is summed ([`Term`]: dot or squared L2). A pair (query, row) owns one accumulator
+//! register that walks the dimensions in order and is summed by one fixed tree, whatever the number of
+//! queries and rows around it: that is why one-to-one, one-to-many and many-to-many calls give the same bits.
+//! Speed comes from many pairs in flight: 8 rows for one query, 4 rows x 3 queries on 16 registers, 4 rows x
+//! 6 queries on 32.
 //!
 //! Cost: `queries * rows * dim / WIDTH` multiply-adds; rows are read once per [`QUERY_BYTES`] of queries.
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::mem::MaybeUninit;
 
-/// Bytes of queries that pass over a block of rows together: they stay in the second-level cache next to the rows.
+/// Bytes of queries that pass over a block of rows together: they stay in the second-level cache next to the
+/// rows.
 const QUERY_BYTES: usize = 128 << 10;
-/// Bytes between what a one-query scan computes on and what it asks memory for.
-const AHEAD_BYTES: usize = 4096;
+/// How many blocks of rows ahead a one-query scan asks memory for. It is bound by memory: 8 rows in flight
+/// need a tenth of the time that reading them takes, and one or two blocks ahead were measured as the best
+/// distances.
+const AHEAD_BLOCKS: usize = 2;
+/// Values of 4 rows that are converted to f32 once for all queries (2048 dimensions); longer rows are
+/// converted at every load.
+const CONVERTED_MAX: usize = 8192;
+/// Fewer queries than this are not worth the detour.
+const CONVERT_QUERIES_MIN: usize = 4;
 /// A cache line.
 const LINE_BYTES: usize = 64;
 
@@ -29,6 +40,8 @@ pub(super) trait Float: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// The first `count < WIDTH` values, then zeros; reads nothing past them.
     unsafe fn load_part(from: *const f32, count: usize) -> Self;
+    /// Writes `WIDTH` values.
+    unsafe fn store(self, to: *mut f32);
     /// `a * b + sum`, rounded once.
     unsafe fn multiply_add(a: Self, b: Self, sum: Self) -> Self;
     /// `a - b`.
@@ -39,14 +52,18 @@ pub(super) trait Float: Copy {
 
 /// An element of rows that loads into `F`.
 pub(super) trait Load<F: Float>: Copy {
+    /// Whether a load converts, so that rows that meet several queries are better converted once.
+    const CONVERTS: bool = true;
     /// `WIDTH` values as f32.
     unsafe fn load(from: *const Self) -> F;
-    /// The first `count < WIDTH` values as f32, then zeros; reads nothing past them. With `after`, the `WIDTH - count`
-    /// values before `from` are of the same vector and may be read.
+    /// The first `count < WIDTH` values as f32, then zeros; reads nothing past them. With `after`, the `WIDTH
+    /// - count` values before `from` are of the same vector and may be read.
     unsafe fn load_part(from: *const Self, count: usize, after: bool) -> F;
 }
 
 impl<F: Float> Load<F> for f32 {
+    const CONVERTS: bool = false;
+
     #[inline(always)]
     unsafe fn load(from: *const Self) -> F {
         // SAFETY: the caller's promise is the same.
@@ -94,12 +111,12 @@ impl Term for L2 {
     }
 }
 
-/// Adds the terms of one register of dimensions, starting at `at`, to the sums of `Q` queries x `R` rows. With `PART`
-/// it is the last, partly filled one: `count` dimensions.
+/// Adds the terms of one register of dimensions, starting at `at`, to the sums of `Q` queries x `R` rows.
+/// With `PART` it is the last, partly filled one: `count` dimensions.
 ///
 /// # Safety
-/// `query` points at `Q * dim` and `row` at `R * dim` readable values, of which `at` plus `WIDTH` (`count` with `PART`)
-/// is at most `dim`; the CPU has the features of `F`.
+/// `query` points at `Q * dim` and `row` at `R * dim` readable values, of which `at` plus `WIDTH` (`count`
+/// with `PART`) is at most `dim`; the CPU has the features of `F`.
 #[inline(always)]
 unsafe fn step<F: Float, T: Load<F>, S: Term, const Q: usize, const R: usize, const PART: bool>(
     (query, row, dim): (*const f32, *const T, usize),
@@ -124,8 +141,8 @@ unsafe fn step<F: Float, T: Load<F>, S: Term, const Q: usize, const R: usize, co
     }
 }
 
-/// Sums of `Q` queries x `R` rows, not yet added over the lanes. With `AHEAD`, asks memory for what lies
-/// [`AHEAD_BYTES`] past the rows.
+/// Sums of `Q` queries x `R` rows, not yet added over the lanes. With `AHEAD`, asks memory for rows
+/// [`AHEAD_BLOCKS`] further on.
 ///
 /// # Safety
 /// `query` points at `Q * dim` and `row` at `R * dim` readable values; the CPU has the features of `F`.
@@ -141,7 +158,7 @@ unsafe fn block<F: Float, T: Load<F>, S: Term, const Q: usize, const R: usize, c
         let tail = dim % F::WIDTH;
         let whole = dim - tail;
         let step_bytes = R * F::WIDTH * size_of::<T>();
-        let mut ahead = row.cast::<i8>().wrapping_add(AHEAD_BYTES);
+        let mut ahead = row.cast::<i8>().wrapping_add(AHEAD_BLOCKS * R * dim * size_of::<T>());
         let mut at = 0;
         while at < whole {
             if AHEAD {
@@ -186,8 +203,8 @@ unsafe fn four_rows<F: Float, T: Load<F>, S: Term, const Q: usize>(
 /// One query against all rows, 8 in flight.
 ///
 /// # Safety
-/// `query` points at `dim`, `row` at `rows * dim` readable and `out` at `rows` writable values; the CPU has the
-/// features of `F`.
+/// `query` points at `dim`, `row` at `rows * dim` readable and `out` at `rows` writable values; the CPU has
+/// the features of `F`.
 #[inline(always)]
 unsafe fn one_query<F: Float, T: Load<F>, S: Term>(
     query: *const f32,
@@ -218,11 +235,92 @@ unsafe fn one_query<F: Float, T: Load<F>, S: Term>(
     }
 }
 
-/// Every query against every row: `out[q * rows + r]`. The rows pass once for each [`QUERY_BYTES`] of queries.
+/// `count` queries against 4 rows, as many queries at once as the registers hold. Between these groups it
+/// asks memory for a share of the [`CacheLines`] ahead, so that rows arrive while the queries pass over those
+/// before.
 ///
 /// # Safety
-/// `queries` points at `count * dim`, `row` at `rows * dim` readable and `out` at `count * rows` writable values; the
-/// CPU has the features of `F`.
+/// `query` points at `count * dim` and `row` at `4 * dim` readable values, `out` at `(count - 1) * stride +
+/// 4` writable ones; the CPU has the features of `F`.
+#[inline(always)]
+unsafe fn strip<F: Float, T: Load<F>, S: Term>(
+    (query, count): (*const f32, usize),
+    row: *const T,
+    dim: usize,
+    (out, stride): (*mut f32, usize),
+    mut ahead: CacheLines,
+) {
+    // SAFETY: `q` plus the queries of a block is at most `count`.
+    unsafe {
+        let mut q = 0;
+        while F::WIDE && q + 6 <= count {
+            ahead.ask(6, count);
+            four_rows::<F, T, S, 6>(query.add(q * dim), row, dim, out.add(q * stride), stride);
+            q += 6;
+        }
+        while (F::WIDE || !(S::SPARE || T::CONVERTS)) && q + 3 <= count {
+            ahead.ask(3, count);
+            four_rows::<F, T, S, 3>(query.add(q * dim), row, dim, out.add(q * stride), stride);
+            q += 3;
+        }
+        while q + 2 <= count {
+            ahead.ask(2, count);
+            four_rows::<F, T, S, 2>(query.add(q * dim), row, dim, out.add(q * stride), stride);
+            q += 2;
+        }
+        if q < count {
+            four_rows::<F, T, S, 1>(query.add(q * dim), row, dim, out.add(q * stride), stride);
+        }
+    }
+}
+
+/// Cache lines that will be needed soon.
+struct CacheLines {
+    at: *const i8,
+    bytes: usize,
+}
+
+impl CacheLines {
+    /// Asks memory for the next `part / of` of the lines.
+    #[inline(always)]
+    fn ask(&mut self, part: usize, of: usize) {
+        let end = self.at.wrapping_add(self.bytes * part / of + LINE_BYTES);
+        while self.at < end {
+            // SAFETY: prefetching is allowed at any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.at) };
+            self.at = self.at.wrapping_add(LINE_BYTES);
+        }
+    }
+}
+
+/// Writes 4 rows as f32 to `to`.
+///
+/// # Safety
+/// `row` points at `4 * dim` readable, `to` at `4 * dim + WIDTH` writable values; the CPU has the features of
+/// `F`.
+#[inline(always)]
+unsafe fn convert<F: Float, T: Load<F>>(row: *const T, dim: usize, to: *mut f32) {
+    // SAFETY: what is written past the values of the last row is within `WIDTH`.
+    unsafe {
+        let count = 4 * dim;
+        let whole = count - count % F::WIDTH;
+        let mut at = 0;
+        while at < whole {
+            T::load(row.add(at)).store(to.add(at));
+            at += F::WIDTH;
+        }
+        if whole < count {
+            T::load_part(row.add(whole), count - whole, whole > 0).store(to.add(whole));
+        }
+    }
+}
+
+/// Every query against every row: `out[q * rows + r]`. The rows pass once for each [`QUERY_BYTES`] of
+/// queries.
+///
+/// # Safety
+/// `queries` points at `count * dim`, `row` at `rows * dim` readable and `out` at `count * rows` writable
+/// values; the CPU has the features of `F`.
 #[inline(always)]
 pub(super) unsafe fn tile<F: Float, T: Load<F>, S: Term>(
     queries: *const f32,
@@ -232,39 +330,35 @@ pub(super) unsafe fn tile<F: Float, T: Load<F>, S: Term>(
     dim: usize,
     out: *mut f32,
 ) {
-    // SAFETY: `q` plus the queries of a block is at most `count`, `r` plus its rows at most `rows`.
-    unsafe {
-        let widest = if F::WIDE { 6 } else { 3 };
-        let chunk = (QUERY_BYTES / (dim * size_of::<f32>())).max(widest) / widest * widest;
-        let mut first = 0;
-        while first < count {
-            let end = count.min(first + chunk);
+    let widest = if F::WIDE { 6 } else { 3 };
+    let chunk = (QUERY_BYTES / (dim * size_of::<f32>())).max(widest) / widest * widest;
+    let mut converted = [const { MaybeUninit::<f32>::uninit() }; CONVERTED_MAX + 16];
+    let mut first = 0;
+    while first < count {
+        let together = chunk.min(count - first);
+        // SAFETY: `first + together` is at most `count`, `r` plus the rows of a block at most `rows`;
+        // `converted` has room for 4 rows and a register.
+        unsafe {
+            let (queries, out) = (queries.add(first * dim), out.add(first * rows));
             let mut r = 0;
-            while end - first > 1 && r + 4 <= rows {
+            while together > 1 && r + 4 <= rows {
                 let (row, out) = (row.add(r * dim), out.add(r));
-                let mut q = first;
-                while F::WIDE && q + 6 <= end {
-                    four_rows::<F, T, S, 6>(queries.add(q * dim), row, dim, out.add(q * rows), rows);
-                    q += 6;
-                }
-                while (F::WIDE || !S::SPARE) && q + 3 <= end {
-                    four_rows::<F, T, S, 3>(queries.add(q * dim), row, dim, out.add(q * rows), rows);
-                    q += 3;
-                }
-                while q + 2 <= end {
-                    four_rows::<F, T, S, 2>(queries.add(q * dim), row, dim, out.add(q * rows), rows);
-                    q += 2;
-                }
-                if q < end {
-                    four_rows::<F, T, S, 1>(queries.add(q * dim), row, dim, out.add(q * rows), rows);
+                let bytes = 4 * dim * size_of::<T>();
+                let ahead = CacheLines { at: row.cast::<i8>().wrapping_add(AHEAD_BLOCKS * bytes), bytes };
+                if T::CONVERTS && together >= CONVERT_QUERIES_MIN && 4 * dim <= CONVERTED_MAX {
+                    let converted = converted.as_mut_ptr().cast::<f32>();
+                    convert::<F, T>(row, dim, converted);
+                    strip::<F, f32, S>((queries, together), converted, dim, (out, rows), ahead);
+                } else {
+                    strip::<F, T, S>((queries, together), row, dim, (out, rows), ahead);
                 }
                 r += 4;
             }
-            for q in first..end {
+            for q in 0..together {
                 let (query, row) = (queries.add(q * dim), row.add(r * dim));
                 one_query::<F, T, S>(query, row, rows - r, dim, out.add(q * rows + r));
             }
-            first = end;
         }
+        first += together;
     }
 }

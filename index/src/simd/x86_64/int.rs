@@ -1,8 +1,8 @@
 //! The one body of every integer kernel on x86-64: i8 against i8, exact in i32.
 //!
-//! Elements widen to i16, products of neighbours add up in i32 lanes (`vpmaddwd`, or `vpdpwssd` where VNNI adds them to
-//! the accumulator in the same instruction). Nothing rounds and nothing overflows up to 33,025 dimensions of squared L2
-//! (131,071 of dot), so that every level and every form gives the same integers.
+//! Elements widen to i16, products of neighbours add up in i32 lanes (`vpmaddwd`, or `vpdpwssd` where VNNI
+//! adds them to the accumulator in the same instruction). Nothing rounds and nothing overflows up to 33,025
+//! dimensions of squared L2 (131,071 of dot), so that every level and every form gives the same integers.
 
 /// A register of i16 lanes, or of i32 sums. Every method needs the CPU features of the implementing level.
 pub(super) trait Int: Copy {
@@ -14,8 +14,8 @@ pub(super) trait Int: Copy {
     unsafe fn zero() -> Self;
     /// `WIDTH` values, widened.
     unsafe fn load(from: *const i8) -> Self;
-    /// The first `count < WIDTH` values, then zeros; reads nothing past them. With `after`, the `WIDTH - count` values
-    /// before `from` are of the same vector and may be read.
+    /// The first `count < WIDTH` values, then zeros; reads nothing past them. With `after`, the `WIDTH -
+    /// count` values before `from` are of the same vector and may be read.
     unsafe fn load_part(from: *const i8, count: usize, after: bool) -> Self;
     /// Products of i16 lanes, neighbours added, added to the i32 lanes of `sum`.
     unsafe fn multiply_add(a: Self, b: Self, sum: Self) -> Self;
@@ -27,8 +27,6 @@ pub(super) trait Int: Copy {
 
 /// What is summed over the dimensions of a pair.
 pub(super) trait Term {
-    /// Whether a term needs a register of its own besides the accumulator.
-    const SPARE: bool;
     /// The sum with the terms of one register of dimensions.
     unsafe fn add<I: Int>(query: I, row: I, sum: I) -> I;
 }
@@ -39,7 +37,6 @@ pub(super) struct Dot;
 pub(super) struct L2;
 
 impl Term for Dot {
-    const SPARE: bool = false;
     #[inline(always)]
     unsafe fn add<I: Int>(query: I, row: I, sum: I) -> I {
         // SAFETY: the caller vouches for the CPU features of `I`.
@@ -48,7 +45,6 @@ impl Term for Dot {
 }
 
 impl Term for L2 {
-    const SPARE: bool = true;
     #[inline(always)]
     unsafe fn add<I: Int>(query: I, row: I, sum: I) -> I {
         // SAFETY: the caller vouches for the CPU features of `I`.
@@ -59,12 +55,12 @@ impl Term for L2 {
     }
 }
 
-/// Adds the terms of one register of dimensions, starting at `at`, to the sums of `Q` queries x `R` rows. With `PART`
-/// it is the last, partly filled one: `count` dimensions.
+/// Adds the terms of one register of dimensions, starting at `at`, to the sums of `Q` queries x `R` rows.
+/// With `PART` it is the last, partly filled one: `count` dimensions.
 ///
 /// # Safety
-/// `query` points at `Q * dim` and `row` at `R * dim` readable values, of which `at` plus `WIDTH` (`count` with `PART`)
-/// is at most `dim`; the CPU has the features of `I`.
+/// `query` points at `Q * dim` and `row` at `R * dim` readable values, of which `at` plus `WIDTH` (`count`
+/// with `PART`) is at most `dim`; the CPU has the features of `I`.
 #[inline(always)]
 unsafe fn step<I: Int, S: Term, const Q: usize, const R: usize, const PART: bool>(
     (query, row, dim): (*const i8, *const i8, usize),
@@ -92,8 +88,8 @@ unsafe fn step<I: Int, S: Term, const Q: usize, const R: usize, const PART: bool
 /// Computes and stores `Q` queries x `R` rows, `R` 1, 4 or 8; `out` has `stride` values a query.
 ///
 /// # Safety
-/// `query` points at `Q * dim` and `row` at `R * dim` readable, `out` at `(Q - 1) * stride + R` writable values; the
-/// CPU has the features of `I`.
+/// `query` points at `Q * dim` and `row` at `R * dim` readable, `out` at `(Q - 1) * stride + R` writable
+/// values; the CPU has the features of `I`.
 #[inline(always)]
 unsafe fn block<I: Int, S: Term, const Q: usize, const R: usize>(
     query: *const i8,
@@ -130,11 +126,12 @@ unsafe fn block<I: Int, S: Term, const Q: usize, const R: usize>(
     }
 }
 
-/// Every query against every row: `out[q * rows + r]`.
+/// Every query against every row: `out[q * rows + r]`. 16 registers hold 2 queries x 4 rows: without a fused
+/// multiply-add a term needs a register besides the accumulators.
 ///
 /// # Safety
-/// `queries` points at `count * dim`, `row` at `rows * dim` readable and `out` at `count * rows` writable values; the
-/// CPU has the features of `I`.
+/// `queries` points at `count * dim`, `row` at `rows * dim` readable and `out` at `count * rows` writable
+/// values; the CPU has the features of `I`.
 #[inline(always)]
 pub(super) unsafe fn tile<I: Int, S: Term>(
     queries: *const i8,
@@ -153,10 +150,6 @@ pub(super) unsafe fn tile<I: Int, S: Term>(
             while I::WIDE && q + 6 <= count {
                 block::<I, S, 6, 4>(queries.add(q * dim), row, dim, out.add(q * rows), rows);
                 q += 6;
-            }
-            while (I::WIDE || !S::SPARE) && q + 3 <= count {
-                block::<I, S, 3, 4>(queries.add(q * dim), row, dim, out.add(q * rows), rows);
-                q += 3;
             }
             while q + 2 <= count {
                 block::<I, S, 2, 4>(queries.add(q * dim), row, dim, out.add(q * rows), rows);

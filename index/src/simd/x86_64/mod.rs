@@ -1,10 +1,11 @@
 //! The levels of x86-64 CPUs, and the only unsafe code of this crate.
 //!
-//! [`float`] and [`int`] are the loops, written once over a register trait; [`avx2`] and [`avx512`] implement the traits
-//! and compile the loops for their level. Every kernel is a safe function over whole blocks that checks its shapes; the
-//! tables are handed out only where the CPU has the level.
+//! [`float`] and [`int`] are the loops, written once over a register trait; [`avx2`] and [`avx512`] implement
+//! the traits and compile the loops for their level. Every kernel is a safe function over whole blocks that
+//! checks its shapes; the tables are handed out only where the CPU has the level.
 #![allow(unsafe_code)]
-// The loops index several arrays by one small constant-bounded counter; iterator chains would hide which registers live.
+// The loops index several arrays by one small constant-bounded counter; iterator chains would hide which
+// registers live.
 #![allow(clippy::needless_range_loop)]
 
 mod avx2;
@@ -26,7 +27,8 @@ macro_rules! kernel {
                 }
             }
             let (query_count, row_count) = $crate::simd::dispatch::shape(queries, rows, dim, out);
-            // SAFETY: shapes are checked; the table of this level is handed out only where the CPU has its features.
+            // SAFETY: shapes are checked; the table of this level is handed out only where the CPU has its
+            // features.
             unsafe { run((queries, query_count), (rows, row_count), dim, out) }
         }
     };

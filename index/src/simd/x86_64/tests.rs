@@ -1,6 +1,8 @@
-//! The loops with registers that are plain arrays: they run on any CPU, and reach the shapes that only 32 registers have.
+//! The loops with registers that are plain arrays: they run on any CPU, and reach the shapes that only 32
+//! registers have.
 //!
-//! With 16 lanes these are the AVX-512 kernels but for the instructions themselves; with 8 they must give AVX2's bits.
+//! With 16 lanes these are the AVX-512 kernels but for the instructions themselves; with 8 they must give
+//! AVX2's bits.
 
 use half::f16;
 
@@ -29,6 +31,11 @@ impl<const N: usize> Float for Lanes<N> {
     unsafe fn load_part(from: *const f32, count: usize) -> Self {
         // SAFETY: the caller vouches for `count` values.
         Self(std::array::from_fn(|lane| if lane < count { unsafe { *from.add(lane) } } else { 0.0 }))
+    }
+
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller vouches for N places.
+        unsafe { to.cast::<[f32; N]>().write_unaligned(self.0) }
     }
 
     unsafe fn multiply_add(a: Self, b: Self, sum: Self) -> Self {
@@ -134,7 +141,10 @@ fn check<T: Element + Load<Lanes<8>> + Load<Lanes<16>>>(element: impl Fn(usize) 
                 let off = (f64::from(*l2) - exact).abs();
                 assert!(off <= l2_error_max(dim, exact), "l2 of {dim}, {q} x {r}, pair {pair}: {off}");
                 assert_eq!(
-                    run::<Lanes<16>, T>(queries.slice(pair / r..pair / r + 1), rows.slice(pair % r..pair % r + 1)),
+                    run::<Lanes<16>, T>(
+                        queries.slice(pair / r..pair / r + 1),
+                        rows.slice(pair % r..pair % r + 1)
+                    ),
                     [vec![*dot], vec![*l2]],
                     "one pair of {dim}"
                 );

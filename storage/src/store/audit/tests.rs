@@ -49,7 +49,7 @@ fn whole_logs_are_walked_to_their_end() {
         let log = log(&records);
         let walk = walk(&log[..], true).unwrap();
         let sequence = sizes.len().checked_sub(1).map(|last| last as u64 + 7);
-        assert_eq!(walk, Walk { whole_bytes: log.len() as u64, sequence, damage: None }, "{sizes:?}");
+        assert_eq!(walk, Walk { whole_bytes: log.len() as u64, sequence, ..Walk::default() }, "{sizes:?}");
     }
 }
 
@@ -67,7 +67,7 @@ fn every_cut_is_torn_and_every_flip_is_not() {
         assert_eq!(cut == ends[whole], self::walk(&log[..cut], true).unwrap().damage.is_none());
     }
     let last = ends[records.len() - 1];
-    for at in (0..log.len()).step_by(7).chain([last + 6]) {
+    for at in (0..log.len()).step_by(23).chain(last..last + 10) {
         for bit in 0..8 {
             let mut flipped = log.clone();
             flipped[at] ^= 1 << bit;

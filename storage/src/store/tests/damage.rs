@@ -26,6 +26,7 @@ fn build_log(store: &Store, c: CollectionId) {
         tenant: TenantId(0),
         key: format!("k{of}"),
         replaces: RowId(of),
+        erase: Some(RowId(of)),
     };
     store.commit(&commit_of(c, vec![delete(76, 30), delete(77, 31)]), Durability::Sync).unwrap();
     fill(store, c, 78..=100, 5000);
@@ -167,7 +168,8 @@ fn flipped_bits_of_a_killed_store() {
     assert!(tally.refused > 150, "{tally:?}");
 }
 
-/// RocksDB's reader takes a flipped length in the last block for a torn tail, and a flipped type for a recycled log.
+/// RocksDB's reader takes a flipped length in the last block for a torn tail, and a flipped type for a
+/// recycled log.
 #[test]
 fn every_header_of_the_log_is_checked() {
     let dir = scratch();
@@ -266,12 +268,12 @@ fn the_witness_outlives_a_damaged_slot() {
     let dir = scratch();
     let (sound, c, expected) = killed(dir.path());
     let mut tally = Tally::default();
-    for at in (0..52).chain(4096..4148) {
+    for at in (0..52).chain(4096..4148).step_by(3) {
         try_damaged(&sound, c, &expected, &mut tally, &format!("byte {at}"), |copy| {
             flip(&copy.join("WITNESS"), at, 0);
         });
     }
-    assert_eq!(tally.right, 104);
+    assert_eq!(tally.right, 35);
     try_damaged(&sound, c, &expected, &mut tally, "both", |copy| {
         flip(&copy.join("WITNESS"), 20, 0);
         flip(&copy.join("WITNESS"), 4096 + 20, 0);

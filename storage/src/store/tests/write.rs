@@ -98,7 +98,13 @@ impl Model {
                     self.records.remove(&replaced);
                     let (tenant, replaces) = (TenantId(tenant), RowId(replaced));
                     self.records.insert(row, Record::Delete { tenant, key: key.clone(), replaces });
-                    commit.entries.push(Entry::Delete { row: RowId(row), tenant, key, replaces });
+                    commit.entries.push(Entry::Delete {
+                        row: RowId(row),
+                        tenant,
+                        key,
+                        replaces,
+                        erase: Some(replaces),
+                    });
                 }
                 10 => {
                     self.keys.retain(|(other, _), row| {
@@ -174,7 +180,13 @@ fn a_snapshot_does_not_change() {
     let before = store.snapshot();
     let entries = vec![
         put(4, 0, "k1", 900, Some(RowId(1))),
-        Entry::Delete { row: RowId(5), tenant: TenantId(0), key: "k2".into(), replaces: RowId(2) },
+        Entry::Delete {
+            row: RowId(5),
+            tenant: TenantId(0),
+            key: "k2".into(),
+            replaces: RowId(2),
+            erase: Some(RowId(2)),
+        },
     ];
     store.commit(&commit_of(c, entries), Durability::Sync).unwrap();
     store.compact(c).unwrap();
@@ -223,7 +235,13 @@ fn the_last_row_id_survives_its_record() {
     let store = open(dir.path());
     let c = store.create_collection("c", &schema()).unwrap().id;
     fill(&store, c, 1..=1, 20);
-    let delete = Entry::Delete { row: RowId(9), tenant: TenantId(0), key: "k1".into(), replaces: RowId(1) };
+    let delete = Entry::Delete {
+        row: RowId(9),
+        tenant: TenantId(0),
+        key: "k1".into(),
+        replaces: RowId(1),
+        erase: Some(RowId(1)),
+    };
     store.commit(&commit_of(c, vec![delete]), Durability::Sync).unwrap();
     store.commit(&Commit { trim: vec![RowId(9)], ..commit_of(c, vec![]) }, Durability::Sync).unwrap();
     assert!(records(&store, c).unwrap().is_empty());
@@ -237,7 +255,7 @@ fn an_entry_that_disagrees_with_its_record_is_refused() {
     let store = open(dir.path());
     let c = store.create_collection("c", &schema()).unwrap().id;
     let Entry::Put { row, key, record, .. } = put(1, 0, "k", 20, None) else { unreachable!() };
-    let entry = Entry::Put { row, tenant: TenantId(1), key, record, replaces: None };
+    let entry = Entry::Put { row, tenant: TenantId(1), key, record, erase: None };
     assert!(matches!(store.commit(&commit_of(c, vec![entry]), Durability::Sync), Err(Error::Invalid(_))));
     // Nothing was written and nothing is poisoned.
     fill(&store, c, 1..=1, 20);
@@ -245,6 +263,9 @@ fn an_entry_that_disagrees_with_its_record_is_refused() {
 
 #[test]
 fn shared_by_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Store>();
+    shared::<StoreSnapshot>();
     let dir = scratch();
     let store = open(dir.path());
     let ids: Vec<CollectionId> =

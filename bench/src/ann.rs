@@ -1,0 +1,355 @@
+//! `spandrel-bench ann`: one vector set, recall against exact neighbours, and what it costs.
+//!
+//! The base is streamed into the engine, and streamed again afterwards to judge the answers, so that the
+//! memory reported is the engine's and not the bench's. Latency is that of a call, which carries `batch`
+//! queries.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::json;
+use spandrel::{DenseSpec, Element, IndexKind, Metric, Row, Settings};
+use tempfile::TempDir;
+
+use crate::dataset::{self, Matrix};
+use crate::drive::{self, Load, Pass};
+use crate::engine::{self, COLLECTION, Embedded, Engine, Remote, Size, VECTOR};
+use crate::latency::Latency;
+use crate::machine::{self, Machine};
+use crate::recall;
+use crate::report::{self, Column, Goal, Report};
+use crate::truth::Truth;
+use crate::{Error, Result};
+
+/// Rows an upsert carries while the base is loaded.
+const LOAD_ROWS: usize = 1_024;
+/// Queries explained to count pages.
+const EXPLAINED_QUERIES: usize = 50;
+const PAGE_BYTES: f64 = 4_096.0;
+const MIB: f64 = 1_048_576.0;
+
+const COLUMNS: [Column; 15] = [
+    ("threads", 0),
+    ("batch", 0),
+    ("recall", 4),
+    ("qps", 1),
+    ("p50_us", 0),
+    ("p95_us", 0),
+    ("p99_us", 0),
+    ("build_s", 1),
+    ("rss_mb", 0),
+    ("rss_now_mb", 0),
+    ("disk_mb", 1),
+    ("bytes_per_vector", 0),
+    ("memory_bytes_per_vector", 0),
+    ("pages_per_query", 1),
+    ("score_error_max", 8),
+];
+
+/// What to measure.
+#[derive(clap::Args, Serialize)]
+pub struct Args {
+    /// Base vectors: fvecs, bvecs, fbin, u8bin or npy (f16, f32), each also as .zst
+    #[arg(long)]
+    base: PathBuf,
+    /// Query vectors, in any of these formats
+    #[arg(long)]
+    queries: PathBuf,
+    /// True neighbours: an ibin file, or `compute` for exact ones in f64
+    #[arg(long)]
+    truth: String,
+    /// How vectors are compared: l2, ip or cosine
+    #[arg(long, value_parser = named::<Metric>)]
+    metric: Metric,
+    /// Hits a query
+    #[arg(long, default_value_t = 10)]
+    k: usize,
+    /// Threads that search, each with its own queries; several values give several rows: 1,2
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = positive)]
+    threads: Vec<usize>,
+    /// Queries a call; more than one uses the batch search; several values give several rows: 1,32
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = positive)]
+    batch: Vec<usize>,
+    /// Memory budget of the engine in MiB; left out: its default
+    #[arg(long)]
+    memory_mb: Option<u64>,
+    /// Recall that is asked for, 0 to 1: a goal of the report
+    #[arg(long, value_parser = share)]
+    recall: Option<f64>,
+    /// Index: auto or flat
+    #[arg(long, default_value = "auto", value_parser = named::<IndexKind>)]
+    index: IndexKind,
+    /// Elements kept in segments: f32, f16 or i8
+    #[arg(long, default_value = "f32", value_parser = named::<Element>)]
+    element: Element,
+    /// Measure this server through gRPC, for example http://127.0.0.1:7780
+    #[arg(long, conflicts_with = "dir")]
+    remote: Option<String>,
+    /// API key for the server
+    #[arg(long, env = "SPANDREL_API_KEY", hide_env_values = true)]
+    #[serde(skip)]
+    api_key: Option<String>,
+    /// Folder of the database: kept, and used again without a build when it holds the collection; left out: a
+    /// temporary one
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Collection; one that is there is searched without a build
+    #[arg(long, default_value = COLLECTION)]
+    collection: String,
+    /// Passes over the queries; the middle QPS is reported, latencies of all passes together
+    #[arg(long, default_value = "1", value_parser = positive)]
+    repeat: usize,
+    /// Queries each thread sends before the clock starts
+    #[arg(long, default_value_t = 100)]
+    warm_up: usize,
+    /// Only the first so many queries
+    #[arg(long, value_parser = positive)]
+    query_limit: Option<usize>,
+    /// Only the first so many base vectors; needs `--truth compute`
+    #[arg(long, value_parser = positive)]
+    base_limit: Option<usize>,
+    /// Write the report to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// A measured point.
+#[derive(Serialize)]
+struct Point {
+    threads: usize,
+    batch: usize,
+    recall: f64,
+    recall_min: f64,
+    score_error_max: f64,
+    qps: f64,
+    qps_runs: Vec<f64>,
+    p50_us: f64,
+    p95_us: f64,
+    p99_us: f64,
+    /// Load and flush; none when an existing folder was opened.
+    build_s: Option<f64>,
+    /// Peak of the whole run.
+    rss_mb: Option<f64>,
+    /// Peak since the build ended.
+    search_rss_mb: Option<f64>,
+    rss_now_mb: Option<f64>,
+    disk_mb: f64,
+    segment_mb: f64,
+    bytes_per_vector: f64,
+    memory_bytes_per_vector: f64,
+    pages_per_query: f64,
+}
+
+/// A load of the queries, measured but not yet judged.
+struct Measured {
+    load: Load,
+    qps_runs: Vec<f64>,
+    latency: Latency,
+    last: Pass,
+    memory: Option<machine::Memory>,
+}
+
+/// What all loads of a run share.
+#[derive(Clone, Copy)]
+struct Cost {
+    build_s: Option<f64>,
+    build_peak_mb: f64,
+    disk_bytes: u64,
+    pages_per_query: f64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Files cannot be read or do not fit each other; the engine fails; the report cannot be written.
+pub fn run(args: &Args) -> Result<()> {
+    let machine = Machine::read();
+    let mut queries = dataset::read(&args.queries)?;
+    queries.truncate(args.query_limit.unwrap_or(usize::MAX).min(queries.rows()));
+    let base_rows = check(args, &queries)?;
+
+    let kept_until_the_end = TempDir::new()?;
+    let dir = args.dir.as_deref().unwrap_or(kept_until_the_end.path());
+    let (engine, was_there) = open(args, queries.dim, dir)?;
+    let engine = engine.as_ref();
+    let build_s = if was_there { None } else { Some(build(engine, &args.base, base_rows)?) };
+    let size = engine.size()?;
+    if size.rows != base_rows as u64 {
+        let name = &args.collection;
+        return Err(format!("the collection '{name}' holds {} rows, the base {base_rows}", size.rows).into());
+    }
+    let build_peak_mb = machine::memory(engine.process()).map_or(0.0, |memory| memory.peak_rss_mb);
+    machine::reset_peak(engine.process());
+
+    let mut measured = Vec::new();
+    for &threads in &args.threads {
+        for &batch in &args.batch {
+            let load = Load { k: args.k, threads, batch, warm_up: args.warm_up };
+            measured.push(measure(engine, &queries, load, args.repeat)?);
+        }
+    }
+    let pages_per_query = pages(engine, &queries, args.k)?;
+    let disk_bytes = engine.close()?;
+
+    let limit = args.base_limit.unwrap_or(usize::MAX);
+    let truth = match args.truth.as_str() {
+        "compute" => Truth::compute(&args.base, limit, &queries, args.metric, args.k)?,
+        file => Truth::read(Path::new(file), queries.rows(), args.k, base_rows)?,
+    };
+    let (mut rows, mut goals) = (Vec::new(), Vec::new());
+    for mut run in measured {
+        let quality = recall::judge(&args.base, limit, &queries, args.metric, &truth, &run.last.found)?;
+        run.last.found = Vec::new();
+        let cost = Cost { build_s, build_peak_mb, disk_bytes, pages_per_query };
+        let point = point(&run, quality, &size, cost);
+        if let Some(goal) = args.recall {
+            let what = format!("recall@{}, {} threads, batch {}", args.k, point.threads, point.batch);
+            goals.push(Goal::at_least(what, quality.recall, goal));
+        }
+        rows.push(report::row(point)?);
+    }
+    let engine = json!({"simd": size.simd, "reader": size.reader, "segments": size.segments});
+    let set = json!({"rows": base_rows, "dim": queries.dim, "queries": queries.rows()});
+    let settings = json!({"command": "ann", "arguments": args, "set": set, "engine": engine});
+    Report { machine, settings, rows, goals }.publish(&COLUMNS, args.json.as_deref())
+}
+
+/// Number of base rows to use, once everything that can be known before the build has been checked.
+fn check(args: &Args, queries: &Matrix) -> Result<usize> {
+    let (rows, dim) = dataset::shape(&args.base)?;
+    if dim != queries.dim {
+        return Err(format!("the base has {dim} dimensions, the queries have {}", queries.dim).into());
+    }
+    if args.base_limit.is_some() && args.truth != "compute" {
+        return Err("--base-limit changes the true neighbours: it needs --truth compute".into());
+    }
+    let rows = rows.min(args.base_limit.unwrap_or(usize::MAX));
+    if args.truth != "compute" {
+        Truth::read(Path::new(&args.truth), queries.rows(), args.k, rows)?;
+    }
+    Ok(rows)
+}
+
+fn open(args: &Args, dim: usize, dir: &Path) -> Result<(Box<dyn Engine>, bool)> {
+    let spec =
+        DenseSpec { dim: u32::try_from(dim)?, metric: args.metric, element: args.element, index: args.index };
+    let schema = engine::vector_schema(spec);
+    if let Some(url) = &args.remote {
+        if args.memory_mb.is_some() {
+            eprintln!("--memory-mb does not reach a server: start it with --memory-budget");
+        }
+        let (remote, was_there) = Remote::open(url, args.api_key.as_deref(), &args.collection, &schema)?;
+        return Ok((Box::new(remote), was_there));
+    }
+    let mut settings = Settings::default();
+    if let Some(mb) = args.memory_mb {
+        settings.memory_budget_bytes = mb << 20;
+    }
+    let (embedded, was_there) = Embedded::open(dir, &args.collection, settings, schema)?;
+    Ok((Box::new(embedded), was_there))
+}
+
+/// Loads `rows` rows of the base and builds them into segments: seconds until both are done.
+///
+/// # Errors
+/// The base cannot be read; the engine fails.
+pub fn build(engine: &dyn Engine, base: &Path, rows: usize) -> Result<f64> {
+    let bar = progress(rows as u64, "load")?;
+    let begin = Instant::now();
+    let mut writer = engine.writer()?;
+    dataset::chunks(base, rows, |first, chunk| {
+        let mut at = 0;
+        while at < chunk.rows() {
+            let end = chunk.rows().min(at + LOAD_ROWS);
+            let row = |at: usize| Row::new((first + at).to_string()).dense(VECTOR, chunk.row(at).to_vec());
+            writer.upsert((at..end).map(row).collect())?;
+            bar.inc((end - at) as u64);
+            at = end;
+        }
+        Ok(())
+    })?;
+    writer.finish()?;
+    bar.set_message("flush");
+    engine.flush()?;
+    bar.finish_and_clear();
+    Ok(begin.elapsed().as_secs_f64())
+}
+
+/// A progress bar on stderr, with a rate.
+///
+/// # Errors
+/// Never: the template is a constant.
+pub fn progress(rows: u64, message: &'static str) -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} rows, {per_sec}, {elapsed}")?;
+    Ok(ProgressBar::new(rows).with_style(style).with_message(message))
+}
+
+fn measure(engine: &dyn Engine, queries: &Matrix, load: Load, repeat: usize) -> Result<Measured> {
+    let mut latency = Latency::new()?;
+    let mut passes = Vec::new();
+    for _ in 0..repeat {
+        let pass = drive::pass(engine, queries, load)?;
+        latency.add(&pass.latency)?;
+        passes.push(pass);
+    }
+    let qps_runs = passes.iter().map(|pass| pass.qps).collect();
+    let last = passes.pop().ok_or_else(|| Error::from("--repeat is at least 1"))?;
+    Ok(Measured { load, qps_runs, latency, last, memory: machine::memory(engine.process()) })
+}
+
+/// Mean 4 KiB pages read from disk by a search.
+fn pages(engine: &dyn Engine, queries: &Matrix, k: usize) -> Result<f64> {
+    let sample = queries.rows().min(EXPLAINED_QUERIES);
+    let mut bytes = 0;
+    for at in 0..sample {
+        bytes += engine.read_bytes(queries.row(at), k)?;
+    }
+    Ok(bytes as f64 / PAGE_BYTES / sample as f64)
+}
+
+fn point(run: &Measured, quality: recall::Quality, size: &Size, cost: Cost) -> Point {
+    let (rows, disk_bytes) = (size.rows as f64, cost.disk_bytes as f64);
+    Point {
+        threads: run.load.threads,
+        batch: run.load.batch,
+        recall: quality.recall,
+        recall_min: quality.recall_min,
+        score_error_max: quality.score_error_max,
+        qps: report::median(&run.qps_runs),
+        qps_runs: run.qps_runs.clone(),
+        p50_us: run.latency.quantile_us(0.50),
+        p95_us: run.latency.quantile_us(0.95),
+        p99_us: run.latency.quantile_us(0.99),
+        build_s: cost.build_s,
+        rss_mb: run.memory.map(|memory| memory.peak_rss_mb.max(cost.build_peak_mb)),
+        search_rss_mb: run.memory.map(|memory| memory.peak_rss_mb),
+        rss_now_mb: run.memory.map(|memory| memory.rss_mb),
+        disk_mb: disk_bytes / MIB,
+        segment_mb: size.segment_bytes as f64 / MIB,
+        bytes_per_vector: disk_bytes / rows,
+        memory_bytes_per_vector: size.memory_bytes as f64 / rows,
+        pages_per_query: cost.pages_per_query,
+    }
+}
+
+/// A value by the name that the schema's JSON uses.
+fn named<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(json!(text)).map_err(|error| error.to_string())
+}
+
+/// A whole number of at least 1.
+pub fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(value) if value >= 1 => Ok(value),
+        _ => Err("a whole number of at least 1 is wanted".to_owned()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("a number from 0 to 1 is wanted".to_owned()),
+    }
+}

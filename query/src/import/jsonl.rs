@@ -1,0 +1,273 @@
+//! JSON lines: one object a line, read straight into rows.
+//!
+//! Blank lines are passed over; messages count all lines from 1. A line may have 64 MiB. One pass, the memory
+//! of a line and of the sampled lines.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Value;
+use spandrel_storage::{Metric, Row, Schema};
+
+use super::cell::ColumnSeed;
+use super::infer::Sample;
+use super::plan::{Draft, Plan, Target};
+use super::source::{Source, bad, failed};
+use super::{ImportOptions, RowReader};
+use crate::error::{Error, Result};
+
+/// Longest line in bytes.
+const LINE_BYTES_MAX: usize = 64 << 20;
+
+/// Rows of a file of JSON lines.
+pub(super) struct JsonlRows {
+    path: PathBuf,
+    reader: BufReader<Box<dyn Read + Send>>,
+    read: Arc<AtomicU64>,
+    file_bytes: u64,
+    options: ImportOptions,
+    plan: Option<Plan>,
+    /// Sampled lines that are not rows yet, with their numbers.
+    sampled: VecDeque<(u64, Vec<u8>)>,
+    /// The line at hand and its number.
+    buffer: Vec<u8>,
+    line: u64,
+    /// Lines read from the file.
+    lines: u64,
+    rows: u64,
+    cut_short: bool,
+}
+
+impl JsonlRows {
+    pub(super) fn open(path: &Path, options: ImportOptions) -> Result<Self> {
+        let source = Source::open(path)?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            read: source.read_bytes(),
+            file_bytes: source.file_bytes(),
+            reader: source.into_reader(),
+            options,
+            plan: None,
+            sampled: VecDeque::new(),
+            buffer: Vec::new(),
+            line: 0,
+            lines: 0,
+            rows: 0,
+            cut_short: false,
+        })
+    }
+
+    /// Puts the next line that is not blank into `buffer`; false at the end.
+    fn next_line(&mut self) -> Result<bool> {
+        if let Some((line, buffer)) = self.sampled.pop_front() {
+            (self.line, self.buffer) = (line, buffer);
+            return Ok(true);
+        }
+        self.read_line()
+    }
+
+    fn read_line(&mut self) -> Result<bool> {
+        loop {
+            self.buffer.clear();
+            let mut limited = (&mut self.reader).take(LINE_BYTES_MAX as u64 + 1);
+            let len =
+                limited.read_until(b'\n', &mut self.buffer).map_err(|error| failed(&self.path, error))?;
+            if len == 0 {
+                return Ok(false);
+            }
+            self.lines += 1;
+            self.line = self.lines;
+            if len > LINE_BYTES_MAX {
+                return Err(self.bad_line(format!("the line has more than {LINE_BYTES_MAX} bytes")));
+            }
+            if self.lines == 1 && self.buffer.starts_with(b"\xEF\xBB\xBF") {
+                self.buffer.drain(..3);
+            }
+            if !self.buffer.trim_ascii().is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn bad_line(&self, what: impl fmt::Display) -> Error {
+        bad(&self.path, format!("line {}: {what}", self.line))
+    }
+
+    /// What serde says of the line at hand, without its line number, which is always 1.
+    fn bad_json(&self, column: Option<String>, error: &serde_json::Error) -> Error {
+        let text = error.to_string();
+        let what = text.split(" at line ").next().unwrap_or_default();
+        let at = match error.column() {
+            0 => String::new(),
+            at => format!(" (at byte {at})"),
+        };
+        match column {
+            Some(column) => self.bad_line(format!("field '{column}': {what}{at}")),
+            None => self.bad_line(format!("{what}{at}")),
+        }
+    }
+
+    /// Samples lines and makes the plan, once.
+    fn make_plan(&mut self) -> Result<()> {
+        if self.plan.is_some() {
+            return Ok(());
+        }
+        let mut sample = Sample::default();
+        let rows_max = self.options.sample_rows.max(1);
+        while sample.rows() < rows_max && self.read_line()? {
+            let members: Members =
+                serde_json::from_slice(&self.buffer).map_err(|error| self.bad_json(None, &error))?;
+            sample.next_row();
+            members.0.iter().for_each(|(column, value)| sample.see(column, value));
+            self.sampled.push_back((self.line, std::mem::take(&mut self.buffer)));
+        }
+        let plan = Plan::new(self.options.clone(), &sample).map_err(|what| bad(&self.path, what))?;
+        self.plan = Some(plan);
+        Ok(())
+    }
+
+    /// The row of the line at hand.
+    fn row(&self, plan: &Plan) -> Result<Row> {
+        let mut failed_column = None;
+        let seed = RowSeed { plan, failed_column: &mut failed_column };
+        let mut json = serde_json::Deserializer::from_slice(&self.buffer);
+        let draft = seed.deserialize(&mut json).and_then(|draft| json.end().map(|()| draft));
+        let draft = draft.map_err(|error| self.bad_json(failed_column, &error))?;
+        plan.finish(draft, self.rows).map_err(|what| self.bad_line(what))
+    }
+}
+
+impl RowReader for JsonlRows {
+    fn next_batch(&mut self, rows_max: usize) -> Result<Vec<Row>> {
+        self.make_plan()?;
+        let mut rows = Vec::new();
+        let Some(plan) = self.plan.take() else { return Ok(rows) };
+        let limit = self.options.limit.unwrap_or(u64::MAX);
+        let outcome = loop {
+            if rows.len() == rows_max {
+                break Ok(());
+            }
+            match self.next_line() {
+                Ok(true) if self.rows == limit => {
+                    self.cut_short = true;
+                    self.sampled.push_front((self.line, std::mem::take(&mut self.buffer)));
+                    break Ok(());
+                }
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+            match self.row(&plan) {
+                Ok(row) => rows.push(row),
+                Err(error) => break Err(error),
+            }
+            self.rows += 1;
+        };
+        self.plan = Some(plan);
+        outcome.map(|()| rows)
+    }
+
+    fn total_rows(&self) -> Option<u64> {
+        None
+    }
+
+    fn infer_schema(&mut self, metric: Metric) -> Result<Schema> {
+        self.make_plan()?;
+        Ok(self.plan.as_ref().map(|plan| plan.schema(metric)).unwrap_or_default())
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    fn bytes_total(&self) -> Option<u64> {
+        Some(self.file_bytes)
+    }
+
+    fn is_cut_short(&self) -> bool {
+        self.cut_short
+    }
+}
+
+/// The members of an object in their order.
+struct Members(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MembersVisitor;
+        impl<'de> Visitor<'de> for MembersVisitor {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+/// Reads an object as a row; on failure says in which column.
+struct RowSeed<'a> {
+    plan: &'a Plan,
+    failed_column: &'a mut Option<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for RowSeed<'_> {
+    type Value = Draft;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Draft, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for RowSeed<'_> {
+    type Value = Draft;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Draft, A::Error> {
+        let mut draft = self.plan.draft();
+        while let Some(column) = map.next_key_seed(ColumnSeed)? {
+            let value = match self.plan.target(&column) {
+                Ok(target) => map.next_value_seed(ValueSeed { plan: self.plan, draft: &mut draft, target }),
+                Err(what) => Err(A::Error::custom(what)),
+            };
+            if let Err(error) = value {
+                *self.failed_column = Some(column.into_owned());
+                return Err(error);
+            }
+        }
+        Ok(draft)
+    }
+}
+
+/// Reads one value into the row.
+struct ValueSeed<'a> {
+    plan: &'a Plan,
+    draft: &'a mut Draft,
+    target: Target,
+}
+
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        self.plan.set(self.draft, self.target, deserializer)
+    }
+}
