@@ -201,8 +201,13 @@ impl Server {
         let database = self.database.clone();
         let closed = tokio::task::spawn_blocking(move || database.close()).await;
         drop(self.stopped);
-        for task in &self.tasks {
+        // They hold clones of the database; its folder is free when the last is gone.
+        for task in self.tasks.drain(..) {
             task.abort();
+            let _ = task.await;
+        }
+        if !self.grpc.is_finished() {
+            let _ = self.grpc.await;
         }
         match closed {
             Ok(closed) => closed.map_err(ServeError::Close),

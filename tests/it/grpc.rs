@@ -430,13 +430,14 @@ async fn health_and_reflection_need_no_key() {
     };
     let served = serve().await;
     served.clients_with(Access::Read, &["*"]).await;
-    let url = format!("http://{}", served.server.address());
-    let mut health = HealthClient::connect(url.clone()).await.unwrap();
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", served.server.address())).unwrap();
+    let channel = endpoint.connect().await.unwrap();
+    let mut health = HealthClient::new(channel.clone());
     for service in ["", "spandrel.v1.RowService", "spandrel.v1.SearchService"] {
         let check = HealthCheckRequest { service: named(service) };
         assert_eq!(health.check(check).await.unwrap().into_inner().status(), ServingStatus::Serving);
     }
-    let mut reflection = ServerReflectionClient::connect(url).await.unwrap();
+    let mut reflection = ServerReflectionClient::new(channel);
     let list = ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),
@@ -476,6 +477,8 @@ async fn a_shutdown_loses_nothing_and_says_so() {
     }
     drop(clients);
     let config = served.config.clone();
+    // The folder is free when the last clone is gone.
+    drop(served.database);
     served.server.shutdown().await.unwrap();
     let status = writer.await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");

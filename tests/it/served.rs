@@ -96,15 +96,15 @@ impl Served {
             names => Tenants::Only(names.iter().map(|name| (*name).to_owned()).collect()),
         };
         let (_, key) = keys::create(&self.config.keys_file(), "test", access, tenants).unwrap();
-        let mut clients = self.clients_of(Some(key)).await;
-        // A server looks at the file twice a second.
+        let (mut clients, mut nobody) = (self.clients_of(Some(key)).await, self.clients().await);
+        // A server looks at the file twice a second. Until it has seen the first key it lets everybody in.
         for _ in 0..100 {
-            match clients.collections.list(pb::ListCollectionsRequest {}).await {
-                Err(status) if status.code() == tonic::Code::Unauthenticated => {
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                }
-                _ => return clients,
+            let keyed = clients.collections.list(pb::ListCollectionsRequest {}).await;
+            let anonymous = nobody.collections.list(pb::ListCollectionsRequest {}).await;
+            if keyed.is_ok() && anonymous.is_err() {
+                return clients;
             }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
         panic!("the server did not notice the new key");
     }
