@@ -68,7 +68,9 @@ fn empty_folder(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(|error| io("create", dir, error))?;
     let mut entries = fs::read_dir(dir).map_err(|error| io("list", dir, error))?;
     match entries.next() {
-        Some(_) => Err(Error::new(ErrorKind::Conflict, format!("{} is not empty; give a new folder", dir.display()))),
+        Some(_) => {
+            Err(Error::new(ErrorKind::Conflict, format!("{} is not empty; give a new folder", dir.display())))
+        }
         None => Ok(()),
     }
 }

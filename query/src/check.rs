@@ -9,7 +9,8 @@ use std::collections::HashSet;
 use spandrel_index::payload::datetime;
 use spandrel_storage::id::{KEY_BYTES_MAX, TENANT_BYTES_MAX};
 use spandrel_storage::{
-    Chunk, DenseSpec, Element, FieldId, FieldKind, FieldValue, Metric, PayloadKind, Row, Schema, SparseVector, Value,
+    Chunk, DenseSpec, Element, FieldId, FieldKind, FieldValue, Metric, PayloadKind, Row, Schema,
+    SparseVector, Value,
 };
 
 use crate::error::{Error, Result};
@@ -47,7 +48,10 @@ pub struct CheckedRow {
 /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) naming the row and the field; nothing of the batch is written.
 pub fn check_rows(schema: &Schema, rows: Vec<Row>) -> Result<Vec<CheckedRow>> {
     if rows.len() > ROWS_MAX {
-        return Err(Error::invalid(format!("a batch has at most {ROWS_MAX} rows, this one has {}", rows.len())));
+        return Err(Error::invalid(format!(
+            "a batch has at most {ROWS_MAX} rows, this one has {}",
+            rows.len()
+        )));
     }
     {
         let mut seen = HashSet::with_capacity(rows.len());
@@ -98,7 +102,10 @@ fn shown(text: &str) -> String {
 /// Checks a key.
 pub fn check_key(key: &str) -> Result<()> {
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        return Err(Error::invalid(format!("a key has 1 to {KEY_BYTES_MAX} bytes, this one has {}", key.len())));
+        return Err(Error::invalid(format!(
+            "a key has 1 to {KEY_BYTES_MAX} bytes, this one has {}",
+            key.len()
+        )));
     }
     Ok(())
 }
@@ -150,7 +157,9 @@ fn check_value(kind: &FieldKind, value: FieldValue) -> Result<FieldValue> {
         (FieldKind::Payload { kind }, FieldValue::Text(text)) => {
             Ok(FieldValue::Payload(check_payload(*kind, Value::String(text))?))
         }
-        (kind, value) => Err(Error::invalid(format!("is a {} field and cannot hold {}", kind.name(), described(&value)))),
+        (kind, value) => {
+            Err(Error::invalid(format!("is a {} field and cannot hold {}", kind.name(), described(&value))))
+        }
     }
 }
 
@@ -181,11 +190,15 @@ pub fn check_dense(spec: &DenseSpec, vector: &[f32]) -> Result<()> {
             return Err(Error::invalid(format!("element {at} is {element}; vectors hold finite numbers")));
         }
         if element.abs() > max {
-            return Err(Error::invalid(format!("element {at} is {element}; the largest magnitude is {max:e}")));
+            return Err(Error::invalid(format!(
+                "element {at} is {element}; the largest magnitude is {max:e}"
+            )));
         }
     }
     if spec.metric == Metric::Cosine && norm_is_zero(spec.element, vector) {
-        return Err(Error::invalid("a zero vector has no direction; the cosine metric needs a non-zero vector"));
+        return Err(Error::invalid(
+            "a zero vector has no direction; the cosine metric needs a non-zero vector",
+        ));
     }
     Ok(())
 }
@@ -200,9 +213,10 @@ fn norm_is_zero(element: Element, vector: &[f32]) -> bool {
 
 fn check_i8(vector: &[f32]) -> Result<()> {
     match vector.iter().position(|element| element.fract() != 0.0 || element.abs() > 127.0) {
-        Some(at) => {
-            Err(Error::invalid(format!("element {at} is {}; an i8 field holds integers in -127..=127", vector[at])))
-        }
+        Some(at) => Err(Error::invalid(format!(
+            "element {at} is {}; an i8 field holds integers in -127..=127",
+            vector[at]
+        ))),
         None => Ok(()),
     }
 }
@@ -238,7 +252,10 @@ fn check_payload(kind: PayloadKind, value: Value) -> Result<Value> {
         Value::List(_) if kind == PayloadKind::Json => Err(wrong_kind(kind, &value)),
         Value::List(values) => {
             if values.len() > LIST_MAX {
-                return Err(Error::invalid(format!("a list has at most {LIST_MAX} values, this one has {}", values.len())));
+                return Err(Error::invalid(format!(
+                    "a list has at most {LIST_MAX} values, this one has {}",
+                    values.len()
+                )));
             }
             let values = values.into_iter().map(|value| check_scalar(kind, value)).collect::<Result<_>>()?;
             Ok(Value::List(values))
@@ -271,9 +288,14 @@ pub fn check_scalar(kind: PayloadKind, value: Value) -> Result<Value> {
         }
         (PayloadKind::Float, Value::Integer(number)) => Ok(Value::Float(number as f64)),
         (PayloadKind::Bool, Value::Bool(flag)) => Ok(Value::Bool(flag)),
-        (PayloadKind::Datetime, Value::String(text)) => datetime::parse_rfc3339(&text).map(Value::Integer).ok_or_else(|| {
-            Error::invalid(format!("'{}' is not an RFC 3339 instant such as 2026-01-31T12:00:00Z", shown(&text)))
-        }),
+        (PayloadKind::Datetime, Value::String(text)) => {
+            datetime::parse_rfc3339(&text).map(Value::Integer).ok_or_else(|| {
+                Error::invalid(format!(
+                    "'{}' is not an RFC 3339 instant such as 2026-01-31T12:00:00Z",
+                    shown(&text)
+                ))
+            })
+        }
         (kind, value) => Err(wrong_kind(kind, &value)),
     }
 }

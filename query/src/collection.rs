@@ -19,7 +19,9 @@ use crate::fetch;
 use crate::maintain::{Maintenance, Wake};
 use crate::rag::ingest::{self, Document};
 use crate::rag::tokens::Tokenizer;
-use crate::request::{Fields, Filter, IngestOptions, ROWS_MAX, RetrieveRequest, ScrollRequest, SearchRequest};
+use crate::request::{
+    Fields, Filter, IngestOptions, ROWS_MAX, RetrieveRequest, ScrollRequest, SearchRequest,
+};
 use crate::response::{CollectionStats, RetrieveResponse, ScrollResponse, SearchResponse, Written};
 use crate::settings::{Components, Durability, Settings};
 use crate::snapshot::{Snapshot, View};
@@ -259,7 +261,9 @@ impl Collection {
         let mut rows = ingest::rows(document, &text_field, &options.chunk, tokenizer)?;
         if let Some(vector_field) = &options.vector_field {
             let embedder = self.shared.components.embedder.as_ref().ok_or_else(|| {
-                Error::invalid("to embed chunks, open the database with an embedder, or send vectors with upsert")
+                Error::invalid(
+                    "to embed chunks, open the database with an embedder, or send vectors with upsert",
+                )
             })?;
             ingest::embed_rows(&mut rows, &text_field, vector_field, &**embedder)?;
         }

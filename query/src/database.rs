@@ -72,7 +72,8 @@ impl Database {
         let path = path.as_ref().to_path_buf();
         settings.check()?;
         claim(&path)?;
-        let options = StoreOptions { cache_bytes: settings.row_cache_bytes as usize, ..StoreOptions::default() };
+        let options =
+            StoreOptions { cache_bytes: settings.row_cache_bytes as usize, ..StoreOptions::default() };
         let store = Arc::new(Store::open(&path.join(ROWS), &options)?);
         let reader = spandrel_storage::io::probe();
         let inner = Arc::new(Inner {
@@ -89,7 +90,8 @@ impl Database {
         });
         for meta in inner.store.collections()? {
             let name = meta.name.clone();
-            let shared = inner.open_collection(meta).map_err(|error| error.context(format!("collection '{name}'")))?;
+            let shared =
+                inner.open_collection(meta).map_err(|error| error.context(format!("collection '{name}'")))?;
             inner.collections.write().insert(name, shared);
         }
         inner.remove_dropped()?;
@@ -97,7 +99,9 @@ impl Database {
         let thread = std::thread::Builder::new()
             .name("spandrel-maintain".into())
             .spawn(move || maintain::run(&served, &wake))
-            .map_err(|error| Error::new(ErrorKind::Unavailable, format!("cannot start the maintainer thread: {error}")))?;
+            .map_err(|error| {
+                Error::new(ErrorKind::Unavailable, format!("cannot start the maintainer thread: {error}"))
+            })?;
         *inner.maintainer.lock() = Some(thread);
         inner.wake.wake();
         Ok(Self { inner })
@@ -218,7 +222,8 @@ impl Inner {
     /// Removes segment folders of collections whose drop was cut short.
     fn remove_dropped(&self) -> Result<()> {
         let root = self.path.join(SEGMENTS);
-        let live: Vec<PathBuf> = self.collections.read().values().map(|shared| shared.folder.clone()).collect();
+        let live: Vec<PathBuf> =
+            self.collections.read().values().map(|shared| shared.folder.clone()).collect();
         let Ok(entries) = fs::read_dir(&root) else { return Ok(()) };
         for entry in entries.flatten() {
             let numbered = entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok());
@@ -239,7 +244,11 @@ impl Inner {
     fn no_such_collection(&self, name: &str) -> Error {
         let mut names: Vec<String> = self.collections.read().keys().cloned().collect();
         names.sort_unstable();
-        let known = if names.is_empty() { "there is none yet".to_owned() } else { format!("there are: {}", names.join(", ")) };
+        let known = if names.is_empty() {
+            "there is none yet".to_owned()
+        } else {
+            format!("there are: {}", names.join(", "))
+        };
         Error::not_found(format!("no collection '{name}'; {known}"))
     }
 
@@ -255,7 +264,8 @@ impl Inner {
         if let Some(thread) = self.maintainer.lock().take() {
             let _ = thread.join();
         }
-        let collections: Vec<Arc<Shared>> = self.collections.write().drain().map(|(_, shared)| shared).collect();
+        let collections: Vec<Arc<Shared>> =
+            self.collections.write().drain().map(|(_, shared)| shared).collect();
         for shared in collections.iter().filter(|shared| shared.usable().is_ok()) {
             shared.close();
             let mut writer = shared.writer.lock();
@@ -295,7 +305,8 @@ fn claim(path: &Path) -> Result<()> {
                      restore a backup into a new folder",
                     version.trim()
                 ),
-                None => "its SPANDREL file is not one that Spandrel wrote; restore it, or use another folder".to_owned(),
+                None => "its SPANDREL file is not one that Spandrel wrote; restore it, or use another folder"
+                    .to_owned(),
             };
             return Err(Error::invalid(format!("{} {what}", path.display())));
         }

@@ -65,7 +65,10 @@ fn instants(value: Value) -> Value {
 pub fn missing(shared: &Shared, row: RowId) -> Error {
     Error::new(
         ErrorKind::Corrupt,
-        format!("row {row} of collection '{}' is in an index but not in the row store; restore from a backup", shared.name),
+        format!(
+            "row {row} of collection '{}' is in an index but not in the row store; restore from a backup",
+            shared.name
+        ),
     )
 }
 
@@ -98,8 +101,11 @@ pub fn scroll(shared: &Shared, request: &ScrollRequest) -> Result<ScrollResponse
     let snapshot = shared.snapshot();
     let id = shared.tenants.get(&request.tenant);
     let lookup = KeyLookup { store: &snapshot.store, collection: shared.id, tenant: id.unwrap_or_default() };
-    let filter =
-        request.filter.as_ref().map(|filter| CheckedFilter::new(&shared.schema, filter, &lookup)).transpose()?;
+    let filter = request
+        .filter
+        .as_ref()
+        .map(|filter| CheckedFilter::new(&shared.schema, filter, &lookup))
+        .transpose()?;
     let Some(id) = id else { return Ok(ScrollResponse::default()) };
     let mut passing = Vec::new();
     if let Some(filter) = &filter {
@@ -111,8 +117,7 @@ pub fn scroll(shared: &Shared, request: &ScrollRequest) -> Result<ScrollResponse
         }
     }
     let passes = |row: RowId| {
-        filter.is_none()
-            || snapshot.locate(id, row).is_some_and(|(at, doc)| passing[at].contains(doc))
+        filter.is_none() || snapshot.locate(id, row).is_some_and(|(at, doc)| passing[at].contains(doc))
     };
     let mut after = request.after.clone();
     let mut page: Vec<(String, RowId)> = Vec::new();

@@ -9,7 +9,9 @@ use roaring::RoaringBitmap;
 use spandrel_index::payload::{PayloadIndex, datetime};
 use spandrel_index::segment::Segment;
 use spandrel_storage::store::StoreSnapshot;
-use spandrel_storage::{CollectionId, DocId, FieldId, FieldKind, PayloadKind, RowId, Schema, TenantId, Value};
+use spandrel_storage::{
+    CollectionId, DocId, FieldId, FieldKind, PayloadKind, RowId, Schema, TenantId, Value,
+};
 
 use crate::check::{check_key, unknown_field};
 use crate::error::{Error, Result};
@@ -77,7 +79,13 @@ impl CheckedFilter {
 const RANGE_KINDS: [PayloadKind; 4] =
     [PayloadKind::Integer, PayloadKind::Float, PayloadKind::Datetime, PayloadKind::Keyword];
 
-fn check(schema: &Schema, filter: &Filter, keys: Option<&KeyLookup<'_>>, depth: usize, terms: &mut usize) -> Result<Node> {
+fn check(
+    schema: &Schema,
+    filter: &Filter,
+    keys: Option<&KeyLookup<'_>>,
+    depth: usize,
+    terms: &mut usize,
+) -> Result<Node> {
     if depth > FILTER_DEPTH_MAX {
         return Err(Error::invalid(format!("a filter nests at most {FILTER_DEPTH_MAX} deep")));
     }
@@ -145,7 +153,10 @@ fn payload_field(schema: &Schema, name: &str) -> Result<(FieldId, PayloadKind)> 
         }
         Some((id, field)) => match &field.kind {
             FieldKind::Payload { kind } => Ok((id, *kind)),
-            kind => Err(Error::invalid(format!("field '{name}' is a {} field; filters test payload fields", kind.name()))),
+            kind => Err(Error::invalid(format!(
+                "field '{name}' is a {} field; filters test payload fields",
+                kind.name()
+            ))),
         },
         None => Err(unknown_field(schema, name)),
     }
@@ -162,7 +173,9 @@ fn operand(kind: PayloadKind, value: &Value, field: &str) -> Result<Value> {
             });
         }
         (PayloadKind::Integer | PayloadKind::Float, Value::Float(number)) if number.is_nan() => {
-            return Err(Error::invalid(format!("field '{field}': NaN equals nothing and orders with nothing")));
+            return Err(Error::invalid(format!(
+                "field '{field}': NaN equals nothing and orders with nothing"
+            )));
         }
         (PayloadKind::Keyword, Value::String(_))
         | (PayloadKind::Integer | PayloadKind::Float, Value::Integer(_) | Value::Float(_))
@@ -200,21 +213,22 @@ fn bound(
         (None, None) => Ok(Bound::Unbounded),
         (Some(value), None) => Ok(Bound::Excluded(operand(kind, value, field)?)),
         (None, Some(value)) => Ok(Bound::Included(operand(kind, value, field)?)),
-        (Some(_), Some(_)) => {
-            Err(Error::invalid(format!("the range on '{field}' has both {open_name} and {closed_name}; give one")))
-        }
+        (Some(_), Some(_)) => Err(Error::invalid(format!(
+            "the range on '{field}' has both {open_name} and {closed_name}; give one"
+        ))),
     }
 }
 
 fn eval(node: &Node, segment: &Segment, tenant: TenantId, range: &Range<DocId>) -> Result<RoaringBitmap> {
-    let leaf = |id: FieldId, answer: &dyn Fn(&PayloadIndex) -> spandrel_index::Result<RoaringBitmap>| {
-        match segment.payload(id) {
+    let leaf =
+        |id: FieldId, answer: &dyn Fn(&PayloadIndex) -> spandrel_index::Result<RoaringBitmap>| match segment
+            .payload(id)
+        {
             Some(index) => answer(index).map_err(|error| {
                 Error::from(error).context(format!("field '{}'", segment.schema().get(id).name))
             }),
             None => Ok(RoaringBitmap::new()),
-        }
-    };
+        };
     match node {
         Node::And(nodes) => {
             let Some((first, rest)) = nodes.split_first() else {
@@ -256,4 +270,3 @@ fn all_docs(range: &Range<DocId>) -> RoaringBitmap {
     docs.insert_range(range.clone());
     docs
 }
-

@@ -28,10 +28,12 @@ mod write;
 pub use collection::Collection;
 pub use database::Database;
 pub use error::{Error, ErrorKind, Result};
-pub use rag::embed::{EmbedPurpose, Embedder};
 pub use rag::chunk::ChunkOptions;
+pub use rag::embed::{EmbedPurpose, Embedder};
 pub use rag::ingest::Document;
-pub use request::{Fields, Filter, Fusion, IngestOptions, RetrieveRequest, Route, RouteQuery, ScrollRequest, SearchRequest};
+pub use request::{
+    Fields, Filter, Fusion, IngestOptions, RetrieveRequest, Route, RouteQuery, ScrollRequest, SearchRequest,
+};
 pub use response::{
     CollectionStats, DatabaseStats, Explain, Hit, PackedChunk, RetrieveResponse, RouteScore, ScrollResponse,
     SearchResponse, Short, Stage, Written,

@@ -149,7 +149,9 @@ pub fn run_next(shared: &Shared) -> Result<bool> {
             let inputs = &snapshot.views[range];
             let docs = live_docs(inputs);
             let count = docs.len();
-            to_disk(shared, inputs, count, &mut |_, each| docs.iter().try_for_each(|doc| each(Arc::clone(doc))))?;
+            to_disk(shared, inputs, count, &mut |_, each| {
+                docs.iter().try_for_each(|doc| each(Arc::clone(doc)))
+            })?;
         }
         Job::MergeDisk(range) => {
             let inputs = &snapshot.views[range];
@@ -366,8 +368,12 @@ pub fn trim(shared: &Shared, writer: &mut Writer) -> Result<()> {
     failpoint::reach("trim.before");
     let (done, keep): (Vec<RowId>, Vec<RowId>) = writer.trim.iter().partition(|row| **row <= covered);
     for rows in done.chunks(FETCH_ROWS) {
-        let commit =
-            Commit { collection: shared.id, new_tenants: Vec::new(), entries: Vec::new(), trim: rows.to_vec() };
+        let commit = Commit {
+            collection: shared.id,
+            new_tenants: Vec::new(),
+            entries: Vec::new(),
+            trim: rows.to_vec(),
+        };
         shared.store.commit(&commit, spandrel_storage::store::Durability::Buffered)?;
     }
     writer.trim = keep;

@@ -106,7 +106,8 @@ fn open_segment(parts: &SharedParts, entry: &SegmentEntry) -> Result<Segment> {
         && segment.first() == entry.first
         && segment.last() == entry.last;
     if !same {
-        let error = spandrel_storage::Error::corrupt(&path, 0, "this is not the segment that the manifest names");
+        let error =
+            spandrel_storage::Error::corrupt(&path, 0, "this is not the segment that the manifest names");
         return Err(error.into());
     }
     Ok(segment)
@@ -115,7 +116,7 @@ fn open_segment(parts: &SharedParts, entry: &SegmentEntry) -> Result<Segment> {
 /// Builds the rows of a segment again; none when no row is left.
 fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<Segment>> {
     let store = parts.store.snapshot();
-    let (mut order, _) = live_and_dead(parts.id, &store, entry.first..=entry.last)?;
+    let mut order = sort_records(parts.id, &store, entry.first..=entry.last)?.live;
     order.sort_unstable();
     if order.is_empty() {
         return Ok(None);
@@ -136,25 +137,33 @@ fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<
     Ok(Some(Segment::open(&parts.indexer, &path, &parts.reader, &parts.memory)?))
 }
 
-/// Rows of a range that are the row of their key, and records that are not: of replaced and deleted rows, and of
-/// deletes. Those wait for a manifest to cover them and are then trimmed, unless a crash comes between.
-fn live_and_dead(
+/// The records of a range of the log.
+#[derive(Default)]
+struct Sorted {
+    /// Rows that are the row of their key.
+    live: Vec<(TenantId, RowId)>,
+    /// Records of replaced and deleted rows, and of deletes: they wait for a manifest to cover them and are then
+    /// trimmed, unless a crash comes between.
+    dead: Vec<RowId>,
+}
+
+fn sort_records(
     collection: CollectionId,
     store: &StoreSnapshot,
     rows: RangeInclusive<RowId>,
-) -> Result<(Vec<(TenantId, RowId)>, Vec<RowId>)> {
-    let (mut live, mut dead) = (Vec::new(), Vec::new());
+) -> Result<Sorted> {
+    let mut sorted = Sorted::default();
     for record in store.records(collection, rows, &FieldSet::NONE) {
         match record? {
             (row, Record::Row(stored))
                 if store.lookup(collection, stored.tenant, &[&stored.key])?[0] == Some(row) =>
             {
-                live.push((stored.tenant, row));
+                sorted.live.push((stored.tenant, row));
             }
-            (row, _) => dead.push(row),
+            (row, _) => sorted.dead.push(row),
         }
     }
-    Ok((live, dead))
+    Ok(sorted)
 }
 
 /// Applies every log record after `covered`, building segments on disk as fresh rows fill memory.
@@ -174,7 +183,7 @@ fn replay(shared: &Shared, covered: RowId, last_row: RowId) -> Result<()> {
     // What a crash kept from being trimmed: records that the manifest covers and the one before did not.
     let untrimmed = RowId(writer.manifest.trimmed.0 + 1)..=covered;
     if !untrimmed.is_empty() {
-        writer.trim.extend(live_and_dead(shared.id, &store, untrimmed)?.1);
+        writer.trim.extend(sort_records(shared.id, &store, untrimmed)?.dead);
     }
     maintain::trim(shared, &mut writer)
 }

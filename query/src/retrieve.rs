@@ -68,9 +68,10 @@ fn text_field(schema: &Schema, name: Option<&str>) -> Result<FieldId> {
     match name {
         Some(name) => match schema.find(name) {
             Some((id, _)) if is_text(id) => Ok(id),
-            Some((_, field)) => {
-                Err(Error::invalid(format!("text_field '{name}' is a {} field, not a text field", field.kind.name())))
-            }
+            Some((_, field)) => Err(Error::invalid(format!(
+                "text_field '{name}' is a {} field, not a text field",
+                field.kind.name()
+            ))),
             None => Err(crate::check::unknown_field(schema, name)),
         },
         None => (0..schema.fields.len())

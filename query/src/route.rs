@@ -30,10 +30,15 @@ impl CheckedRoute {
         };
         let context = |error: Error| error.context(format!("route on '{}'", route.field));
         if !(route.weight.is_finite() && route.weight >= 0.0) {
-            return Err(context(Error::invalid(format!("weight {} is not a number of at least 0", route.weight))));
+            return Err(context(Error::invalid(format!(
+                "weight {} is not a number of at least 0",
+                route.weight
+            ))));
         }
         match (&found.kind, &route.query) {
-            (FieldKind::Dense(spec), RouteQuery::Dense(query)) => Self::dense(field, spec, query.clone()).map_err(context),
+            (FieldKind::Dense(spec), RouteQuery::Dense(query)) => {
+                Self::dense(field, spec, query.clone()).map_err(context)
+            }
             (FieldKind::Dense(spec), RouteQuery::Text(text)) => {
                 let query = embed(shared, text).map_err(context)?;
                 Self::dense(field, spec, query).map_err(context)
@@ -71,7 +76,10 @@ fn embed(shared: &Shared, text: &str) -> Result<Vec<f32>> {
     };
     let vectors = embedder.embed(&[text], EmbedPurpose::Query)?;
     vectors.into_iter().next().ok_or_else(|| {
-        Error::new(crate::ErrorKind::Unavailable, format!("embedder '{}' returned no vector", embedder.name()))
+        Error::new(
+            crate::ErrorKind::Unavailable,
+            format!("embedder '{}' returned no vector", embedder.name()),
+        )
     })
 }
 
@@ -106,7 +114,9 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
         match route {
             CheckedRoute::Dense { field, query } => {
                 if let Some(index) = segment.dense(*field) {
-                    with_scratch(|scratch| index.search(query, segment.rows(), &allow, &mut top, scratch, &mut counters))?;
+                    with_scratch(|scratch| {
+                        index.search(query, segment.rows(), &allow, &mut top, scratch, &mut counters)
+                    })?;
                 }
             }
             CheckedRoute::Sparse { field, query } => {
@@ -204,7 +214,8 @@ pub(crate) fn cross_fill(
         check_deadline(search.deadline)?;
         let mut known: Vec<RowId> = list.iter().map(|(row, _)| *row).collect();
         known.sort_unstable();
-        let missing: Vec<RowId> = union.iter().copied().filter(|row| known.binary_search(row).is_err()).collect();
+        let missing: Vec<RowId> =
+            union.iter().copied().filter(|row| known.binary_search(row).is_err()).collect();
         filled.push(exact_scores(search, route, &missing)?);
     }
     Ok(filled)

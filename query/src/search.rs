@@ -50,9 +50,10 @@ impl Scope<'_> {
 /// Fails once the deadline has passed.
 pub(crate) fn check_deadline(deadline: Option<Instant>) -> Result<()> {
     match deadline {
-        Some(deadline) if Instant::now() >= deadline => {
-            Err(Error::new(ErrorKind::Deadline, "the search did not finish within its timeout; allow more time, or ask for less"))
-        }
+        Some(deadline) if Instant::now() >= deadline => Err(Error::new(
+            ErrorKind::Deadline,
+            "the search did not finish within its timeout; allow more time, or ask for less",
+        )),
         _ => Ok(()),
     }
 }
@@ -75,7 +76,10 @@ pub fn search(shared: &Shared, request: &SearchRequest) -> Result<SearchResponse
 pub fn search_batch(shared: &Shared, requests: &[SearchRequest]) -> Result<Vec<SearchResponse>> {
     let started = Instant::now();
     if requests.len() > BATCH_MAX {
-        return Err(Error::invalid(format!("a batch has at most {BATCH_MAX} searches, this one has {}", requests.len())));
+        return Err(Error::invalid(format!(
+            "a batch has at most {BATCH_MAX} searches, this one has {}",
+            requests.len()
+        )));
     }
     let checked = requests
         .iter()
@@ -102,7 +106,8 @@ pub fn search_batch(shared: &Shared, requests: &[SearchRequest]) -> Result<Vec<S
         }
         let routes: Vec<&CheckedRoute> = group.iter().map(|at| &checked[*at][0]).collect();
         let limits: Vec<usize> = group.iter().map(|at| requests[*at].k + requests[*at].offset).collect();
-        let lists = search.timed(&route::name(shared, routes[0]), |search| route::run_together(search, &routes, &limits))?;
+        let lists = search
+            .timed(&route::name(shared, routes[0]), |search| route::run_together(search, &routes, &limits))?;
         for (at, list) in group.into_iter().zip(lists) {
             let mut one = search.with_request(&requests[at]);
             answers[at] = Some(one.finish(&checked[at], vec![list], started)?);
@@ -159,7 +164,10 @@ fn check(shared: &Shared, request: &SearchRequest) -> Result<Vec<CheckedRoute>> 
         )));
     }
     if request.routes.is_empty() || request.routes.len() > ROUTES_MAX {
-        return Err(Error::invalid(format!("a search has 1 to {ROUTES_MAX} routes, this one has {}", request.routes.len())));
+        return Err(Error::invalid(format!(
+            "a search has 1 to {ROUTES_MAX} routes, this one has {}",
+            request.routes.len()
+        )));
     }
     if let Fusion::Rrf { k } = request.fusion
         && !(k.is_finite() && k >= 0.0)
@@ -194,8 +202,11 @@ impl<'a> Search<'a> {
     ) -> Result<Self> {
         let started = Instant::now();
         let lookup = KeyLookup { store: &snapshot.store, collection: shared.id, tenant };
-        let filter =
-            request.filter.as_ref().map(|filter| CheckedFilter::new(&shared.schema, filter, &lookup)).transpose()?;
+        let filter = request
+            .filter
+            .as_ref()
+            .map(|filter| CheckedFilter::new(&shared.schema, filter, &lookup))
+            .transpose()?;
         let mut scopes = Vec::with_capacity(snapshot.views.len());
         let (mut rows_in, mut rows_out) = (0, 0);
         for view in &snapshot.views {
@@ -268,7 +279,12 @@ impl<'a> Search<'a> {
     }
 
     /// Fuses what the routes found, cuts, and fetches rows.
-    fn finish(&mut self, routes: &[CheckedRoute], lists: Vec<Vec<Scored>>, started: Instant) -> Result<SearchResponse> {
+    fn finish(
+        &mut self,
+        routes: &[CheckedRoute],
+        lists: Vec<Vec<Scored>>,
+        started: Instant,
+    ) -> Result<SearchResponse> {
         check_deadline(self.deadline)?;
         let request = self.request;
         let mut ranked = match lists.len() {
@@ -283,7 +299,8 @@ impl<'a> Search<'a> {
         ranked.drain(..request.offset.min(passed));
         ranked.truncate(request.k);
         let hits = self.timed("fetch", |search| search.fetch(ranked))?;
-        let short = (hits.len() < request.k).then(|| if passed < found { Short::Threshold } else { Short::FewMatches });
+        let reason = if passed < found { Short::Threshold } else { Short::FewMatches };
+        let short = (hits.len() < request.k).then_some(reason);
         let explain = request.explain.then(|| Explain {
             stages: std::mem::take(&mut self.stages),
             segments: self.snapshot.views.len() as u64,
@@ -303,14 +320,21 @@ impl<'a> Search<'a> {
         let lists: Vec<RouteList<'_>> =
             ranked.iter().zip(&filled).map(|(ranked, filled)| RouteList { ranked, filled }).collect();
         let weights: Vec<f32> = self.request.routes.iter().map(|route| route.weight).collect();
-        let limit = if self.request.score_threshold.is_some() { usize::MAX } else { self.request.k + self.request.offset };
+        let limit = if self.request.score_threshold.is_some() {
+            usize::MAX
+        } else {
+            self.request.k + self.request.offset
+        };
         let rows_in = ranked.iter().map(|list| list.len() as u64).sum();
         let fused = fuse_top(&lists, &self.request.fusion, &weights, limit);
         if let Some(stage) = self.stage() {
             stage.rows_in = rows_in;
             stage.rows_out = fused.len() as u64;
         }
-        Ok(fused.into_iter().map(|hit| Ranked { row: hit.row, score: hit.score, routes: hit.routes }).collect())
+        Ok(fused
+            .into_iter()
+            .map(|hit| Ranked { row: hit.row, score: hit.score, routes: hit.routes })
+            .collect())
     }
 
     fn fetch(&mut self, ranked: Vec<Ranked>) -> Result<Vec<Hit>> {

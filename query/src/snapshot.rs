@@ -75,7 +75,10 @@ impl Snapshot {
                     };
                     let named = self.store.lookup(collection, tenant, &[&stored.key])?[0];
                     if named != Some(*row) {
-                        return corrupt(format!("row {row} is indexed; its key '{}' names {named:?}", stored.key));
+                        return corrupt(format!(
+                            "row {row} is indexed; its key '{}' names {named:?}",
+                            stored.key
+                        ));
                     }
                 }
             }

@@ -45,7 +45,8 @@ impl PreparedRow {
     pub fn new(shared: &Shared, row: CheckedRow) -> Result<Self> {
         let values = shared.indexer.values(&row.fields)?;
         let CheckedRow { key, tenant, fields, chunk } = row;
-        let stored = StoredRow { tenant: TenantId::default(), key: key.clone(), replaces: None, chunk, fields };
+        let stored =
+            StoredRow { tenant: TenantId::default(), key: key.clone(), replaces: None, chunk, fields };
         Ok(Self { record: stored.encode(), key, tenant, values })
     }
 }
@@ -231,7 +232,12 @@ fn apply(shared: &Shared, works: Vec<Work>) -> Result<Vec<Written>> {
     Ok(written)
 }
 
-fn make_visible(shared: &Shared, writer: &mut Writer, snapshot: &Snapshot, plan: Plan) -> Result<Vec<Written>> {
+fn make_visible(
+    shared: &Shared,
+    writer: &mut Writer,
+    snapshot: &Snapshot,
+    plan: Plan,
+) -> Result<Vec<Written>> {
     let Plan { commit, docs, removed, trim, dropped, written, next_row } = plan;
     let first = RowId(writer.next_row);
     let last = RowId(next_row - 1);
@@ -258,7 +264,12 @@ fn plan(shared: &Shared, snapshot: &Snapshot, writer: &Writer, works: Vec<Work>)
         next_tenant: shared.tenants.next().0,
         current: HashMap::new(),
         plan: Plan {
-            commit: Commit { collection: shared.id, new_tenants: Vec::new(), entries: Vec::new(), trim: Vec::new() },
+            commit: Commit {
+                collection: shared.id,
+                new_tenants: Vec::new(),
+                entries: Vec::new(),
+                trim: Vec::new(),
+            },
             docs: Vec::new(),
             removed: Vec::new(),
             trim: Vec::new(),
@@ -333,7 +344,13 @@ impl Planner<'_> {
         None
     }
 
-    fn replace(&mut self, tenant: TenantId, key: &str, stored: Option<RowId>, new: Option<RowId>) -> Option<RowId> {
+    fn replace(
+        &mut self,
+        tenant: TenantId,
+        key: &str,
+        stored: Option<RowId>,
+        new: Option<RowId>,
+    ) -> Option<RowId> {
         let old = match self.current.entry((tenant, key.to_owned())) {
             Slot::Occupied(mut slot) => slot.insert(new),
             Slot::Vacant(slot) => {

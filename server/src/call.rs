@@ -26,8 +26,11 @@ use crate::status;
 use crate::telemetry::metrics::{Metrics, code_label, method_label};
 
 /// Paths that need no key and are not counted: health and reflection.
-const OPEN_PATHS: [&str; 3] =
-    ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
+const OPEN_PATHS: [&str; 3] = [
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1.ServerReflection/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+];
 
 /// The part of a client's timeout, at most [`MARGIN_MAX`], that is kept for the answer's way back, so that the client
 /// sees our DEADLINE_EXCEEDED and not only its own clock.
@@ -49,7 +52,11 @@ impl Call {
     /// # Errors
     /// INTERNAL when the layer is missing: never "anybody".
     pub fn of<T>(request: &tonic::Request<T>) -> Result<Self, Status> {
-        request.extensions().get::<Self>().cloned().ok_or_else(|| Status::internal("request without a caller"))
+        request
+            .extensions()
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(|| Status::internal("request without a caller"))
     }
 }
 
@@ -76,7 +83,9 @@ impl Shared {
         });
         let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_| {
             let most = self.requests_max;
-            Status::resource_exhausted(format!("{most} requests are in progress (limits.requests_max); retry later"))
+            Status::resource_exhausted(format!(
+                "{most} requests are in progress (limits.requests_max); retry later"
+            ))
         })?;
         Ok((Call { caller, deadline }, permit))
     }
@@ -103,7 +112,9 @@ fn timeout_of(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     });
     match parsed {
         Some(timeout) => Ok(Some(timeout)),
-        None => Err(Status::invalid_argument("the header grpc-timeout is not 1 to 8 digits and one of H M S m u n")),
+        None => Err(Status::invalid_argument(
+            "the header grpc-timeout is not 1 to 8 digits and one of H M S m u n",
+        )),
     }
 }
 
@@ -254,7 +265,10 @@ impl HttpBody for Observed {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {

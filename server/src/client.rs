@@ -239,7 +239,8 @@ impl Client {
 }
 
 fn read_collection(collection: pb::Collection) -> Result<(String, Schema), Status> {
-    let schema = schema::schema_from_wire(collection.schema.unwrap_or_default()).map_err(|error| bad_answer(&error))?;
+    let schema = schema::schema_from_wire(collection.schema.unwrap_or_default())
+        .map_err(|error| bad_answer(&error))?;
     Ok((collection.name, schema))
 }
 
@@ -279,7 +280,9 @@ mod tests {
     fn settings_that_cannot_be_are_told() {
         let connect = |url: &str, api_key: Option<&str>| {
             let api_key = api_key.map(str::to_owned);
-            Client::connect(&ClientSettings { url: url.to_owned(), api_key, authorities: None }).err().unwrap()
+            Client::connect(&ClientSettings { url: url.to_owned(), api_key, authorities: None })
+                .err()
+                .unwrap()
         };
         assert!(connect("not a url", None).message().contains("--url"));
         assert!(connect("https://127.0.0.1:1", None).message().contains("--ca-cert"));

@@ -136,7 +136,8 @@ impl Pool {
         let running = running.map_err(|_| Status::unavailable("the server is shutting down"))?;
         let handle = tokio::task::spawn_blocking(move || {
             let _held = (running, place);
-            std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(status::panicked(&*panic)))
+            std::panic::catch_unwind(AssertUnwindSafe(work))
+                .unwrap_or_else(|panic| Err(status::panicked(&*panic)))
         });
         tokio::select! {
             result = handle => result.unwrap_or_else(|error| Err(status::internal(&error))),
@@ -244,10 +245,8 @@ mod tests {
         };
         let late = pool.run(Deadline::after(Duration::from_millis(5)), count(&started)).await;
         assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
-        let cancelled = tokio::time::timeout(
-            Duration::from_millis(5),
-            pool.run(Deadline::NONE, count(&started)),
-        );
+        let cancelled =
+            tokio::time::timeout(Duration::from_millis(5), pool.run(Deadline::NONE, count(&started)));
         assert!(cancelled.await.is_err());
         assert_eq!(pool.load(), (1, 0), "both left the queue");
         drop(release);

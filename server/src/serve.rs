@@ -140,14 +140,22 @@ pub async fn start(database: Database, config: &Config) -> Result<Server, ServeE
     let mut tasks = vec![tokio::spawn(keyring.watch())];
     let metrics_address = pages_listener.as_ref().map(|(_, address)| *address);
     if let Some((listener, _)) = pages_listener {
-        let pages = Pages { metrics, pools: pools.clone(), database: database.clone(), stopping: stopping.clone() };
+        let pages =
+            Pages { metrics, pools: pools.clone(), database: database.clone(), stopping: stopping.clone() };
         tasks.push(tokio::spawn(async move {
             if let Err(error) = http::serve(listener, pages, is_stopped).await {
                 tracing::error!(%error, "metrics are not served any more");
             }
         }));
     }
-    let grpc = tokio::spawn(serve_grpc(listener, tls, config.limits.connection_requests_max, shared, routes, stopping)?);
+    let grpc = tokio::spawn(serve_grpc(
+        listener,
+        tls,
+        config.limits.connection_requests_max,
+        shared,
+        routes,
+        stopping,
+    )?);
     let grace = Duration::from_millis(config.shutdown_grace_ms);
     Ok(Server { address, metrics_address, database, pools, health, grace, stop, stopped, grpc, tasks })
 }
@@ -190,12 +198,17 @@ impl Server {
             self.health.clear_service_status(name).await;
         }
         if !self.grpc.is_finished() && tokio::time::timeout(self.grace, &mut self.grpc).await.is_err() {
-            tracing::warn!("requests were still in progress after the grace time; their connections are dropped");
+            tracing::warn!(
+                "requests were still in progress after the grace time; their connections are dropped"
+            );
             self.grpc.abort();
         }
         for pool in self.pools.all() {
             if tokio::time::timeout(self.grace, pool.drain()).await.is_err() {
-                tracing::warn!(pool = pool.name(), "calls still run; they end with errors when the database closes");
+                tracing::warn!(
+                    pool = pool.name(),
+                    "calls still run; they end with errors when the database closes"
+                );
             }
         }
         let database = self.database.clone();
@@ -242,13 +255,18 @@ fn pools_of(config: &Config) -> Pools {
     }
 }
 
-async fn routes(backend: &Arc<Backend>, health: &HealthReporter, config: &Config) -> Result<Routes, ServeError> {
+async fn routes(
+    backend: &Arc<Backend>,
+    health: &HealthReporter,
+    config: &Config,
+) -> Result<Routes, ServeError> {
     // A 32-bit system cannot hold more than it can count.
     let message_bytes = usize::try_from(config.limits.message_bytes_max).unwrap_or(usize::MAX);
     for name in SERVICE_NAMES {
         health.set_service_status(name, ServingStatus::Serving).await;
     }
-    let collections = v1::collection_service_server::CollectionServiceServer::new(Collections(Arc::clone(backend)));
+    let collections =
+        v1::collection_service_server::CollectionServiceServer::new(Collections(Arc::clone(backend)));
     let rows = v1::row_service_server::RowServiceServer::new(Rows(Arc::clone(backend)));
     let searches = v1::search_service_server::SearchServiceServer::new(Searches(Arc::clone(backend)));
     let admin = v1::admin_service_server::AdminServiceServer::new(Admin(Arc::clone(backend)));
@@ -288,7 +306,10 @@ fn serve_grpc(
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(PING_INTERVAL));
     if let Some(tls) = tls {
-        let failed = |error: tonic::transport::Error| ServeError::Tls { key: "tls", what: crate::status::chain(&error) };
+        let failed = |error: tonic::transport::Error| ServeError::Tls {
+            key: "tls",
+            what: crate::status::chain(&error),
+        };
         builder = builder.tls_config(tls).map_err(failed)?;
     }
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

@@ -65,7 +65,9 @@ fn hidden(what: &str) -> Status {
     // Unique in this process, and with the process's start in it unlikely to be met twice in one log.
     let id = format!("{:x}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     tracing::error!(id, "internal error: {what}");
-    Status::internal(format!("internal error {id}; the server's log has the details under this id, please report them"))
+    Status::internal(format!(
+        "internal error {id}; the server's log has the details under this id, please report them"
+    ))
 }
 
 /// A failure with its causes, in one line.
@@ -94,7 +96,10 @@ pub fn reword(status: Status) -> Status {
             Status::resource_exhausted(format!("limits.message_bytes_max: {what}; send smaller batches"))
         }
         Code::Internal if message.starts_with("failed to decode Protobuf message") => {
-            Status::invalid_argument(format!("{message}; filters nest at most {} levels", spandrel::request::FILTER_DEPTH_MAX))
+            Status::invalid_argument(format!(
+                "{message}; filters nest at most {} levels",
+                spandrel::request::FILTER_DEPTH_MAX
+            ))
         }
         _ => status,
     }
@@ -134,9 +139,13 @@ mod tests {
 
     #[test]
     fn the_librarys_own_answers_are_reworded() {
-        let large = reword(Status::out_of_range("Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes"));
+        let large = reword(Status::out_of_range(
+            "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes",
+        ));
         assert_eq!(large.code(), Code::ResourceExhausted);
-        assert!(large.message().contains("limits.message_bytes_max") && large.message().contains("found 9 bytes"));
+        assert!(
+            large.message().contains("limits.message_bytes_max") && large.message().contains("found 9 bytes")
+        );
         let broken = reword(Status::internal("failed to decode Protobuf message: recursion limit reached"));
         assert_eq!(broken.code(), Code::InvalidArgument);
         let other = reword(Status::not_found("x"));

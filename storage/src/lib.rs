@@ -21,6 +21,7 @@ pub mod value;
 pub mod vector;
 
 pub use error::{Error, Result};
+pub use file::{Section, SegmentFile, SegmentWriter};
 pub use id::{CollectionId, DocId, FieldId, RowId, TenantId};
 pub use record::{FieldSet, Record, StoredRow};
 pub use row::{Chunk, Row};

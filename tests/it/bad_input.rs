@@ -62,7 +62,10 @@ async fn not_a_number_and_infinity() {
         let vector = [0.0, 1.0, bad, 0.0];
         let batch = vec![row(90), vector_row("v", &vector)];
         refused(clients.upsert("", batch).await, &["rows[1].fields[\"v\"].dense[2]", "not finite"]);
-        refused(clients.search.search(dense_search("v", &vector)).await, &["routes[0].dense[2]", "not finite"]);
+        refused(
+            clients.search.search(dense_search("v", &vector)).await,
+            &["routes[0].dense[2]", "not finite"],
+        );
         let sparse = pb::SparseVector { dims: vec![1], weights: vec![bad] };
         let query = search("", "s", pb::route::Query::Sparse(sparse));
         refused(clients.search.search(query).await, &[]);
@@ -89,7 +92,8 @@ async fn no_k_and_too_large_a_k() {
     refused(clients.search.search(with(1, 10_000)).await, &["limits.k_max"]);
     refused(clients.search.search(with(u32::MAX, u32::MAX)).await, &["limits.k_max"]);
     clients.search.search(with(10_000, 0)).await.unwrap();
-    let batch = pb::SearchBatchRequest { collection: "docs".to_owned(), searches: vec![with(1, 0), with(0, 0)] };
+    let batch =
+        pb::SearchBatchRequest { collection: "docs".to_owned(), searches: vec![with(1, 0), with(0, 0)] };
     refused(clients.search.search_batch(batch).await, &["searches[1].k: 0"]);
     let page = pb::ScrollRequest { collection: "docs".to_owned(), limit: 0, ..pb::ScrollRequest::default() };
     refused(clients.rows.scroll(page).await, &["limit: 0"]);
@@ -104,10 +108,16 @@ async fn an_unknown_field() {
     refused(clients.search.search(dense_search("nothing", &vector)).await, &["nothing"]);
     let exists = pb::filter::Condition::Exists(pb::ExistsCondition { field: "nothing".to_owned() });
     let filter = Some(pb::Filter { condition: Some(exists) });
-    refused(clients.search.search(pb::SearchRequest { filter, ..dense_search("v", &vector) }).await, &["nothing"]);
+    refused(
+        clients.search.search(pb::SearchRequest { filter, ..dense_search("v", &vector) }).await,
+        &["nothing"],
+    );
     let names = vec!["nothing".to_owned()];
     let fields = Some(pb::Fields { names, ..pb::Fields::default() });
-    refused(clients.search.search(pb::SearchRequest { fields, ..dense_search("v", &vector) }).await, &["nothing"]);
+    refused(
+        clients.search.search(pb::SearchRequest { fields, ..dense_search("v", &vector) }).await,
+        &["nothing"],
+    );
     let wrong_kind = search("", "year", pb::route::Query::Text("x".to_owned()));
     refused(clients.search.search(wrong_kind).await, &["year"]);
     unharmed(served, clients).await;
@@ -128,7 +138,8 @@ async fn a_filter_of_the_wrong_type() {
     ];
     for condition in conditions {
         let filter = Some(pb::Filter { condition: Some(condition) });
-        let request = pb::SearchRequest { filter: filter.clone(), ..dense_search("v", &[1.0, 0.0, 0.0, 0.0]) };
+        let request =
+            pb::SearchRequest { filter: filter.clone(), ..dense_search("v", &[1.0, 0.0, 0.0, 0.0]) };
         refused(clients.search.search(request).await, &["year"]);
         let count = pb::CountRequest { collection: "docs".to_owned(), filter, ..pb::CountRequest::default() };
         refused(clients.rows.count(count).await, &["year"]);
@@ -165,11 +176,13 @@ async fn a_message_that_is_too_large() {
     clients.create_docs().await;
     clients.upsert("", rows(0..10)).await.unwrap();
     let body = field(pb::field_value::Kind::Text("x".repeat(200_000)));
-    let large = pb::Row { key: "new".to_owned(), fields: BTreeMap::from([("body".to_owned(), body)]), ..row(0) };
+    let large =
+        pb::Row { key: "new".to_owned(), fields: BTreeMap::from([("body".to_owned(), body)]), ..row(0) };
     let status = clients.upsert("", vec![large.clone()]).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     assert!(status.message().contains("limits.message_bytes_max"), "{status}");
-    let message = pb::UpsertStreamRequest { collection: "docs".to_owned(), tenant: String::new(), rows: vec![large] };
+    let message =
+        pb::UpsertStreamRequest { collection: "docs".to_owned(), tenant: String::new(), rows: vec![large] };
     let status = clients.rows.upsert_stream(tokio_stream::iter([message])).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     assert!(status.message().contains("limits.message_bytes_max"), "{status}");
@@ -179,9 +192,11 @@ async fn a_message_that_is_too_large() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_no_message() {
     let (served, clients) = docs().await;
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", served.server.address())).unwrap();
+    let endpoint =
+        tonic::transport::Endpoint::from_shared(format!("http://{}", served.server.address())).unwrap();
     let mut raw = tonic::client::Grpc::new(endpoint.connect().await.unwrap());
-    for bytes in [&b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"[..], b"\x0a\x7f", b"\x0a\x01\xff", b"\x38"] {
+    for bytes in [&b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"[..], b"\x0a\x7f", b"\x0a\x01\xff", b"\x38"]
+    {
         raw.ready().await.unwrap();
         let path = tonic::codegen::http::uri::PathAndQuery::from_static("/spandrel.v1.SearchService/Search");
         let answer = raw.unary(tonic::Request::new(bytes.to_vec()), path, RawCodec).await;
@@ -274,7 +289,8 @@ async fn keys_and_names_out_of_bounds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collection_that_is_not_there() {
     let (served, mut clients) = docs().await;
-    let request = pb::SearchRequest { collection: "nothing".to_owned(), ..dense_search("v", &[1.0, 0.0, 0.0, 0.0]) };
+    let request =
+        pb::SearchRequest { collection: "nothing".to_owned(), ..dense_search("v", &[1.0, 0.0, 0.0, 0.0]) };
     assert_eq!(clients.search.search(request.clone()).await.unwrap_err().code(), Code::NotFound);
     let unnamed = pb::SearchRequest { collection: String::new(), ..request };
     refused(clients.search.search(unnamed).await, &["collection: is required"]);

@@ -36,9 +36,13 @@ async fn collections_live_and_die() {
     assert!(!same.created && same.collection == made.collection);
     let mut other = schema();
     other.fields.pop();
-    assert_eq!(clients.collections.create(create(true, other)).await.unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(
+        clients.collections.create(create(true, other)).await.unwrap_err().code(),
+        Code::AlreadyExists
+    );
 
-    let got = clients.collections.get(pb::GetCollectionRequest { name: named("docs") }).await.unwrap().into_inner();
+    let got =
+        clients.collections.get(pb::GetCollectionRequest { name: named("docs") }).await.unwrap().into_inner();
     assert_eq!(got.collection, made.collection);
     let list = clients.collections.list(pb::ListCollectionsRequest {}).await.unwrap().into_inner();
     assert_eq!(list.collections, [made.collection.unwrap()]);
@@ -47,7 +51,8 @@ async fn collections_live_and_die() {
     assert!(clients.collections.drop(gone(false)).await.unwrap().into_inner().dropped);
     assert_eq!(clients.collections.drop(gone(false)).await.unwrap_err().code(), Code::NotFound);
     assert!(!clients.collections.drop(gone(true)).await.unwrap().into_inner().dropped);
-    let missing = clients.collections.get(pb::GetCollectionRequest { name: named("docs") }).await.unwrap_err();
+    let missing =
+        clients.collections.get(pb::GetCollectionRequest { name: named("docs") }).await.unwrap_err();
     assert_eq!(missing.code(), Code::NotFound);
     served.server.shutdown().await.unwrap();
 }
@@ -94,11 +99,14 @@ async fn rows_are_written_read_and_deleted() {
     }
     assert_eq!(all, (0..50).map(|at| format!("k{at:05}")).collect::<Vec<_>>());
 
-    let count = pb::CountRequest { collection: named("docs"), tenant: named("acme"), filter: Some(year_is(2005)) };
+    let count =
+        pb::CountRequest { collection: named("docs"), tenant: named("acme"), filter: Some(year_is(2005)) };
     assert_eq!(clients.rows.count(count).await.unwrap().into_inner().rows, 2);
-    let delete = |rows| pb::DeleteRequest { collection: named("docs"), tenant: named("acme"), rows: Some(rows) };
+    let delete =
+        |rows| pb::DeleteRequest { collection: named("docs"), tenant: named("acme"), rows: Some(rows) };
     let keys = pb::KeysCondition { keys: vec![named("k00000"), named("nothing")] };
-    let deleted = clients.rows.delete(delete(pb::delete_request::Rows::Keys(keys))).await.unwrap().into_inner();
+    let deleted =
+        clients.rows.delete(delete(pb::delete_request::Rows::Keys(keys))).await.unwrap().into_inner();
     assert_eq!(deleted.written.unwrap().rows, 1);
     let filter = pb::delete_request::Rows::Filter(year_is(2005));
     let deleted = clients.rows.delete(delete(filter)).await.unwrap().into_inner();
@@ -106,7 +114,10 @@ async fn rows_are_written_read_and_deleted() {
     assert_eq!(clients.count("acme").await.unwrap(), 47);
 
     let tenants = pb::ListTenantsRequest { collection: named("docs") };
-    assert_eq!(clients.rows.list_tenants(tenants.clone()).await.unwrap().into_inner().tenants, ["acme", "beta"]);
+    assert_eq!(
+        clients.rows.list_tenants(tenants.clone()).await.unwrap().into_inner().tenants,
+        ["acme", "beta"]
+    );
     let unsaid = pb::DropTenantRequest { collection: named("docs"), tenant: None };
     assert_eq!(clients.rows.drop_tenant(unsaid).await.unwrap_err().code(), Code::InvalidArgument);
     let drop = pb::DropTenantRequest { collection: named("docs"), tenant: Some(named("acme")) };
@@ -133,7 +144,8 @@ async fn a_stream_writes_its_batches_in_order() {
     let mut batches: Vec<_> = (0..20).map(|at| rows(at * 50..at * 50 + 50)).collect();
     // The last word on a key stands.
     batches.push(vec![pb::Row { chunk: None, ..row(3) }]);
-    let answer = clients.rows.upsert_stream(tokio_stream::iter(messages(batches))).await.unwrap().into_inner();
+    let answer =
+        clients.rows.upsert_stream(tokio_stream::iter(messages(batches))).await.unwrap().into_inner();
     assert_eq!((answer.batches, answer.written.unwrap().rows), (21, 1_001));
     assert_eq!(clients.count("acme").await.unwrap(), 1_000);
     let get = pb::GetRowsRequest {
@@ -180,7 +192,8 @@ async fn streams_are_bounded() {
     while clients.count("acme").await.unwrap() == 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let second = clients.rows.upsert_stream(tokio_stream::iter(messages(vec![rows(9..10)]))).await.unwrap_err();
+    let second =
+        clients.rows.upsert_stream(tokio_stream::iter(messages(vec![rows(9..10)]))).await.unwrap_err();
     assert_eq!(second.code(), Code::ResourceExhausted);
     assert!(second.message().contains("limits.streams_max"), "{second}");
     drop(send);
@@ -333,7 +346,10 @@ async fn keys_open_what_they_should_and_nothing_else() {
         }
         // What concerns all tenants is closed to a key of one, whatever its access.
         let closed: [Result<(), Status>; 5] = [
-            acme.collections.drop(pb::DropCollectionRequest { name: named("docs"), if_exists: true }).await.map(drop),
+            acme.collections
+                .drop(pb::DropCollectionRequest { name: named("docs"), if_exists: true })
+                .await
+                .map(drop),
             acme.collections.create(pb::CreateCollectionRequest::default()).await.map(drop),
             acme.admin.stats(pb::StatsRequest {}).await.map(drop),
             acme.admin.flush(pb::FlushRequest::default()).await.map(drop),
@@ -358,7 +374,8 @@ async fn foreign_tenants_are_closed(clients: &mut Clients, tenant: &str) {
     let query = || search(tenant, "body", pb::route::Query::Text(named("river")));
     let keys = pb::KeysCondition { keys: vec![named("k00000")] };
     let get = pb::GetRowsRequest { collection: collection(), tenant: named(tenant), ..Default::default() };
-    let scroll = pb::ScrollRequest { collection: collection(), tenant: named(tenant), limit: 1, ..Default::default() };
+    let scroll =
+        pb::ScrollRequest { collection: collection(), tenant: named(tenant), limit: 1, ..Default::default() };
     let batch = pb::SearchBatchRequest { collection: collection(), searches: vec![query()] };
     let retrieve = pb::RetrieveRequest { search: Some(query()), budget_tokens: 9, ..Default::default() };
     let delete = pb::DeleteRequest {
@@ -368,7 +385,8 @@ async fn foreign_tenants_are_closed(clients: &mut Clients, tenant: &str) {
     };
     let drop_tenant = pb::DropTenantRequest { collection: collection(), tenant: Some(named(tenant)) };
     let smuggled = vec![pb::Row { tenant: named(tenant), ..row(0) }];
-    let stream = pb::UpsertStreamRequest { collection: collection(), tenant: named(tenant), rows: rows(0..1) };
+    let stream =
+        pb::UpsertStreamRequest { collection: collection(), tenant: named(tenant), rows: rows(0..1) };
     let results: [Result<(), Status>; 11] = [
         clients.count(tenant).await.map(drop),
         clients.rows.get(get).await.map(drop),
@@ -426,11 +444,13 @@ async fn health_and_reflection_need_no_key() {
     use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::{
-        ServerReflectionRequest, server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+        ServerReflectionRequest, server_reflection_request::MessageRequest,
+        server_reflection_response::MessageResponse,
     };
     let served = serve().await;
     served.clients_with(Access::Read, &["*"]).await;
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", served.server.address())).unwrap();
+    let endpoint =
+        tonic::transport::Endpoint::from_shared(format!("http://{}", served.server.address())).unwrap();
     let channel = endpoint.connect().await.unwrap();
     let mut health = HealthClient::new(channel.clone());
     for service in ["", "spandrel.v1.RowService", "spandrel.v1.SearchService"] {
@@ -442,8 +462,10 @@ async fn health_and_reflection_need_no_key() {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
-    let mut answers = reflection.server_reflection_info(tokio_stream::iter([list])).await.unwrap().into_inner();
-    let Some(MessageResponse::ListServicesResponse(list)) = answers.message().await.unwrap().unwrap().message_response
+    let mut answers =
+        reflection.server_reflection_info(tokio_stream::iter([list])).await.unwrap().into_inner();
+    let Some(MessageResponse::ListServicesResponse(list)) =
+        answers.message().await.unwrap().unwrap().message_response
     else {
         panic!("not a list");
     };

@@ -1,4 +1,5 @@
 //! One binary of promises; a module each.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
 mod corruption;

@@ -165,8 +165,11 @@ pub fn schema() -> pb::Schema {
 impl Clients {
     /// Creates collection `docs` of [`schema`].
     pub async fn create_docs(&mut self) {
-        let request =
-            pb::CreateCollectionRequest { name: "docs".to_owned(), schema: Some(schema()), if_not_exists: false };
+        let request = pb::CreateCollectionRequest {
+            name: "docs".to_owned(),
+            schema: Some(schema()),
+            if_not_exists: false,
+        };
         self.collections.create(request).await.unwrap();
     }
 

@@ -36,7 +36,10 @@ fn sources() -> Vec<(String, String)> {
 }
 
 fn is_test(path: &str) -> bool {
-    path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("tests.rs") || path.contains("testing")
+    path.starts_with("tests/")
+        || path.contains("/tests/")
+        || path.ends_with("tests.rs")
+        || path.contains("testing")
 }
 
 /// Fails with every line of `faults`.
@@ -111,7 +114,8 @@ fn third_party_crates_have_one_home() {
         for (name, at) in homes {
             let named = text.lines().any(|line| {
                 let code = line.trim_start();
-                !code.starts_with("//") && (code.contains(&format!("use {name}")) || code.contains(&format!(" {name}")))
+                !code.starts_with("//")
+                    && (code.contains(&format!("use {name}")) || code.contains(&format!(" {name}")))
             });
             if named && !at.iter().any(|home| path.starts_with(home)) {
                 faults.push(format!("{path} names {name}"));
@@ -144,7 +148,12 @@ fn unsafe_code_is_where_it_is_listed() {
 
 #[test]
 fn nothing_is_left_for_later() {
-    let marks = [concat!("to", "do!("), concat!("unimple", "mented!("), concat!("FIX", "ME"), concat!("#[ig", "nore")];
+    let marks = [
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+        concat!("FIX", "ME"),
+        concat!("#[ig", "nore"),
+    ];
     let mut faults = Vec::new();
     for (path, text) in sources() {
         for mark in marks {
@@ -161,7 +170,8 @@ fn the_documents_are_there_and_their_links_lead_somewhere() {
     for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "LICENSE", "Makefile", ".ci/run"] {
         assert!(root().join(name).exists(), "{name} is missing");
     }
-    let mut documents: Vec<PathBuf> = fs::read_dir(root().join("docs")).unwrap().flatten().map(|e| e.path()).collect();
+    let mut documents: Vec<PathBuf> =
+        fs::read_dir(root().join("docs")).unwrap().flatten().map(|e| e.path()).collect();
     documents.extend(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].map(|name| root().join(name)));
     let mut faults = Vec::new();
     for path in documents.iter().filter(|path| path.extension().is_some_and(|extension| extension == "md")) {

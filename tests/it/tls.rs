@@ -37,7 +37,12 @@ async fn call(served: &Served, tls: ClientTlsConfig) -> Result<(), String> {
 
 async fn list(channel: Channel) -> Result<(), String> {
     let mut clients = clients(channel, None);
-    clients.collections.list(pb::ListCollectionsRequest {}).await.map(drop).map_err(|status| status.to_string())
+    clients
+        .collections
+        .list(pb::ListCollectionsRequest {})
+        .await
+        .map(drop)
+        .map_err(|status| status.to_string())
 }
 
 fn trusting() -> ClientTlsConfig {

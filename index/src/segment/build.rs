@@ -27,7 +27,8 @@ use crate::text::TextBuilder;
 pub(super) const KIND: [u8; 4] = *b"SPSG";
 
 /// Gives the docs of a segment, in doc order, with at least the wanted fields; the same docs each time it is called.
-pub type DocSource<'a> = &'a mut dyn FnMut(&FieldSet, &mut dyn FnMut(Arc<IndexDoc>) -> Result<()>) -> Result<()>;
+pub type DocSource<'a> =
+    &'a mut dyn FnMut(&FieldSet, &mut dyn FnMut(Arc<IndexDoc>) -> Result<()>) -> Result<()>;
 
 /// The section of a field's index.
 pub(super) fn section_name(kind: &FieldKind, id: usize) -> Option<String> {
@@ -79,7 +80,8 @@ fn write_light(
         .iter()
         .map(|field| if light(&field.kind) { FieldBuilder::new(&field.kind) } else { Ok(FieldBuilder::None) })
         .collect::<Result<Vec<_>>>()?;
-    let text_fields = schema.fields.iter().enumerate().filter(|(_, field)| matches!(field.kind, FieldKind::Text(_)));
+    let text_fields =
+        schema.fields.iter().enumerate().filter(|(_, field)| matches!(field.kind, FieldKind::Text(_)));
     let text_fields: Vec<FieldId> = text_fields.map(|(at, _)| FieldId(at as u16)).collect();
     let mut text = if text_fields.is_empty() { None } else { Some(TextBuilder::new(&text_fields)?) };
     let mut order = Order::new();
@@ -139,9 +141,12 @@ fn write_dense(
         Ok(())
     })?;
     if at != docs {
-        return Err(Error::Invalid(format!("the second pass over the docs of a segment gave {at}, the first {docs}")));
+        return Err(Error::Invalid(format!(
+            "the second pass over the docs of a segment gave {at}, the first {docs}"
+        )));
     }
-    let (FieldBuilder::Dense(builder), Some(name)) = (builder, section_name(&field.kind, usize::from(id.0))) else {
+    let (FieldBuilder::Dense(builder), Some(name)) = (builder, section_name(&field.kind, usize::from(id.0)))
+    else {
         return Ok(());
     };
     writer.section(&name)?;

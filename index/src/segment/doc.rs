@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use spandrel_storage::{FieldId, FieldKind, FieldValue, PayloadKind, RowId, Schema, SparseVector, TenantId, Value};
+use spandrel_storage::{
+    FieldId, FieldKind, FieldValue, PayloadKind, RowId, Schema, SparseVector, TenantId, Value,
+};
 
 use crate::error::{Error, Result};
 use crate::text::{Analyzer, Match, TextDoc, TextQuery};
@@ -108,16 +110,28 @@ impl Indexer {
             for (id, value) in fields {
                 let kind = self.schema.fields.get(usize::from(id.0)).map(|field| &field.kind);
                 let value = match (kind, value) {
-                    (Some(FieldKind::Dense(_)), FieldValue::Dense(vector)) => IndexValue::Dense(vector.clone()),
-                    (Some(FieldKind::Sparse), FieldValue::Sparse(vector)) => IndexValue::Sparse(vector.clone()),
+                    (Some(FieldKind::Dense(_)), FieldValue::Dense(vector)) => {
+                        IndexValue::Dense(vector.clone())
+                    }
+                    (Some(FieldKind::Sparse), FieldValue::Sparse(vector)) => {
+                        IndexValue::Sparse(vector.clone())
+                    }
                     (Some(FieldKind::Text(_)), FieldValue::Text(text)) => {
                         let analyzer = analyzers.get_mut(usize::from(id.0)).and_then(Option::as_mut);
                         texts.extend(analyzer.and_then(|analyzer| analyzer.field(*id, text)));
                         continue;
                     }
-                    (Some(FieldKind::Payload { kind: PayloadKind::Json }), FieldValue::Payload(_)) => continue,
-                    (Some(FieldKind::Payload { .. }), FieldValue::Payload(value)) => IndexValue::Payload(value.clone()),
-                    _ => return Err(Error::Invalid(format!("the value of field {id} is not of the field's kind"))),
+                    (Some(FieldKind::Payload { kind: PayloadKind::Json }), FieldValue::Payload(_)) => {
+                        continue;
+                    }
+                    (Some(FieldKind::Payload { .. }), FieldValue::Payload(value)) => {
+                        IndexValue::Payload(value.clone())
+                    }
+                    _ => {
+                        return Err(Error::Invalid(format!(
+                            "the value of field {id} is not of the field's kind"
+                        )));
+                    }
                 };
                 values.push((*id, value));
             }
@@ -130,9 +144,11 @@ impl Indexer {
     /// # Errors
     /// [`Error::Invalid`] when it has too many terms or the field is not a text field.
     pub fn text_query(&self, field: FieldId, tenant: TenantId, text: &str) -> Result<TextQuery> {
-        self.with_analyzers(|analyzers| match analyzers.get_mut(usize::from(field.0)).and_then(Option::as_mut) {
-            Some(analyzer) => TextQuery::parse(field, tenant, Match::Any, analyzer, text),
-            None => Err(Error::Invalid(format!("field {field} is not a text field"))),
+        self.with_analyzers(|analyzers| {
+            match analyzers.get_mut(usize::from(field.0)).and_then(Option::as_mut) {
+                Some(analyzer) => TextQuery::parse(field, tenant, Match::Any, analyzer, text),
+                None => Err(Error::Invalid(format!("field {field} is not a text field"))),
+            }
         })
     }
 

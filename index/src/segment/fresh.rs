@@ -54,7 +54,11 @@ impl Segment {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a value that is not of its field's kind; rows that were checked have none.
-    pub fn from_docs(indexer: &Indexer, mut docs: Vec<Arc<IndexDoc>>, range: RangeInclusive<RowId>) -> Result<Self> {
+    pub fn from_docs(
+        indexer: &Indexer,
+        mut docs: Vec<Arc<IndexDoc>>,
+        range: RangeInclusive<RowId>,
+    ) -> Result<Self> {
         docs.sort_unstable_by_key(|doc| (doc.tenant, doc.row));
         let schema = Arc::clone(indexer.schema());
         let mut order = Order::new();

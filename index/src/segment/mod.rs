@@ -50,7 +50,12 @@ enum FieldIndex {
 enum Place {
     /// The docs stay at hand: they become a segment on disk, or part of a larger one in memory.
     Memory(Vec<Arc<IndexDoc>>),
-    Disk { id: u64, bytes: u64, checksum: u32, _reserved: Vec<Reservation> },
+    Disk {
+        id: u64,
+        bytes: u64,
+        checksum: u32,
+        _reserved: Vec<Reservation>,
+    },
 }
 
 impl Segment {

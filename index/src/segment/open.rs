@@ -64,7 +64,10 @@ impl Segment {
                     let index = PayloadIndex::read(&file.require(&name)?.read_all()?)?;
                     let last = index.exists().max();
                     if index.kind() != *kind || last.is_some_and(|doc| doc as usize >= rows.len()) {
-                        return Err(damaged(&name, "it is not the index of this field and these docs".into()));
+                        return Err(damaged(
+                            &name,
+                            "it is not the index of this field and these docs".into(),
+                        ));
                     }
                     FieldIndex::Payload(index)
                 }
@@ -75,7 +78,8 @@ impl Segment {
             false => None,
         };
         let info = file.info();
-        let place = Place::Disk { id: info.id, bytes: info.bytes, checksum: info.checksum, _reserved: reserved };
+        let place =
+            Place::Disk { id: info.id, bytes: info.bytes, checksum: info.checksum, _reserved: reserved };
         let mut segment = Self { schema, range, rows, tenants, fields, text, place, memory_bytes: 0 };
         segment.memory_bytes = segment.index_bytes();
         Ok(segment)
@@ -121,12 +125,16 @@ fn read_rows(file: &SegmentFile) -> Result<(std::ops::RangeInclusive<RowId>, Vec
 fn read_tenants(file: &SegmentFile, rows: &[RowId]) -> Result<Vec<(TenantId, u32)>> {
     let values = file.require("tenants")?.read_u32s()?;
     let (pairs, rest) = values.as_chunks::<2>();
-    let tenants: Vec<(TenantId, u32)> = pairs.iter().map(|[tenant, start]| (TenantId(*tenant), *start)).collect();
+    let tenants: Vec<(TenantId, u32)> =
+        pairs.iter().map(|[tenant, start]| (TenantId(*tenant), *start)).collect();
     let ascending = tenants.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
     let starts = tenants.first().is_some_and(|(_, start)| *start == 0);
     let ends = tenants.last().is_some_and(|(_, start)| (*start as usize) < rows.len());
     if !rest.is_empty() || !ascending || !starts || !ends {
-        return Err(damaged("tenants", format!("{} entries do not divide {} docs", tenants.len(), rows.len())));
+        return Err(damaged(
+            "tenants",
+            format!("{} entries do not divide {} docs", tenants.len(), rows.len()),
+        ));
     }
     let mut bounds: Vec<usize> = tenants.iter().map(|(_, start)| *start as usize).collect();
     bounds.push(rows.len());

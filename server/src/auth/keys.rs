@@ -101,7 +101,7 @@ impl KeySet {
         let mut parts = token.splitn(3, '_');
         let (prefix, id, secret) = (parts.next()?, parts.next()?, parts.next()?);
         let found = self.keys.get(id);
-        let expected = found.map_or(&*UNKNOWN, |record| record.secret_sha256.as_str());
+        let expected = found.map_or(UNKNOWN, |record| record.secret_sha256.as_str());
         let presented = hex(&Sha256::digest(secret.as_bytes()));
         let equal: bool = presented.as_bytes().ct_eq(expected.as_bytes()).into();
         let record = found?;

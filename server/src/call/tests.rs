@@ -74,7 +74,9 @@ async fn the_key_decides_who_comes_in() {
     assert!(Status::from_header_map(response.headers()).is_none());
 
     let never = |_: Request<Body>| -> Response<Body> { panic!("must not be reached") };
-    for headers in [vec![], vec![("authorization", "Bearer spd_000000000000_00")], vec![("authorization", "x")]] {
+    for headers in
+        [vec![], vec![("authorization", "Bearer spd_000000000000_00")], vec![("authorization", "x")]]
+    {
         for path in [search, "/anything", "/spandrel.v1.AdminService/Backup"] {
             let response = ask(&shared, request(path, &headers), never).await;
             assert_eq!(status_of(&response).code(), Code::Unauthenticated);
@@ -124,7 +126,10 @@ impl<S: tokio_stream::Stream<Item = Result<Frame<Bytes>, Status>>> HttpBody for 
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.0.as_mut().poll_next(cx)
     }
 }
@@ -165,7 +170,10 @@ async fn statuses_in_trailers_are_counted() {
     std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().unwrap();
     drop(body);
     let text = shared.metrics.encode();
-    assert!(text.contains("spandrel_requests_total{method=\"RowService/Get\",code=\"NOT_FOUND\"} 1"), "{text}");
+    assert!(
+        text.contains("spandrel_requests_total{method=\"RowService/Get\",code=\"NOT_FOUND\"} 1"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

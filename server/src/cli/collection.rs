@@ -101,9 +101,12 @@ impl CreateArgs {
             schema = schema.field(name, FieldKind::Text(TextSpec { language }));
         }
         for dense in &self.dense {
-            let wrong = || CliError::usage(format!("--dense {dense}: write it as NAME:DIM:METRIC, like v:384:cosine"));
+            let wrong = || {
+                CliError::usage(format!("--dense {dense}: write it as NAME:DIM:METRIC, like v:384:cosine"))
+            };
             let mut parts = dense.split(':');
-            let (Some(name), Some(dim), Some(metric), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+            let (Some(name), Some(dim), Some(metric), None) =
+                (parts.next(), parts.next(), parts.next(), parts.next())
             else {
                 return Err(wrong());
             };
@@ -114,9 +117,9 @@ impl CreateArgs {
             schema = schema.sparse(sparse);
         }
         for payload in &self.payload {
-            let (name, kind) = payload
-                .split_once(':')
-                .ok_or_else(|| CliError::usage(format!("--payload {payload}: write it as NAME:KIND, like year:integer")))?;
+            let (name, kind) = payload.split_once(':').ok_or_else(|| {
+                CliError::usage(format!("--payload {payload}: write it as NAME:KIND, like year:integer"))
+            })?;
             schema = schema.payload(name, word::<PayloadKind>(&format!("--payload {payload}"), kind)?);
         }
         if let Some(tokenizer) = &self.tokenizer {
@@ -131,7 +134,12 @@ fn kind_text(kind: &FieldKind) -> String {
         FieldKind::Dense(dense) => {
             let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
             let metric = word(json!(dense.metric));
-            format!("{} x {}, {metric}, index {}", dense.dim, word(json!(dense.element)), word(json!(dense.index)))
+            format!(
+                "{} x {}, {metric}, index {}",
+                dense.dim,
+                word(json!(dense.element)),
+                word(json!(dense.index))
+            )
         }
         FieldKind::Sparse => "inner product".to_owned(),
         FieldKind::Text(text) => text.language.clone().unwrap_or_else(|| "no stemming".to_owned()),
@@ -143,7 +151,11 @@ fn kind_text(kind: &FieldKind) -> String {
 pub(super) fn schema_text(schema: &Schema) -> String {
     let line = |field: &Field| vec![field.name.clone(), field.kind.name().to_owned(), kind_text(&field.kind)];
     let lines: Vec<_> = schema.fields.iter().map(line).collect();
-    format!("{}tokens are counted by {}\n", output::table(&["field", "type", "details"], &lines), schema.tokenizer)
+    format!(
+        "{}tokens are counted by {}\n",
+        output::table(&["field", "type", "details"], &lines),
+        schema.tokenizer
+    )
 }
 
 pub(super) fn run(common: &Common, command: CollectionCommand) -> Result<(), CliError> {
@@ -178,9 +190,13 @@ fn list(common: &Common, args: &ListArgs) -> Result<(), CliError> {
     } else {
         let fields = |schema: &Schema| {
             let field = |field: &Field| format!("{} ({})", field.name, field.kind.name());
-            output::one_line(&schema.fields.iter().map(field).collect::<Vec<_>>().join(", "), output::width() - 24)
+            output::one_line(
+                &schema.fields.iter().map(field).collect::<Vec<_>>().join(", "),
+                output::width() - 24,
+            )
         };
-        let lines: Vec<_> = collections.iter().map(|(name, schema)| vec![name.clone(), fields(schema)]).collect();
+        let lines: Vec<_> =
+            collections.iter().map(|(name, schema)| vec![name.clone(), fields(schema)]).collect();
         output::print(&output::table(&["collection", "fields"], &lines))?;
     }
     target.close()

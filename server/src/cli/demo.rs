@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use serde_json::json;
 use spandrel::{
-    Database, Filter, Fusion, Hit, Metric, PayloadKind, RetrieveRequest, Route, Schema, SearchRequest, SearchResponse,
+    Database, Filter, Fusion, Hit, Metric, PayloadKind, RetrieveRequest, Route, Schema, SearchRequest,
+    SearchResponse,
 };
 
 use self::corpus::{Corpus, DIM, Question};
@@ -45,25 +46,37 @@ pub(super) struct DemoArgs {
 
 pub(super) fn run(common: &Common, args: DemoArgs) -> Result<(), CliError> {
     let started = Instant::now();
-    let temporary = tempfile::tempdir().map_err(|error| CliError::failed(format!("temporary folder: {error}")))?;
+    let temporary =
+        tempfile::tempdir().map_err(|error| CliError::failed(format!("temporary folder: {error}")))?;
     let data = args.data.unwrap_or_else(|| temporary.path().join("data"));
     let show = Show { json: common.json };
     let corpus = Corpus::read(temporary.path())?;
     show.opening(&corpus);
 
     let runtime = tokio::runtime::Runtime::new().map_err(|error| CliError::failed(error.to_string()))?;
-    let config = Config { data: data.clone(), listen: ([127, 0, 0, 1], 0).into(), metrics_listen: None, ..Config::default() };
+    let config = Config {
+        data: data.clone(),
+        listen: ([127, 0, 0, 1], 0).into(),
+        metrics_listen: None,
+        ..Config::default()
+    };
     let failed = |error: keys::KeysError| CliError::failed(error.to_string());
-    let (_, admin_key) = keys::create(&config.keys_file(), "demo admin", Access::Admin, Tenants::All).map_err(failed)?;
+    let (_, admin_key) =
+        keys::create(&config.keys_file(), "demo admin", Access::Admin, Tenants::All).map_err(failed)?;
     let one = Tenants::Only([corpus.questions[0].tenant.clone()].into());
-    let (_, tenant_key) = keys::create(&config.keys_file(), "demo tenant", Access::Read, one).map_err(failed)?;
+    let (_, tenant_key) =
+        keys::create(&config.keys_file(), "demo tenant", Access::Read, one).map_err(failed)?;
     let database = Database::open(&data, config.engine.clone())?;
     let server = runtime
         .block_on(serve::start(database.clone(), &config))
         .map_err(|error| CliError::failed(error.to_string()))?;
     let url = format!("http://{}", server.address());
     let connect = |key: &str| {
-        Client::connect(&ClientSettings { url: url.clone(), api_key: Some(key.to_owned()), authorities: None })
+        Client::connect(&ClientSettings {
+            url: url.clone(),
+            api_key: Some(key.to_owned()),
+            authorities: None,
+        })
     };
     let client = connect(&admin_key)?;
     show.serving(&url, &data);
@@ -122,17 +135,27 @@ fn ask(show: &Show, client: &Client, stranger: &Client, corpus: &Corpus) -> Resu
     timed("text (BM25)", question, question.search(vec![Route::text("text", &question.text)]))?;
     timed("dense (cosine of embeddings)", question, question.search(vec![question.dense()]))?;
     let second = corpus.another_tenant(question);
-    let hybrid = SearchRequest { fusion: Fusion::Weighted, ..second.search(vec![Route::text("text", &second.text), second.dense()]) };
+    let hybrid = SearchRequest {
+        fusion: Fusion::Weighted,
+        ..second.search(vec![Route::text("text", &second.text), second.dense()])
+    };
     timed("hybrid (both, weighted)", second, hybrid)?;
     let gold = corpus.paragraph_of(second);
-    let filter = Filter::Range { field: "paragraph".into(), gt: None, gte: Some(gold.into()), lt: None, lte: None };
+    let filter =
+        Filter::Range { field: "paragraph".into(), gt: None, gte: Some(gold.into()), lt: None, lte: None };
     let what = format!("filtered (paragraph >= {gold}, reciprocal rank fusion)");
-    timed(&what, second, second.search(vec![Route::text("text", &second.text), second.dense()]).filter(filter))?;
+    timed(
+        &what,
+        second,
+        second.search(vec![Route::text("text", &second.text), second.dense()]).filter(filter),
+    )?;
 
     let foreign = SearchRequest { k: 3, ..second.search(vec![second.dense()]) };
     match stranger.search(COLLECTION, foreign) {
         Err(status) => show.refused(&question.tenant, &second.tenant, status.message()),
-        Ok(_) => return Err(CliError::failed("a key of one tenant read the rows of another; please report this")),
+        Ok(_) => {
+            return Err(CliError::failed("a key of one tenant read the rows of another; please report this"));
+        }
     }
 
     let third = corpus.another_tenant(second);

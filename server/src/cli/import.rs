@@ -58,7 +58,14 @@ pub(super) struct ImportArgs {
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "What is what")]
     start_key: u64,
     /// Tenant of rows that name none
-    #[arg(short, long, default_value = "", hide_default_value = true, value_name = "NAME", help_heading = "What is what")]
+    #[arg(
+        short,
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "NAME",
+        help_heading = "What is what"
+    )]
     tenant: String,
     /// Field that names the tenant of a row
     #[arg(long, value_name = "FIELD", help_heading = "What is what")]
@@ -127,7 +134,9 @@ fn prepare(args: &ImportArgs, target: &Target) -> Result<(Box<dyn RowReader>, bo
     if !args.create {
         let message = format!("there is no collection '{}'", args.collection);
         let error = CliError { message, code: super::NOT_FOUND };
-        return Err(error.hint("add --create to make it, with a schema inferred from the first rows or given by --schema"));
+        return Err(error.hint(
+            "add --create to make it, with a schema inferred from the first rows or given by --schema",
+        ));
     }
     let given = args.given_schema()?;
     let mut reader = args.open(given.clone())?;
@@ -209,7 +218,8 @@ pub(super) fn run(common: &Common, args: ImportArgs) -> Result<(), CliError> {
     let target = args.target.open(common, args.create)?;
     let (reader, created) = prepare(&args, &target)?;
     let bytes_read = Arc::new(AtomicU64::new(0));
-    let progress = Arc::new(Progress::new(reader.total_rows(), reader.bytes_total(), Arc::clone(&bytes_read)));
+    let progress =
+        Arc::new(Progress::new(reader.total_rows(), reader.bytes_total(), Arc::clone(&bytes_read)));
     let (send, receive) = sync_channel(BATCHES_QUEUED_MAX);
     let batch_rows = usize::try_from(args.batch_rows).unwrap_or(1);
     let started = Instant::now();
@@ -220,11 +230,13 @@ pub(super) fn run(common: &Common, args: ImportArgs) -> Result<(), CliError> {
             read(reader, batch_rows, &send, &bytes_read)
         });
         let written = write(&target, &args.collection, receive, &progress);
-        let read = reader.join().unwrap_or_else(|_| Err(CliError::failed("the reader panicked; this is a defect")));
+        let read =
+            reader.join().unwrap_or_else(|_| Err(CliError::failed("the reader panicked; this is a defect")));
         (read, written)
     });
     progress.finish();
-    let again = "what was read before is written; run the import again when it is put right, rows repeat safely";
+    let again =
+        "what was read before is written; run the import again when it is put right, rows repeat safely";
     let (written, batches) = written.map_err(|error| error.hint(again))?;
     let cut_short = read.map_err(|error| error.hint(again))?;
     target.close()?;

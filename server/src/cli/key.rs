@@ -74,7 +74,8 @@ impl From<KeysError> for CliError {
 impl FileArgs {
     fn path(&self, common: &Common) -> Result<PathBuf, CliError> {
         let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        let config = common.config(vec![("data", text(&self.data)), ("auth.keys_file", text(&self.keys_file))])?;
+        let config =
+            common.config(vec![("data", text(&self.data)), ("auth.keys_file", text(&self.keys_file))])?;
         Ok(config.keys_file())
     }
 }
@@ -93,7 +94,8 @@ fn tenants_text(tenants: &Tenants) -> String {
     match tenants {
         Tenants::All => "*".to_owned(),
         Tenants::Only(names) => {
-            let name = |name: &String| if name.is_empty() { "''".to_owned() } else { output::one_line(name, 40) };
+            let name =
+                |name: &String| if name.is_empty() { "''".to_owned() } else { output::one_line(name, 40) };
             names.iter().map(name).collect::<Vec<_>>().join(", ")
         }
     }

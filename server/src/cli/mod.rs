@@ -151,10 +151,13 @@ impl From<Status> for CliError {
             Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => WRONG_INPUT,
             Code::NotFound => NOT_FOUND,
             Code::Unauthenticated | Code::PermissionDenied => NOT_ALLOWED,
-            Code::ResourceExhausted | Code::DeadlineExceeded | Code::Unavailable | Code::Cancelled => TRY_LATER,
+            Code::ResourceExhausted | Code::DeadlineExceeded | Code::Unavailable | Code::Cancelled => {
+                TRY_LATER
+            }
             _ => FAILED,
         };
-        let message = if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() };
+        let message =
+            if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() };
         let error = Self { message, code };
         match status.code() {
             Code::Unauthenticated => {

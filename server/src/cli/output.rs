@@ -131,7 +131,8 @@ fn chunk_json(chunk: &Chunk) -> Json {
 
 /// A row as JSON.
 pub(super) fn row_json(row: &Row) -> Json {
-    let fields: Map<String, Json> = row.fields.iter().map(|(name, value)| (name.clone(), field_json(value))).collect();
+    let fields: Map<String, Json> =
+        row.fields.iter().map(|(name, value)| (name.clone(), field_json(value))).collect();
     let mut json = json!({"key": row.key, "tenant": row.tenant, "fields": fields});
     if let Some(chunk) = &row.chunk {
         json["chunk"] = chunk_json(chunk);
@@ -164,7 +165,10 @@ pub(super) fn hits_text(hits: &[Hit], offset: usize) -> String {
         let facts = facts(&hit.row);
         if !facts.is_empty() {
             let indent = " ".repeat(17);
-            text.push_str(&format!("{indent}{}\n", one_line(&facts, width().saturating_sub(17).max(TEXT_WIDTH_MIN))));
+            text.push_str(&format!(
+                "{indent}{}\n",
+                one_line(&facts, width().saturating_sub(17).max(TEXT_WIDTH_MIN))
+            ));
         }
     }
     text
@@ -194,9 +198,12 @@ fn facts(row: &Row) -> String {
 /// Sources of a context for people.
 pub(super) fn chunks_text(chunks: &[PackedChunk]) -> String {
     let line = |(at, chunk): (usize, &PackedChunk)| {
-        let source = chunk.hit.row.chunk.as_ref().map(|chunk| {
-            format!("{}[{}..{}]", chunk.document, chunk.span.start, chunk.span.end)
-        });
+        let source = chunk
+            .hit
+            .row
+            .chunk
+            .as_ref()
+            .map(|chunk| format!("{}[{}..{}]", chunk.document, chunk.span.start, chunk.span.end));
         vec![
             format!("{}", at + 1),
             format!("{:.4}", chunk.hit.score),
@@ -237,7 +244,8 @@ mod tests {
 
     #[test]
     fn tables_line_up() {
-        let lines = vec![vec!["a".to_owned(), "1".to_owned()], vec!["long one".to_owned(), "1,000".to_owned()]];
+        let lines =
+            vec![vec!["a".to_owned(), "1".to_owned()], vec!["long one".to_owned(), "1,000".to_owned()]];
         assert_eq!(table(&["name", "rows"], &lines), "name       rows\na             1\nlong one  1,000\n");
         assert_eq!(table(&["name"], &[]), "name\n");
     }
@@ -266,7 +274,8 @@ mod tests {
         let json = row_json(&row);
         assert_eq!(json["fields"], json!({"body": "x", "v": [0.5, 1.0], "n": 3}));
         assert_eq!(json["chunk"], json!({"document": "d", "span": [1, 4], "tokens": 2}));
-        let hit = Hit { row, score: 0.5, routes: vec![None, Some(spandrel::RouteScore { score: 2.0, rank: 1 })] };
+        let hit =
+            Hit { row, score: 0.5, routes: vec![None, Some(spandrel::RouteScore { score: 2.0, rank: 1 })] };
         assert_eq!(hit_json(&hit)["routes"], json!([null, {"score": 2.0, "rank": 1}]));
         let text = hits_text(&[hit], 10);
         assert!(text.starts_with("  11     0.5000  k  x\n"), "{text}");

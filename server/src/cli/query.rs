@@ -24,7 +24,12 @@ pub(super) struct QueryArgs {
     #[arg(long, value_name = "FIELD", help_heading = "Routes (several are fused)")]
     text_field: Option<String>,
     /// Vector whose nearest are found: JSON such as [0.1, 0.9], @FILE, or - for standard input
-    #[arg(long, value_name = "JSON", allow_hyphen_values = true, help_heading = "Routes (several are fused)")]
+    #[arg(
+        long,
+        value_name = "JSON",
+        allow_hyphen_values = true,
+        help_heading = "Routes (several are fused)"
+    )]
     vector: Option<String>,
     /// Text whose embedding's nearest are found; needs an embedder, see docs/configuration.md
     #[arg(long, value_name = "TEXT", conflicts_with = "vector", help_heading = "Routes (several are fused)")]
@@ -91,7 +96,8 @@ impl QueryArgs {
                 "nothing to look for: give --text WORDS, --vector JSON, --sparse JSON or --semantic TEXT",
             ));
         }
-        let filter: Option<Filter> = self.filter.as_deref().map(|text| json_argument("--filter", text)).transpose()?;
+        let filter: Option<Filter> =
+            self.filter.as_deref().map(|text| json_argument("--filter", text)).transpose()?;
         Ok(SearchRequest {
             tenant: self.tenant.clone(),
             routes,
@@ -123,7 +129,8 @@ impl QueryArgs {
             routes.push(Route::text(dense()?, text.clone()));
         }
         if let Some(sparse) = &self.sparse {
-            let field = field(schema, &self.sparse_field, "sparse", |kind| matches!(kind, FieldKind::Sparse))?;
+            let field =
+                field(schema, &self.sparse_field, "sparse", |kind| matches!(kind, FieldKind::Sparse))?;
             routes.push(Route::sparse(field, json_argument::<SparseVector>("--sparse", sparse)?));
         }
         Ok(routes)

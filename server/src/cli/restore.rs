@@ -27,5 +27,8 @@ pub(super) fn run(common: &Common, args: RestoreArgs) -> Result<(), CliError> {
     if common.json {
         return output::print_json(&json!({"data": args.dir, "backup": args.backup}));
     }
-    output::print(&format!("restored into {0}; serve it with `spandrel serve --data {0}`\n", args.dir.display()))
+    output::print(&format!(
+        "restored into {0}; serve it with `spandrel serve --data {0}`\n",
+        args.dir.display()
+    ))
 }

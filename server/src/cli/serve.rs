@@ -121,7 +121,9 @@ fn announce(common: &Common, config: &Config, server: &Server) -> Result<(), Cli
         tracing::info!("metrics on http://{metrics}/metrics");
     }
     if common.json {
-        return output::print_json(&json!({"listen": listen, "metrics_listen": metrics, "data": config.data}));
+        return output::print_json(
+            &json!({"listen": listen, "metrics_listen": metrics, "data": config.data}),
+        );
     }
     let scheme = if config.tls.cert.is_some() { "https" } else { "http" };
     output::print(&format!("listening on {scheme}://{listen}\n"))

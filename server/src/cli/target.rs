@@ -22,7 +22,13 @@ pub(super) struct TargetArgs {
     #[arg(long, value_name = "URL", help_heading = "Where")]
     url: Option<String>,
     /// API key for the server
-    #[arg(long, env = "SPANDREL_API_KEY", hide_env_values = true, value_name = "KEY", help_heading = "Where")]
+    #[arg(
+        long,
+        env = "SPANDREL_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY",
+        help_heading = "Where"
+    )]
     api_key: Option<String>,
     /// PEM file of the authority that an https server's certificate is signed by
     #[arg(long, env = "SPANDREL_CA_CERT", value_name = "FILE", help_heading = "Where")]
@@ -57,7 +63,8 @@ impl TargetArgs {
 
     fn connect(&self, url: String) -> Result<Client, CliError> {
         let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|error| CliError::usage(format!("--ca-cert {}: {error}", path.display())))
+            std::fs::read(path)
+                .map_err(|error| CliError::usage(format!("--ca-cert {}: {error}", path.display())))
         };
         let authorities = self.ca_cert.as_ref().map(read).transpose()?;
         let api_key = self.api_key.clone().filter(|key| !key.is_empty());
@@ -82,7 +89,11 @@ pub(super) fn open_database(config: &Config, make_folder: bool) -> Result<Databa
     Database::open_with(&config.data, config.engine.clone(), components).map_err(|error| {
         let locked = error.kind() == ErrorKind::Conflict;
         let error = CliError::from(error);
-        if locked { error.hint("if a server has it open, ask the server: --url http://127.0.0.1:7780") } else { error }
+        if locked {
+            error.hint("if a server has it open, ask the server: --url http://127.0.0.1:7780")
+        } else {
+            error
+        }
     })
 }
 
@@ -127,7 +138,8 @@ impl Target {
                 [] => "there are no collections yet; `spandrel import FILE --create` makes one".to_owned(),
                 names => format!("collections: {}", names.join(", ")),
             };
-            CliError { message: format!("there is no collection '{name}'"), code: super::NOT_FOUND }.hint(&hint)
+            CliError { message: format!("there is no collection '{name}'"), code: super::NOT_FOUND }
+                .hint(&hint)
         })
     }
 
@@ -150,7 +162,11 @@ impl Target {
     }
 
     /// Runs a search.
-    pub(super) fn search(&self, collection: &str, request: SearchRequest) -> Result<SearchResponse, CliError> {
+    pub(super) fn search(
+        &self,
+        collection: &str,
+        request: SearchRequest,
+    ) -> Result<SearchResponse, CliError> {
         match self {
             Self::Local(database) => Ok(local(database, collection)?.search(&request)?),
             Self::Remote(client) => Ok(client.search(collection, request)?),
@@ -158,7 +174,11 @@ impl Target {
     }
 
     /// Runs a retrieve.
-    pub(super) fn retrieve(&self, collection: &str, request: RetrieveRequest) -> Result<RetrieveResponse, CliError> {
+    pub(super) fn retrieve(
+        &self,
+        collection: &str,
+        request: RetrieveRequest,
+    ) -> Result<RetrieveResponse, CliError> {
         match self {
             Self::Local(database) => Ok(local(database, collection)?.retrieve(&request)?),
             Self::Remote(client) => Ok(client.retrieve(collection, request)?),

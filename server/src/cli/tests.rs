@@ -32,7 +32,8 @@ fn every_command_has_an_example() {
 fn examples_parse() {
     fn walk(command: &clap::Command, examples: &mut Vec<String>) {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-        examples.extend(help.lines().filter_map(|line| line.trim().strip_prefix("spandrel ").map(str::to_owned)));
+        examples
+            .extend(help.lines().filter_map(|line| line.trim().strip_prefix("spandrel ").map(str::to_owned)));
         command.get_subcommands().for_each(|sub| walk(sub, examples));
     }
     let mut examples = Vec::new();

@@ -171,7 +171,8 @@ impl Sources {
     /// Flags, the environment of this process, and the file that `file` or `SPANDREL_CONFIG` names.
     pub fn of_process(flags: Vec<(String, String)>, file: Option<PathBuf>) -> Self {
         let env: Vec<_> = std::env::vars().filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
-        let named = || env.iter().find(|(name, _)| name == "SPANDREL_CONFIG").map(|(_, path)| PathBuf::from(path));
+        let named =
+            || env.iter().find(|(name, _)| name == "SPANDREL_CONFIG").map(|(_, path)| PathBuf::from(path));
         let file = file.or_else(named);
         Self { flags, env, file }
     }
@@ -201,7 +202,12 @@ impl Config {
                     format!("there is no such setting; did you mean {nearest}?"),
                 ));
             };
-            set(&mut settings, key, format!("environment variable {name}"), &toml::Value::from(value.as_str()))?;
+            set(
+                &mut settings,
+                key,
+                format!("environment variable {name}"),
+                &toml::Value::from(value.as_str()),
+            )?;
         }
         for (name, value) in &sources.flags {
             let at = format!("flag for {name}");
@@ -260,7 +266,12 @@ fn find(name: &str, at: &str) -> Result<&'static keys::Key, ConfigError> {
     })
 }
 
-fn set(settings: &mut Settings, key: &'static keys::Key, at: String, raw: &toml::Value) -> Result<(), ConfigError> {
+fn set(
+    settings: &mut Settings,
+    key: &'static keys::Key,
+    at: String,
+    raw: &toml::Value,
+) -> Result<(), ConfigError> {
     let value = key.kind.read(raw).map_err(|what| ConfigError::new(&at, format!("{}: {what}", key.name)))?;
     settings.insert(key.name, (value, at));
     Ok(())
@@ -269,7 +280,8 @@ fn set(settings: &mut Settings, key: &'static keys::Key, at: String, raw: &toml:
 fn read_file(path: &Path, settings: &mut Settings) -> Result<(), ConfigError> {
     let at = format!("configuration file {}", path.display());
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError::new(&at, error.to_string()))?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError::new(&at, error.to_string()))?;
+    let table: toml::Table =
+        text.parse().map_err(|error: toml::de::Error| ConfigError::new(&at, error.to_string()))?;
     flatten("", &toml::Value::Table(table), &mut |name, value| {
         let at = format!("{at}, key {name}");
         set(settings, find(name, &at)?, at, value)
@@ -314,14 +326,19 @@ fn assemble(settings: Settings) -> Result<Config, ConfigError> {
 mod address_or_off {
     use super::{Deserialize, SocketAddr};
 
-    pub fn serialize<S: serde::Serializer>(value: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: serde::Serializer>(
+        value: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         match value {
             Some(address) => serializer.collect_str(address),
             None => serializer.serialize_str(super::Kind::OFF),
         }
     }
 
-    pub fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
         let text = String::deserialize(deserializer)?;
         if text == super::Kind::OFF {
             return Ok(None);

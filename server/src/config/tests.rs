@@ -61,7 +61,10 @@ fn wrong_values_name_where_they_stand_and_what_is_wanted() {
         (load(&[], &[], "limits.k_max = 10001"), ["limits.k_max", "outside 1..=10000"]),
         (load(&[], &[], "tls.cert = 'a.pem'"), ["tls.key", "both or neither"]),
         (load(&[], &[], "tls.client_ca = 'a.pem'"), ["tls.client_ca", "needs tls.cert"]),
-        (load(&[], &[], "listen = '127.0.0.1:9'\nmetrics_listen = '127.0.0.1:9'"), ["metrics_listen", "listen"]),
+        (
+            load(&[], &[], "listen = '127.0.0.1:9'\nmetrics_listen = '127.0.0.1:9'"),
+            ["metrics_listen", "listen"],
+        ),
         (load(&[], &[], "listen = "), ["configuration file", "spandrel.toml"]),
     ];
     for (result, expected) in cases {
@@ -144,7 +147,8 @@ fn keys_and_types_agree() {
 fn the_docs_list_every_key() {
     let docs = include_str!("../../../docs/configuration.md");
     for key in keys::KEYS {
-        let default = if key.default.is_empty() { "not set".to_owned() } else { format!("`{}`", key.default) };
+        let default =
+            if key.default.is_empty() { "not set".to_owned() } else { format!("`{}`", key.default) };
         let row = format!("| `{}` | `{}` | {default} | {} |", key.name, key.variable(), key.about);
         assert!(docs.contains(&row), "docs/configuration.md lacks the line\n{row}");
     }

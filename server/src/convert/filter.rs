@@ -1,8 +1,8 @@
 //! Filters between wire and engine. Depth and size are bounded here too, before a tree is built: the engine's own
 //! limits, checked while the wire's tree is walked, so that no request makes us build more than it may use.
 
-use spandrel::{Filter, Value};
 use spandrel::request::{FILTER_DEPTH_MAX, FILTER_TERMS_MAX};
+use spandrel::{Filter, Value};
 use spandrel_proto::v1 as pb;
 
 use super::row::{scalar_from_wire, value_to_wire};
@@ -84,7 +84,8 @@ fn scalar(value: Option<pb::Value>, path: &str) -> Result<Option<Value>> {
 /// A filter for the wire.
 pub fn filter_to_wire(filter: Filter) -> pb::Filter {
     use pb::filter::Condition;
-    let list = |filters: Vec<Filter>| pb::FilterList { filters: filters.into_iter().map(filter_to_wire).collect() };
+    let list =
+        |filters: Vec<Filter>| pb::FilterList { filters: filters.into_iter().map(filter_to_wire).collect() };
     let condition = match filter {
         Filter::And(filters) => Condition::AllOf(list(filters)),
         Filter::Or(filters) => Condition::AnyOf(list(filters)),

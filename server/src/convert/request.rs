@@ -18,17 +18,16 @@ const RRF_K: f32 = 60.0;
 pub fn fields_from_wire(fields: Option<pb::Fields>) -> Result<Fields> {
     use pb::fields::Mode;
     let Some(fields) = fields else { return Ok(Fields::Default) };
-    let mode = Mode::try_from(fields.mode)
-        .map_err(|_| Invalid::new("fields.mode", format!("{} is not a mode that this server knows", fields.mode)))?;
+    let mode = Mode::try_from(fields.mode).map_err(|_| {
+        Invalid::new("fields.mode", format!("{} is not a mode that this server knows", fields.mode))
+    })?;
     match (mode, fields.names.is_empty()) {
         (Mode::Unspecified, true) => Ok(Fields::Default),
         (Mode::Unspecified | Mode::Named, false) => Ok(Fields::Named(fields.names)),
         (Mode::Named, true) => Ok(Fields::Named(Vec::new())),
         (Mode::All, true) => Ok(Fields::All),
         (Mode::None, true) => Ok(Fields::None),
-        (Mode::All | Mode::None, false) => {
-            Err(Invalid::new("fields.names", "names go with MODE_NAMED only"))
-        }
+        (Mode::All | Mode::None, false) => Err(Invalid::new("fields.names", "names go with MODE_NAMED only")),
     }
 }
 
@@ -48,7 +47,9 @@ fn route_from_wire(route: pb::Route) -> Result<Route> {
     use pb::route::Query;
     let query = match required(route.query, "query")? {
         Query::Dense(vector) => RouteQuery::Dense(dense_from_wire(vector).map_err(|e| e.within("dense"))?),
-        Query::Sparse(vector) => RouteQuery::Sparse(sparse_from_wire(vector).map_err(|e| e.within("sparse"))?),
+        Query::Sparse(vector) => {
+            RouteQuery::Sparse(sparse_from_wire(vector).map_err(|e| e.within("sparse"))?)
+        }
         Query::Text(text) => RouteQuery::Text(text),
     };
     let weight = route.weight.unwrap_or(1.0);
@@ -80,7 +81,10 @@ fn fusion_from_wire(fusion: Option<pb::Fusion>) -> Result<Fusion> {
         Some(Method::Rrf(rrf)) => {
             let k = rrf.k.unwrap_or(RRF_K);
             if !k.is_finite() || k < 0.0 {
-                return Err(Invalid::new("fusion.rrf.k", format!("{k} is not a finite number of at least 0")));
+                return Err(Invalid::new(
+                    "fusion.rrf.k",
+                    format!("{k} is not a finite number of at least 0"),
+                ));
             }
             Ok(Fusion::Rrf { k })
         }
@@ -141,7 +145,8 @@ pub fn search_to_wire(collection: &str, request: SearchRequest) -> pb::SearchReq
 
 /// A retrieve.
 pub fn retrieve_from_wire(request: pb::RetrieveRequest) -> Result<RetrieveRequest> {
-    let search = search_from_wire(required(request.search, "search")?).map_err(|error| error.within("search"))?;
+    let search =
+        search_from_wire(required(request.search, "search")?).map_err(|error| error.within("search"))?;
     Ok(RetrieveRequest {
         search,
         budget_tokens: size(request.budget_tokens),

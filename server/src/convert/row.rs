@@ -84,7 +84,8 @@ pub fn dense_to_wire(vector: &[f32]) -> pb::DenseVector {
 /// A sparse vector; its order and weights are the engine's to check.
 pub fn sparse_from_wire(vector: pb::SparseVector) -> Result<SparseVector> {
     if vector.dims.len() != vector.weights.len() {
-        let what = format!("{} dims and {} weights; each needs its own", vector.dims.len(), vector.weights.len());
+        let what =
+            format!("{} dims and {} weights; each needs its own", vector.dims.len(), vector.weights.len());
         return Err(Invalid::new("", what));
     }
     Ok(SparseVector { dims: vector.dims, weights: vector.weights })

@@ -19,11 +19,13 @@ pub fn schema_from_wire(schema: pb::Schema) -> Result<Schema> {
 fn field_from_wire(field: pb::Field) -> Result<Field> {
     use pb::field::Kind;
     let kind = match required(field.kind, "kind")? {
-        Kind::Dense(dense) => FieldKind::Dense(dense_from_wire(&dense).map_err(|error| error.within("dense"))?),
-        Kind::Sparse(_) => FieldKind::Sparse,
-        Kind::Text(text) => {
-            FieldKind::Text(TextSpec { language: Some(text.language).filter(|language| !language.is_empty()) })
+        Kind::Dense(dense) => {
+            FieldKind::Dense(dense_from_wire(&dense).map_err(|error| error.within("dense"))?)
         }
+        Kind::Sparse(_) => FieldKind::Sparse,
+        Kind::Text(text) => FieldKind::Text(TextSpec {
+            language: Some(text.language).filter(|language| !language.is_empty()),
+        }),
         Kind::Payload(payload) => FieldKind::Payload { kind: payload_from_wire(payload.kind)? },
     };
     Ok(Field { name: field.name, kind })
@@ -80,8 +82,12 @@ fn field_to_wire(field: &Field) -> pb::Field {
     let kind = match &field.kind {
         FieldKind::Dense(dense) => Kind::Dense(dense_to_wire(dense)),
         FieldKind::Sparse => Kind::Sparse(pb::SparseField {}),
-        FieldKind::Text(text) => Kind::Text(pb::TextField { language: text.language.clone().unwrap_or_default() }),
-        FieldKind::Payload { kind } => Kind::Payload(pb::PayloadField { kind: payload_to_wire(*kind).into() }),
+        FieldKind::Text(text) => {
+            Kind::Text(pb::TextField { language: text.language.clone().unwrap_or_default() })
+        }
+        FieldKind::Payload { kind } => {
+            Kind::Payload(pb::PayloadField { kind: payload_to_wire(*kind).into() })
+        }
     };
     pb::Field { name: field.name.clone(), kind: Some(kind) }
 }

@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use prost::Message;
-use spandrel::{
-    Chunk, DenseSpec, Element, Explain, FieldKind, Fields, Filter, Fusion, Hit, IndexKind, Metric, PackedChunk,
-    PayloadKind, RetrieveRequest, RetrieveResponse, Route, RouteQuery, RouteScore, Row, Schema, ScrollRequest,
-    ScrollResponse, SearchRequest, SearchResponse, Short, SparseVector, Stage, TextSpec, Value,
-};
 use spandrel::request::{FILTER_DEPTH_MAX, FILTER_TERMS_MAX};
+use spandrel::{
+    Chunk, DenseSpec, Element, Explain, FieldKind, Fields, Filter, Fusion, Hit, IndexKind, Metric,
+    PackedChunk, PayloadKind, RetrieveRequest, RetrieveResponse, Route, RouteQuery, RouteScore, Row, Schema,
+    ScrollRequest, ScrollResponse, SearchRequest, SearchResponse, Short, SparseVector, Stage, TextSpec,
+    Value,
+};
 use spandrel_proto::v1 as pb;
 
 use super::filter::{filter_from_wire, filter_to_wire};
 use super::request::{
-    fields_from_wire, retrieve_from_wire, retrieve_to_wire, scroll_from_wire, scroll_to_wire, search_from_wire,
-    search_to_wire,
+    fields_from_wire, retrieve_from_wire, retrieve_to_wire, scroll_from_wire, scroll_to_wire,
+    search_from_wire, search_to_wire,
 };
 use super::row::{dense_from_wire, dense_to_wire, row_from_wire, row_to_wire, rows_from_wire};
 use super::schema::{schema_from_wire, schema_to_wire};
@@ -46,7 +47,13 @@ fn filter() -> Filter {
         Filter::Or(vec![Filter::Exists { field: field() }, Filter::Or(Vec::new())]),
         Filter::Not(Box::new(Filter::Equals { field: field(), value: Value::Bool(false) })),
         Filter::In { field: field(), values: vec![Value::Integer(1), Value::Float(0.5)] },
-        Filter::Range { field: field(), gt: Some(Value::Integer(1)), gte: None, lt: None, lte: Some(Value::from("z")) },
+        Filter::Range {
+            field: field(),
+            gt: Some(Value::Integer(1)),
+            gte: None,
+            lt: None,
+            lte: Some(Value::from("z")),
+        },
         Filter::Prefix { field: field(), prefix: String::new() },
         Filter::Match { field: field(), text: "two words".to_owned() },
         Filter::Keys(vec!["a".to_owned()]),
@@ -142,12 +149,24 @@ fn wrong_schemas_name_the_field() {
     let dense = |metric, element, index| Some(Kind::Dense(pb::DenseField { dim: 3, metric, element, index }));
     told(schema_from_wire(one(None)), "fields[0].kind: is required");
     told(schema_from_wire(one(dense(0, 0, 0))), "fields[0].dense.metric: is required: l2, ip or cosine");
-    told(schema_from_wire(one(dense(9, 0, 0))), "fields[0].dense.metric: 9 is not a value that this server knows");
-    told(schema_from_wire(one(dense(1, 9, 0))), "fields[0].dense.element: 9 is not a value that this server knows");
-    told(schema_from_wire(one(dense(1, 0, -1))), "fields[0].dense.index: -1 is not a value that this server knows");
+    told(
+        schema_from_wire(one(dense(9, 0, 0))),
+        "fields[0].dense.metric: 9 is not a value that this server knows",
+    );
+    told(
+        schema_from_wire(one(dense(1, 9, 0))),
+        "fields[0].dense.element: 9 is not a value that this server knows",
+    );
+    told(
+        schema_from_wire(one(dense(1, 0, -1))),
+        "fields[0].dense.index: -1 is not a value that this server knows",
+    );
     let payload = |kind| Some(Kind::Payload(pb::PayloadField { kind }));
     told(schema_from_wire(one(payload(0))), "fields[0].payload.kind: is required");
-    told(schema_from_wire(one(payload(99))), "fields[0].payload.kind: 99 is not a value that this server knows");
+    told(
+        schema_from_wire(one(payload(99))),
+        "fields[0].payload.kind: 99 is not a value that this server knows",
+    );
 }
 
 #[test]
@@ -163,7 +182,10 @@ fn filters_come_back_as_they_were_and_are_bounded() {
     // As deep as it may be it must pass the decoder's own limit, inside the largest message that holds it.
     let batch = pb::SearchBatchRequest {
         collection: String::new(),
-        searches: vec![pb::SearchRequest { filter: Some(filter_to_wire(deepest.clone())), ..Default::default() }],
+        searches: vec![pb::SearchRequest {
+            filter: Some(filter_to_wire(deepest.clone())),
+            ..Default::default()
+        }],
     };
     let read = sent(batch).searches.remove(0).filter.unwrap();
     assert_eq!(filter_from_wire(read).unwrap(), deepest);
@@ -181,7 +203,8 @@ fn filters_come_back_as_they_were_and_are_bounded() {
 fn wrong_filters_name_the_condition() {
     use pb::filter::Condition;
     let of = |condition| pb::Filter { condition: Some(condition) };
-    let all_of = |inner| of(Condition::AllOf(pb::FilterList { filters: vec![filter_to_wire(filter()), inner] }));
+    let all_of =
+        |inner| of(Condition::AllOf(pb::FilterList { filters: vec![filter_to_wire(filter()), inner] }));
     told(filter_from_wire(pb::Filter::default()), "condition: is required");
     told(filter_from_wire(all_of(pb::Filter::default())), "all_of.filters[1].condition: is required");
     let equals = |value| of(Condition::Equals(pb::EqualsCondition { field: "f".to_owned(), value }));
@@ -202,7 +225,8 @@ fn searches_come_back_as_they_were() {
     assert_eq!(search_from_wire(sent(search_to_wire("c", search()))).unwrap(), search());
     let plain = SearchRequest::new(Route::text("body", "q"));
     assert_eq!(search_from_wire(sent(search_to_wire("c", plain.clone()))).unwrap(), plain);
-    let timed = SearchRequest { timeout: Some(Duration::from_secs(1)), fusion: Fusion::Weighted, ..plain.clone() };
+    let timed =
+        SearchRequest { timeout: Some(Duration::from_secs(1)), fusion: Fusion::Weighted, ..plain.clone() };
     let read = search_from_wire(sent(search_to_wire("c", timed.clone()))).unwrap();
     assert_eq!(read, SearchRequest { timeout: None, ..timed });
     // What is left out has its default.
@@ -228,8 +252,13 @@ fn searches_come_back_as_they_were() {
     assert_eq!(retrieve_from_wire(sent(wire)).unwrap(), plain);
 
     for after in [None, Some(String::new()), Some("k".to_owned())] {
-        let scroll =
-            ScrollRequest { tenant: "t".to_owned(), after, limit: 9, filter: Some(filter()), fields: Fields::All };
+        let scroll = ScrollRequest {
+            tenant: "t".to_owned(),
+            after,
+            limit: 9,
+            filter: Some(filter()),
+            fields: Fields::All,
+        };
         assert_eq!(scroll_from_wire(sent(scroll_to_wire("c", scroll.clone()))).unwrap(), scroll);
     }
 }
@@ -243,8 +272,14 @@ fn wrong_searches_name_the_field() {
     };
     told(wire(&|r| r.routes.clear()), "routes: at least one is needed");
     told(wire(&|r| r.routes[2].query = None), "routes[2].query: is required");
-    told(wire(&|r| r.routes[0].weight = Some(-1.0)), "routes[0].weight: -1 is not a finite number of at least 0");
-    told(wire(&|r| r.routes[0].weight = Some(f32::NAN)), "routes[0].weight: NaN is not a finite number of at least 0");
+    told(
+        wire(&|r| r.routes[0].weight = Some(-1.0)),
+        "routes[0].weight: -1 is not a finite number of at least 0",
+    );
+    told(
+        wire(&|r| r.routes[0].weight = Some(f32::NAN)),
+        "routes[0].weight: NaN is not a finite number of at least 0",
+    );
     told(
         wire(&|r| r.routes[0].query = Some(pb::route::Query::Dense(dense_to_wire(&[1.0, f32::NAN])))),
         "routes[0].dense[1]: NaN is not finite",
@@ -258,7 +293,7 @@ fn wrong_searches_name_the_field() {
     told(wire(&|r| r.filter = Some(pb::Filter::default())), "filter.condition: is required");
     let rrf = pb::fusion::Method::Rrf(pb::RrfFusion { k: Some(-1.0) });
     told(
-        wire(&|r| r.fusion = Some(pb::Fusion { method: Some(rrf.clone()) })),
+        wire(&|r| r.fusion = Some(pb::Fusion { method: Some(rrf) })),
         "fusion.rrf.k: -1 is not a finite number of at least 0",
     );
     told(retrieve_from_wire(pb::RetrieveRequest::default()), "search: is required");
@@ -298,7 +333,10 @@ fn wrong_rows_name_the_field() {
 #[test]
 fn fields_are_chosen_in_every_way() {
     let of = |mode: i32, names: &[&str]| {
-        fields_from_wire(Some(pb::Fields { mode, names: names.iter().map(|name| (*name).to_owned()).collect() }))
+        fields_from_wire(Some(pb::Fields {
+            mode,
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+        }))
     };
     let named = Fields::Named(vec!["a".to_owned()]);
     assert_eq!(fields_from_wire(None).unwrap(), Fields::Default);
@@ -376,7 +414,10 @@ fn senseless_answers_are_refused() {
     };
     assert!(response::retrieve_from_wire(span(0, 3)).is_ok());
     for (start, end) in [(0, 4), (2, 1), (u64::MAX, u64::MAX)] {
-        told(response::retrieve_from_wire(span(start, end)), "chunks[0].context_end: the span lies outside the context");
+        told(
+            response::retrieve_from_wire(span(start, end)),
+            "chunks[0].context_end: the span lies outside the context",
+        );
     }
 }
 

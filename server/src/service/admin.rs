@@ -71,11 +71,15 @@ impl AdminService for Admin {
     async fn stats(&self, request: Request<pb::StatsRequest>) -> Result<Response<pb::StatsResponse>, Status> {
         let call = Call::of(&request)?;
         call.caller.require_everywhere(Access::Admin)?;
-        let stats = self.0.admin(&call, |backend| backend.database.stats().map_err(status::from_engine)).await?;
+        let stats =
+            self.0.admin(&call, |backend| backend.database.stats().map_err(status::from_engine)).await?;
         Ok(Response::new(stats_to_wire(stats, env!("CARGO_PKG_VERSION"))))
     }
 
-    async fn backup(&self, request: Request<pb::BackupRequest>) -> Result<Response<pb::BackupResponse>, Status> {
+    async fn backup(
+        &self,
+        request: Request<pb::BackupRequest>,
+    ) -> Result<Response<pb::BackupResponse>, Status> {
         let call = Call::of(&request)?;
         call.caller.require_everywhere(Access::Admin)?;
         let name = request.into_inner().name;
@@ -93,7 +97,21 @@ mod tests {
         for good in ["a", "2026-10-02", "nightly_1.2", &"x".repeat(128)] {
             assert!(is_plain(good), "{good}");
         }
-        for bad in ["", ".", "..", "../x", "a/b", "/etc", "a\\b", ".hidden", "-x", "a b", "a\0", "\u{e9}", &"x".repeat(129)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "/etc",
+            "a\\b",
+            ".hidden",
+            "-x",
+            "a b",
+            "a\0",
+            "\u{e9}",
+            &"x".repeat(129),
+        ] {
             assert!(!is_plain(bad), "{bad}");
         }
     }

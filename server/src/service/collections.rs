@@ -18,13 +18,13 @@ use crate::status;
 pub struct Collections(pub Arc<Backend>);
 
 fn describe(collection: &spandrel::Collection) -> pb::Collection {
-    pb::Collection {
-        name: collection.name().to_owned(),
-        schema: Some(schema_to_wire(collection.schema())),
-    }
+    pb::Collection { name: collection.name().to_owned(), schema: Some(schema_to_wire(collection.schema())) }
 }
 
-fn create(backend: &Backend, request: pb::CreateCollectionRequest) -> Result<pb::CreateCollectionResponse, Status> {
+fn create(
+    backend: &Backend,
+    request: pb::CreateCollectionRequest,
+) -> Result<pb::CreateCollectionResponse, Status> {
     let schema = request.schema.ok_or_else(|| Invalid::new("schema", "is required"))?;
     let schema = schema_from_wire(schema).map_err(|error| error.within("schema"))?;
     backend.limits.check_schema(&schema)?;
@@ -47,7 +47,10 @@ fn create(backend: &Backend, request: pb::CreateCollectionRequest) -> Result<pb:
     }
 }
 
-fn drop_one(backend: &Backend, request: &pb::DropCollectionRequest) -> Result<pb::DropCollectionResponse, Status> {
+fn drop_one(
+    backend: &Backend,
+    request: &pb::DropCollectionRequest,
+) -> Result<pb::DropCollectionResponse, Status> {
     match backend.database.drop_collection(&request.name) {
         Ok(()) => {
             tracing::info!(collection = request.name, "collection dropped");
@@ -97,7 +100,13 @@ impl CollectionService for Collections {
         let collections = self.0.read(&call, |backend, _| {
             // A collection may be dropped between the two looks.
             let open = |name: String| backend.database.collection(&name).ok();
-            Ok(backend.database.collections().into_iter().filter_map(open).map(|one| describe(&one)).collect())
+            Ok(backend
+                .database
+                .collections()
+                .into_iter()
+                .filter_map(open)
+                .map(|one| describe(&one))
+                .collect())
         });
         Ok(Response::new(pb::ListCollectionsResponse { collections: collections.await? }))
     }

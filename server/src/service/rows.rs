@@ -85,7 +85,11 @@ fn get(backend: &Backend, tenant: &str, request: pb::GetRowsRequest) -> Result<p
     Ok(pb::GetRowsResponse { rows })
 }
 
-fn scroll(backend: &Backend, tenant: String, request: pb::ScrollRequest) -> Result<pb::ScrollResponse, Status> {
+fn scroll(
+    backend: &Backend,
+    tenant: String,
+    request: pb::ScrollRequest,
+) -> Result<pb::ScrollResponse, Status> {
     let collection = backend.collection(&request.collection)?;
     let mut request = scroll_from_wire(request)?;
     backend.limits.check_page(request.limit)?;
@@ -102,7 +106,10 @@ fn count(backend: &Backend, tenant: &str, request: pb::CountRequest) -> Result<p
 
 #[tonic::async_trait]
 impl RowService for Rows {
-    async fn upsert(&self, request: Request<pb::UpsertRequest>) -> Result<Response<pb::UpsertResponse>, Status> {
+    async fn upsert(
+        &self,
+        request: Request<pb::UpsertRequest>,
+    ) -> Result<Response<pb::UpsertResponse>, Status> {
         let call = Call::of(&request)?;
         call.caller.require(Access::Write)?;
         let caller = call.caller.clone();
@@ -122,7 +129,10 @@ impl RowService for Rows {
         stream::upsert(&self.0, call, request.into_inner()).await.map(Response::new)
     }
 
-    async fn delete(&self, request: Request<pb::DeleteRequest>) -> Result<Response<pb::DeleteResponse>, Status> {
+    async fn delete(
+        &self,
+        request: Request<pb::DeleteRequest>,
+    ) -> Result<Response<pb::DeleteResponse>, Status> {
         let call = Call::of(&request)?;
         call.caller.require(Access::Write)?;
         let mut request = request.into_inner();
@@ -138,7 +148,9 @@ impl RowService for Rows {
         let call = Call::of(&request)?;
         call.caller.require(Access::Admin)?;
         let request = request.into_inner();
-        let named = request.tenant.ok_or_else(|| Invalid::new("tenant", "is required; empty is the default tenant"))?;
+        let named = request
+            .tenant
+            .ok_or_else(|| Invalid::new("tenant", "is required; empty is the default tenant"))?;
         let tenant = call.caller.tenant(named)?;
         let written = self.0.write(&call, move |backend| {
             let collection = backend.collection(&request.collection)?;
@@ -150,7 +162,10 @@ impl RowService for Rows {
         Ok(Response::new(pb::DropTenantResponse { written: Some(written_to_wire(written.await?)) }))
     }
 
-    async fn get(&self, request: Request<pb::GetRowsRequest>) -> Result<Response<pb::GetRowsResponse>, Status> {
+    async fn get(
+        &self,
+        request: Request<pb::GetRowsRequest>,
+    ) -> Result<Response<pb::GetRowsResponse>, Status> {
         let call = Call::of(&request)?;
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
@@ -158,7 +173,10 @@ impl RowService for Rows {
         self.0.read(&call, move |backend, _| get(backend, &tenant, request)).await.map(Response::new)
     }
 
-    async fn scroll(&self, request: Request<pb::ScrollRequest>) -> Result<Response<pb::ScrollResponse>, Status> {
+    async fn scroll(
+        &self,
+        request: Request<pb::ScrollRequest>,
+    ) -> Result<Response<pb::ScrollResponse>, Status> {
         let call = Call::of(&request)?;
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
@@ -216,8 +234,12 @@ mod tests {
         assert_eq!(tenants(&two, "beta", &["", "acme", ""]).unwrap(), ["beta", "acme", "beta"]);
         assert_eq!(tenants(&all, "", &["", "x", ""]).unwrap(), ["", "x", ""]);
         assert_eq!(tenants(&all, "t", &["", "x"]).unwrap(), ["t", "x"]);
-        let refused: [(&Caller, &str, &[&str]); 4] =
-            [(&one, "", &["acme", "beta"]), (&one, "beta", &[""]), (&two, "", &[""]), (&two, "acme", &["", "gamma"])];
+        let refused: [(&Caller, &str, &[&str]); 4] = [
+            (&one, "", &["acme", "beta"]),
+            (&one, "beta", &[""]),
+            (&two, "", &[""]),
+            (&two, "acme", &["", "gamma"]),
+        ];
         for (caller, request, rows) in refused {
             let status = tenants(caller, request, rows).unwrap_err();
             assert_eq!(status.code(), Code::PermissionDenied);

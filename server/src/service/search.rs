@@ -86,12 +86,16 @@ fn retrieve(
 
 #[tonic::async_trait]
 impl SearchService for Searches {
-    async fn search(&self, request: Request<pb::SearchRequest>) -> Result<Response<pb::SearchResponse>, Status> {
+    async fn search(
+        &self,
+        request: Request<pb::SearchRequest>,
+    ) -> Result<Response<pb::SearchResponse>, Status> {
         let call = Call::of(&request)?;
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
         let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
-        let response = self.0.read(&call, move |backend, deadline| search(backend, tenant, deadline, request));
+        let response =
+            self.0.read(&call, move |backend, deadline| search(backend, tenant, deadline, request));
         response.await.map(Response::new)
     }
 
@@ -103,7 +107,8 @@ impl SearchService for Searches {
         call.caller.require(Access::Read)?;
         let caller = call.caller.clone();
         let request = request.into_inner();
-        let response = self.0.read(&call, move |backend, deadline| search_batch(backend, &caller, deadline, request));
+        let response =
+            self.0.read(&call, move |backend, deadline| search_batch(backend, &caller, deadline, request));
         response.await.map(Response::new)
     }
 
@@ -114,9 +119,11 @@ impl SearchService for Searches {
         let call = Call::of(&request)?;
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
-        let named = request.search.as_mut().map(|search| std::mem::take(&mut search.tenant)).unwrap_or_default();
+        let named =
+            request.search.as_mut().map(|search| std::mem::take(&mut search.tenant)).unwrap_or_default();
         let tenant = call.caller.tenant(named)?;
-        let response = self.0.read(&call, move |backend, deadline| retrieve(backend, tenant, deadline, request));
+        let response =
+            self.0.read(&call, move |backend, deadline| retrieve(backend, tenant, deadline, request));
         response.await.map(Response::new)
     }
 }

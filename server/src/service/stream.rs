@@ -43,7 +43,10 @@ impl Totals {
     fn attach(&self, status: Status) -> Status {
         let mut status = status::reword(status);
         let (rows, batches) = (self.written.rows, self.batches);
-        let message = format!("batch {batches}: {}; {batches} batches ({rows} rows) before it are written", status.message());
+        let message = format!(
+            "batch {batches}: {}; {batches} batches ({rows} rows) before it are written",
+            status.message()
+        );
         let mut metadata = std::mem::take(status.metadata_mut());
         metadata.insert(BATCHES_WRITTEN, MetadataValue::from(batches));
         metadata.insert(ROWS_WRITTEN, MetadataValue::from(rows));
@@ -127,7 +130,11 @@ async fn write_all(
 }
 
 /// The collection and tenant of this message: its own, or those of the message before.
-fn take_over(collection: &mut String, tenant: &mut String, message: &pb::UpsertStreamRequest) -> Result<(), Status> {
+fn take_over(
+    collection: &mut String,
+    tenant: &mut String,
+    message: &pb::UpsertStreamRequest,
+) -> Result<(), Status> {
     if collection.is_empty() {
         collection.clone_from(&message.collection);
     } else if !message.collection.is_empty() && message.collection != *collection {
@@ -142,7 +149,13 @@ fn take_over(collection: &mut String, tenant: &mut String, message: &pb::UpsertS
     Ok(())
 }
 
-fn write_one(backend: &Arc<Backend>, call: &Call, collection: &str, tenant: &str, rows: Vec<pb::Row>) -> Pending {
+fn write_one(
+    backend: &Arc<Backend>,
+    call: &Call,
+    collection: &str,
+    tenant: &str,
+    rows: Vec<pb::Row>,
+) -> Pending {
     let (backend, call) = (Arc::clone(backend), call.clone());
     let (collection, tenant) = (collection.to_owned(), tenant.to_owned());
     Box::pin(async move {

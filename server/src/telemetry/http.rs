@@ -36,11 +36,13 @@ pub struct Pages {
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(listener: TcpListener, pages: Pages, mut stopped: watch::Receiver<()>) -> std::io::Result<()> {
-    let router = axum::Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(health))
-        .with_state(pages);
+pub async fn serve(
+    listener: TcpListener,
+    pages: Pages,
+    mut stopped: watch::Receiver<()>,
+) -> std::io::Result<()> {
+    let router =
+        axum::Router::new().route("/metrics", get(metrics)).route("/healthz", get(health)).with_state(pages);
     let until_stopped = async move { while stopped.changed().await.is_ok() {} };
     axum::serve(listener, router).with_graceful_shutdown(until_stopped).await
 }

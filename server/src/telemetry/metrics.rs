@@ -15,9 +15,8 @@ use spandrel::DatabaseStats;
 use tonic::Code;
 
 /// Upper bounds of the latency histogram in seconds: 100 us to 60 s.
-const LATENCY_BOUNDS_S: [f64; 16] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0, 60.0,
-];
+const LATENCY_BOUNDS_S: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0, 60.0];
 
 /// Methods by the last two parts of their path; others are counted as `unknown`, so that a client cannot make labels.
 const METHODS: [&str; 19] = [
@@ -66,6 +65,8 @@ struct CollectionLabels {
 }
 
 type CollectionGauge = Family<CollectionLabels, Gauge<u64, AtomicU64>>;
+/// One number of a collection.
+type CollectionFigure = fn(&spandrel::CollectionStats) -> u64;
 type PoolGauge = Family<PoolLabels, Gauge<u64, AtomicU64>>;
 
 /// All numbers of a server.
@@ -81,7 +82,7 @@ pub struct Metrics {
     running: PoolGauge,
     waiting: PoolGauge,
     store_bytes: Gauge<u64, AtomicU64>,
-    engine: [(fn(&spandrel::CollectionStats) -> u64, CollectionGauge); 7],
+    engine: [(CollectionFigure, CollectionGauge); 7],
 }
 
 impl Default for Metrics {
@@ -264,7 +265,8 @@ mod tests {
         metrics.end("RowService/Upsert", Code::Ok, Duration::from_millis(3));
         metrics.wrote(5);
         metrics.set_pool("read", 2, 1);
-        let collection = |name: &str| CollectionStats { name: name.to_owned(), rows: 9, ..CollectionStats::default() };
+        let collection =
+            |name: &str| CollectionStats { name: name.to_owned(), rows: 9, ..CollectionStats::default() };
         let stats = |names: &[&str]| DatabaseStats {
             collections: names.iter().map(|name| collection(name)).collect(),
             store_bytes: 77,

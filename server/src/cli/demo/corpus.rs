@@ -72,8 +72,8 @@ impl Corpus {
 
     /// The first question after this one that is about another article.
     pub(super) fn another_tenant(&self, question: &Question) -> &Question {
-        let after = self.questions.iter().skip_while(|other| other.tenant != question.tenant);
-        after.skip_while(|other| other.tenant == question.tenant).next().unwrap_or(&self.questions[0])
+        let mut after = self.questions.iter().skip_while(|other| other.tenant != question.tenant);
+        after.find(|other| other.tenant != question.tenant).unwrap_or(&self.questions[0])
     }
 
     /// The number of the paragraph that answers a question.
@@ -88,7 +88,9 @@ impl Corpus {
     pub(super) fn exact(&self, question: &Question, k: usize) -> Vec<&str> {
         let cosine = |row: &Row| -> f64 {
             let Some(FieldValue::Dense(vector)) = row.fields.get("embedding") else { return -1.0 };
-            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            let dot = |a: &[f32], b: &[f32]| {
+                a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+            };
             dot(vector, &question.embedding) / dot(vector, vector).sqrt()
         };
         let article = self.rows.iter().filter(|row| row.tenant == question.tenant);

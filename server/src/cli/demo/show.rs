@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use spandrel::{FieldValue, Hit, RetrieveResponse, SearchResponse};
 
-use super::corpus::{Corpus, Question};
 use super::Measured;
+use super::corpus::{Corpus, Question};
 
 /// Longest excerpt of a paragraph in characters.
 const EXCERPT_CHARS: usize = 150;
@@ -51,7 +51,11 @@ impl Show {
             self.say(&format!("   {}. {:.4}  {}{mark}", at + 1, hit.score, hit.row.key));
             self.say(&format!("      {}", excerpt(hit, &question.answers)));
         }
-        self.say(&format!("   A: {}   ({:.2} ms through gRPC)", question.answers.join(" / "), milliseconds(time)));
+        self.say(&format!(
+            "   A: {}   ({:.2} ms through gRPC)",
+            question.answers.join(" / "),
+            milliseconds(time)
+        ));
     }
 
     pub(super) fn refused(&self, tenant: &str, other: &str, message: &str) {
@@ -60,15 +64,25 @@ impl Show {
         ));
     }
 
-    pub(super) fn context(&self, question: &Question, response: &RetrieveResponse, budget: usize, time: Duration) {
+    pub(super) fn context(
+        &self,
+        question: &Question,
+        response: &RetrieveResponse,
+        budget: usize,
+        time: Duration,
+    ) {
         self.say(&format!(
             "\n== retrieve: whole paragraphs into a budget of {budget} tokens, in \"{}\"\n   Q: {}",
             question.tenant, question.text
         ));
         for chunk in &response.chunks {
-            let mark = if chunk.hit.row.key == question.gold { "  <- the paragraph that answers it" } else { "" };
+            let mark =
+                if chunk.hit.row.key == question.gold { "  <- the paragraph that answers it" } else { "" };
             self.say(&format!("   [{}] {} tokens{mark}", chunk.hit.row.key, chunk.tokens));
-            self.say(&format!("      {}", excerpt_of(&response.context[chunk.context_span.clone()], &question.answers)));
+            self.say(&format!(
+                "      {}",
+                excerpt_of(&response.context[chunk.context_span.clone()], &question.answers)
+            ));
         }
         self.say(&format!(
             "   {} of {budget} tokens used by {} of {} candidates   ({:.2} ms through gRPC)",
