@@ -219,7 +219,7 @@ pub fn row(at: u32) -> pb::Row {
         ("body".to_owned(), field(Kind::Text(body))),
         ("v".to_owned(), field(Kind::Dense(dense(&vector)))),
         ("year".to_owned(), field(Kind::Payload(integer(2000 + i64::from(at % 30))))),
-        ("tag".to_owned(), field(Kind::Payload(string(if at % 2 == 0 { "even" } else { "odd" })))),
+        ("tag".to_owned(), field(Kind::Payload(string(if at.is_multiple_of(2) { "even" } else { "odd" })))),
     ]);
     let chunk = pb::Chunk { document: format!("d{}", at / 10), span_start: 0, span_end: 9, tokens: 8 };
     pb::Row { key: format!("k{at:05}"), tenant: String::new(), fields, chunk: Some(chunk) }

@@ -23,7 +23,8 @@ use crate::error::Result;
 
 /// A list this long is kept as a bitmap.
 const DENSE_DOCS_MIN: usize = 1024;
-/// A run of at least this many short-list documents, and of at least one in [`BITSET_SHARE`] of all, goes through a bitset.
+/// A run of at least this many short-list documents, and of at least one in [`BITSET_SHARE`] of all, goes
+/// through a bitset.
 const BITSET_DOCS_MIN: usize = 256;
 /// See [`BITSET_DOCS_MIN`].
 const BITSET_SHARE: usize = 512;
@@ -171,7 +172,8 @@ impl DocLists {
     /// Reads what [`Self::write`] wrote.
     ///
     /// # Errors
-    /// [`Error::Section`](crate::Error::Section) for bytes that do not hold ascending lists of documents below the count.
+    /// [`Error::Section`](crate::Error::Section) for bytes that do not hold ascending lists of documents below
+    /// the count.
     pub(super) fn read(bytes: &mut Decoder<'_>) -> Result<Self> {
         let doc_count = bytes.u32("document count").map_err(damaged)?;
         let starts = bytes.u32s("list starts").map_err(damaged)?;

@@ -1,1 +1,136 @@
+//! A segment in memory and the same on disk: the same docs, the same answers, and damage noticed.
 
+use std::sync::Arc;
+
+use spandrel_storage::io::{BatchRead, Pread};
+use spandrel_storage::{
+    FieldId, FieldValue, Metric, PayloadKind, RowId, Schema, SparseVector, TenantId, Value,
+};
+
+use super::*;
+use crate::allow::Allow;
+use crate::budget::MemoryBudget;
+use crate::dense::Counters;
+use crate::scratch::Scratch;
+use crate::topk::{Scored, TopK};
+
+const DENSE: FieldId = FieldId(1);
+
+fn indexer() -> Indexer {
+    let schema = Schema::new()
+        .text("body")
+        .dense("vec", 4, Metric::L2)
+        .sparse("terms")
+        .payload("n", PayloadKind::Integer)
+        .payload("extra", PayloadKind::Json);
+    Indexer::new(Arc::new(schema)).unwrap()
+}
+
+/// Rows 1..=n of three tenants in turn; every fifth has no vector.
+fn docs(indexer: &Indexer, n: u64) -> Vec<Arc<IndexDoc>> {
+    let doc = |row: u64| {
+        let mut fields = vec![(FieldId(0), FieldValue::Text(format!("row number {row}")))];
+        if !row.is_multiple_of(5) {
+            fields.push((DENSE, FieldValue::Dense(vec![row as f32, 1.0, -2.0, 0.5])));
+        }
+        let sparse = SparseVector { dims: vec![row as u32 % 7], weights: vec![1.5] };
+        fields.push((FieldId(2), FieldValue::Sparse(sparse)));
+        fields.push((FieldId(3), FieldValue::Payload(Value::Integer(row as i64))));
+        fields.push((FieldId(4), FieldValue::Payload(Value::from("{}"))));
+        let values = indexer.values(&fields).unwrap();
+        Arc::new(IndexDoc { row: RowId(row), tenant: TenantId((row % 3) as u32), values })
+    };
+    (1..=n).map(doc).collect()
+}
+
+fn nearest(segment: &Segment, tenant: TenantId, query: f32) -> Vec<Scored> {
+    let mut top = TopK::new(5);
+    let allow = Allow { range: segment.tenant_range(tenant), deleted: None, filter: None };
+    let index = segment.dense(DENSE).unwrap();
+    let (mut scratch, mut counters) = (Scratch::default(), Counters::default());
+    let query = [query, 1.0, -2.0, 0.5];
+    index.search(&query, segment.rows(), &allow, &mut top, &mut scratch, &mut counters).unwrap();
+    top.into_sorted()
+}
+
+fn on_disk(
+    indexer: &Indexer,
+    docs: &[Arc<IndexDoc>],
+    folder: &std::path::Path,
+    budget_bytes: u64,
+) -> Segment {
+    let mut sorted = docs.to_vec();
+    sorted.sort_by_key(|doc| (doc.tenant, doc.row));
+    let path = folder.join("7.seg");
+    let range = RowId(1)..=RowId(docs.len() as u64 + 3);
+    let mut source = |_: &spandrel_storage::FieldSet,
+                      each: &mut dyn FnMut(Arc<IndexDoc>) -> crate::Result<()>| {
+        sorted.iter().try_for_each(|doc| each(Arc::clone(doc)))
+    };
+    build(indexer, &path, 7, range, &mut source).unwrap();
+    let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
+    Segment::open(indexer, &path, &reader, &Arc::new(MemoryBudget::new(budget_bytes))).unwrap()
+}
+
+#[test]
+fn docs_are_sorted_by_tenant_and_found_by_row() {
+    let indexer = indexer();
+    let segment = Segment::from_docs(&indexer, docs(&indexer, 100), RowId(1)..=RowId(100)).unwrap();
+    assert_eq!(
+        (segment.docs(), segment.on_disk(), segment.first(), segment.last()),
+        (100, false, RowId(1), RowId(100))
+    );
+    let ranges: Vec<_> = segment.tenant_ranges().collect();
+    assert_eq!(ranges, [(TenantId(0), 0..33), (TenantId(1), 33..67), (TenantId(2), 67..100)]);
+    assert!(segment.tenant_range(TenantId(9)).is_empty());
+    for row in 1..=100 {
+        let tenant = TenantId((row % 3) as u32);
+        let doc = segment.doc(tenant, RowId(row)).unwrap();
+        assert_eq!((segment.rows()[doc as usize], segment.tenant_of(doc)), (RowId(row), tenant));
+        assert_eq!(segment.doc(TenantId(((row + 1) % 3) as u32), RowId(row)), None);
+    }
+}
+
+#[test]
+fn memory_and_disk_answer_alike_resident_or_not() {
+    let indexer = indexer();
+    let docs = docs(&indexer, 500);
+    let fresh = Segment::from_docs(&indexer, docs.clone(), RowId(1)..=RowId(503)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for budget_bytes in [1 << 20, 0] {
+        let disk = on_disk(&indexer, &docs, folder.path(), budget_bytes);
+        assert!(disk.on_disk() && disk.id() == 7 && disk.last() == RowId(503));
+        assert_eq!(disk.rows(), fresh.rows());
+        assert_eq!(disk.tenant_ranges().collect::<Vec<_>>(), fresh.tenant_ranges().collect::<Vec<_>>());
+        for tenant in 0..4 {
+            for query in [0.0, 77.7, 1_000.0] {
+                let expected = nearest(&fresh, TenantId(tenant), query);
+                assert_eq!(
+                    nearest(&disk, TenantId(tenant), query),
+                    expected,
+                    "tenant {tenant}, query {query}"
+                );
+            }
+        }
+        let n = FieldId(3);
+        let value = Value::Integer(250);
+        let equals = |segment: &Segment| segment.payload(n).unwrap().equals(&value).unwrap();
+        assert_eq!(equals(&disk), equals(&fresh));
+        assert_eq!(equals(&disk).len(), 1);
+        assert!(disk.payload(FieldId(4)).is_none(), "json is not indexed");
+        assert!(disk.text().is_some() && disk.sparse(FieldId(2)).is_some());
+    }
+}
+
+#[test]
+fn a_segment_of_another_schema_is_refused() {
+    let indexer = indexer();
+    let folder = tempfile::tempdir().unwrap();
+    on_disk(&indexer, &docs(&indexer, 20), folder.path(), 0);
+    let other = Schema::new().text("body").dense("vec", 5, Metric::L2);
+    let other = Indexer::new(Arc::new(other)).unwrap();
+    let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
+    let opened =
+        Segment::open(&other, &folder.path().join("7.seg"), &reader, &Arc::new(MemoryBudget::new(0)));
+    assert!(matches!(opened.err(), Some(crate::Error::Section { .. })));
+}

@@ -2,11 +2,11 @@
 //!
 //! Vectors lie row by row, each a run of (ordinal, weight) pairs where ordinals number the dimensions that occur in the
 //! segment, ascending. A query becomes a dense array by ordinal, zero where it has no weight, and a document costs one
-//! multiply-add per set dimension with no branch: memory bandwidth, 8 bytes a set dimension, is the limit. With a filter
-//! only its documents are scored.
+//! multiply-add per set dimension with no branch: memory bandwidth, 8 bytes a set dimension, is the limit. With
+//! a filter only its documents are scored.
 //!
-//! On disk, little-endian: u8 1 | u32 n, n dimensions ascending | u32 d + 1, where each vector starts | u32 m, m ordinals
-//! | u32 m, m weights (f32).
+//! On disk, little-endian: u8 1 | u32 n, n dimensions ascending | u32 d + 1, where each vector starts |
+//! u32 m, m ordinals | u32 m, m weights (f32).
 
 use std::ops::Range;
 

@@ -70,7 +70,8 @@ impl Bm25 {
 
     /// By how much a threshold must be divided before tantivy may skip what stays below it.
     ///
-    /// A segment stores, for each block of 128 postings, the `(tf, dl)` that scores best under the segment's own average
+    /// A segment stores, for each block of 128 postings, the `(tf, dl)` that scores best under the segment's own
+    /// average
     /// length `A0`; we score under the tenant's average `A`. Let `S(A) = tf / (tf + K(A))`, `K(A) = 0.3 + 0.9 dl / A`,
     /// and let `*` mark the stored pair, so that `S(A0) <= S*(A0)`. With `r = max(A / A0, A0 / A)`:
     ///
