@@ -134,7 +134,7 @@ fn ask(show: &Show, client: &Client, stranger: &Client, corpus: &Corpus) -> Resu
     };
     timed("text (BM25)", question, question.search(vec![Route::text("text", &question.text)]))?;
     timed("dense (cosine of embeddings)", question, question.search(vec![question.dense()]))?;
-    let second = corpus.another_tenant(question);
+    let second = corpus.later_in_its_article(corpus.another_tenant(question));
     let hybrid = SearchRequest {
         fusion: Fusion::Weighted,
         ..second.search(vec![Route::text("text", &second.text), second.dense()])

@@ -131,7 +131,7 @@ fn hostile_bodies_neither_panic_nor_pass() {
 #[test]
 fn wild_counts_do_not_allocate() {
     let mut body = Encoder::default();
-    body.u32(1).u64(0).u64(0).u64(0).u64(1).u32(u32::MAX);
+    body.u32(1).u64(0).u64(0).u64(0).u64(0).u64(1).u32(u32::MAX);
     let error = decode(&SEAL.close(&body.finish())).unwrap_err().to_string();
     assert!(error.contains("do not fit"), "{error}");
 }

@@ -76,6 +76,12 @@ impl Corpus {
         after.find(|other| other.tenant != question.tenant).unwrap_or(&self.questions[0])
     }
 
+    /// The first question of the same article, from this one on, that is not answered by its first paragraphs.
+    pub(super) fn later_in_its_article<'a>(&'a self, question: &'a Question) -> &'a Question {
+        let same = |other: &&Question| other.tenant == question.tenant && self.paragraph_of(other) >= 5;
+        self.questions.iter().find(same).unwrap_or(question)
+    }
+
     /// The number of the paragraph that answers a question.
     pub(super) fn paragraph_of(&self, question: &Question) -> i64 {
         match self.at.get(&question.gold).map(|at| &self.rows[*at].fields["paragraph"]) {
