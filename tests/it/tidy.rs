@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Lines of a file that is not a test.
 const LINES_MAX: usize = 600;
 /// Characters of a line.
-const LINE_CHARS_MAX: usize = 125;
+const LINE_CHARS_MAX: usize = 135;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
