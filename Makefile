@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo test test-python lint bench
 
 CARGO ?= cargo
 # The data sets of `make bench`, and where it writes its figures.
@@ -14,7 +14,7 @@ DATA ?= ../shared/data
 RESULTS ?= $(or $(CARGO_TARGET_DIR),target)/bench-results
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Check for cargo, a C++ compiler and libclang; install libclang if it is missing
 	@scripts/setup.sh
@@ -23,8 +23,13 @@ demo: setup ## Build, import real text, start the server, ask it real questions,
 	@$(CARGO) build --workspace --bins
 	@$(CARGO) run --quiet --bin spandrel -- demo $(DEMO_ARGS)
 
-test: setup ## Build and run all tests
+test: setup ## Build and run all tests; those through Python's grpcio too, where there is Python
 	@$(CARGO) test --workspace $(TEST_ARGS)
+	@$(MAKE) --no-print-directory test-python
+
+test-python: ## Test the server through Python's grpcio alone
+	@$(CARGO) build --quiet --workspace --bins
+	@scripts/test_python.sh
 
 lint: setup ## Check formatting, and clippy with warnings as errors
 	@$(CARGO) fmt --all --check
@@ -35,7 +40,7 @@ bench: setup ## Measure beside numpy and faiss: DATA=folder of data sets, RESULT
 	@echo "bench: optimized build, with a RocksDB of its own the first time (10 to 15 minutes on 2 cores)"
 	@$(CARGO) build --profile bench --workspace --bins
 	@mkdir -p "$(RESULTS)"
-	@python="$$(bench/peers/setup.sh)"; \
+	@python="$$(scripts/python_env.sh peers bench/peers/requirements.txt)"; \
 	$(CARGO) run --quiet --profile bench --bin spandrel-bench -- \
 	    flat --data "$(DATA)" --python "$$python" --json "$(RESULTS)/flat.json"
 	@$(CARGO) run --quiet --profile bench --bin spandrel-bench -- \

@@ -1,4 +1,5 @@
-//! Compiles `schema/spandrel/v1/*.proto` without a system protoc, and keeps the descriptors for server reflection.
+//! Compiles `schema/spandrel/v1/*.proto` without a system protoc, and keeps the descriptors for server
+//! reflection.
 
 use std::path::PathBuf;
 

@@ -95,7 +95,7 @@ pub struct Args {
     /// Queries a round; a multiple of batch x threads near it is used
     #[arg(long, default_value = "256", value_parser = positive)]
     round_queries: usize,
-    /// Python with the peers; left out: the one that bench/peers/setup.sh made
+    /// Python with the peers; left out: the one that `make bench` made
     #[arg(long)]
     python: Option<PathBuf>,
     /// The peers' script

@@ -81,7 +81,7 @@ impl Peers {
         }
         let mut child = command.spawn().map_err(|error| -> Error {
             let python = python.display();
-            format!("cannot start {python}: {error}; bench/peers/setup.sh installs the peers").into()
+            format!("cannot start {python}: {error}; `make bench` installs the peers").into()
         })?;
         let input = child.stdin.take().ok_or("the peer has no stdin")?;
         let output = BufReader::new(child.stdout.take().ok_or("the peer has no stdout")?);
@@ -135,7 +135,7 @@ impl Peers {
         self.input.flush()?;
         let mut line = String::new();
         if self.output.read_line(&mut line)? == 0 {
-            return Err("the peer process ended; bench/peers/setup.sh installs what it needs".into());
+            return Err("the peer process ended; `make bench` installs what it needs".into());
         }
         let answer: Value = serde_json::from_str(&line)?;
         if let Some(error) = answer.get("error") {
@@ -154,7 +154,7 @@ impl Drop for Peers {
     }
 }
 
-/// The interpreter that bench/peers/setup.sh makes.
+/// The interpreter that scripts/python_env.sh makes for the peers.
 ///
 /// # Errors
 /// No home folder is known.
@@ -164,7 +164,7 @@ pub fn default_python() -> Result<PathBuf> {
         let base = named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")))?;
         Some(named("SPANDREL_CACHE").unwrap_or_else(|| base.join("spandrel")))
     };
-    let venv = named("SPANDREL_PEERS").or_else(|| Some(cache()?.join("peers")));
+    let venv = cache().map(|cache| cache.join("peers"));
     let venv = venv.ok_or("HOME is not set; name the interpreter with --python")?;
     Ok(venv.join("bin").join("python"))
 }

@@ -1,7 +1,8 @@
 //! One bound on the memory of resident indexes, shared by all segments of a database.
 //!
-//! An index asks before it keeps its data in memory and gives the bytes back when it is dropped; one that is refused
-//! reads from disk instead. The bound is on what stays resident, not on buffers of queries and builds.
+//! An index asks before it keeps its data in memory and gives the bytes back when it is dropped; one that is
+//! refused reads from disk instead. The bound is on what stays resident, not on buffers of queries and
+//! builds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

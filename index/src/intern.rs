@@ -1,9 +1,9 @@
 //! Byte strings to dense numbers, in the order in which they are first seen.
 //!
-//! Serves the builders of dictionaries: words of a text, keywords of a payload field. It is a table in memory, not a
-//! format: whoever writes a dictionary sorts it first. Open addressing over one arena; about 20 ns a lookup of a short
-//! string, `len + 24` bytes a distinct string. Hashes are seeded once a process, so that nobody can send strings that
-//! collide; nothing observable depends on them.
+//! Serves the builders of dictionaries: words of a text, keywords of a payload field. It is a table in
+//! memory, not a format: whoever writes a dictionary sorts it first. Open addressing over one arena; about 20
+//! ns a lookup of a short string, `len + 24` bytes a distinct string. Hashes are seeded once a process, so
+//! that nobody can send strings that collide; nothing observable depends on them.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;

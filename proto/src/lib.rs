@@ -1,7 +1,8 @@
 //! The wire contract `spandrel.v1`: generated code, no logic.
 //!
-//! The specification is the comments in `schema/spandrel/v1/*.proto`; this crate is what a Rust client or server needs
-//! to speak it. Clients in other languages make their stubs from the same files, or ask the server by reflection.
+//! The specification is the comments in `schema/spandrel/v1/*.proto`; this crate is what a Rust client or
+//! server needs to speak it. Clients in other languages make their stubs from the same files, or ask the
+//! server by reflection.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,8 @@
 //! Backup and restore: a folder that is a database itself.
 //!
-//! Segment files never change, so a backup links them; the row store makes a checkpoint of its own. Segments are taken
-//! first and the rows after, so that the log in the backup covers everything that the segments do not have.
+//! Segment files never change, so a backup links them; the row store makes a checkpoint of its own. Segments
+//! are taken first and the rows after, so that the log in the backup covers everything that the segments do
+//! not have.
 
 use std::fs;
 use std::path::Path;

@@ -1,8 +1,9 @@
-//! The door: rows as the caller sent them become rows that fit the schema, or an error that says what to change.
+//! The door: rows as the caller sent them become rows that fit the schema, or an error that says what to
+//! change.
 //!
-//! Everything after this file may rely on what it checked: known fields, right kinds and dimensions, finite numbers,
-//! no zero vector under cosine, bounded sizes, no key twice in a batch. Parsing and text analysis happen here, outside
-//! of any lock.
+//! Everything after this file may rely on what it checked: known fields, right kinds and dimensions, finite
+//! numbers, no zero vector under cosine, bounded sizes, no key twice in a batch. Parsing and text analysis
+//! happen here, outside of any lock.
 
 use std::collections::HashSet;
 
@@ -45,7 +46,8 @@ pub struct CheckedRow {
 /// Checks a batch.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) naming the row and the field; nothing of the batch is written.
+/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) naming the row and the field; nothing of the batch is
+/// written.
 pub fn check_rows(schema: &Schema, rows: Vec<Row>) -> Result<Vec<CheckedRow>> {
     if rows.len() > ROWS_MAX {
         return Err(Error::invalid(format!(

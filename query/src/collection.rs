@@ -1,4 +1,5 @@
-//! A collection: rows of one schema, for many tenants. The front door; the work is in `write`, `search`, `maintain`.
+//! A collection: rows of one schema, for many tenants. The front door; the work is in `write`, `search`,
+//! `maintain`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::check::{check_key, check_rows, check_tenant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fetch;
 use crate::maintain::{Maintenance, Wake};
+use crate::queue::Queue;
 use crate::rag::ingest::{self, Document};
 use crate::rag::tokens::Tokenizer;
 use crate::request::{
@@ -26,11 +28,11 @@ use crate::response::{CollectionStats, RetrieveResponse, ScrollResponse, SearchR
 use crate::settings::{Components, Durability, Settings};
 use crate::snapshot::{Snapshot, View};
 use crate::tenants::Tenants;
-use crate::write::{PreparedRow, Queue, Work};
-use crate::{retrieve, search, write};
+use crate::write::{PreparedRow, Work};
+use crate::{queue, retrieve, search};
 
-/// Rows of one schema, for many tenants. All methods take `&self` and may be called from many threads; a write returns
-/// when it is durable (see [`Settings::durability`]) and visible to every later search.
+/// Rows of one schema, for many tenants. All methods take `&self` and may be called from many threads; a
+/// write returns when it is durable (see [`Settings::durability`]) and visible to every later search.
 pub struct Collection {
     pub(crate) shared: Arc<Shared>,
 }
@@ -153,8 +155,8 @@ impl Shared {
     pub fn wait_for_room(&self) {
         let max = self.settings.backlog_bytes_max;
         let deadline = Instant::now() + ROOM_TIMEOUT;
-        // An error means closed, poisoned or late: the commit itself reports the first two, and being late is better
-        // than refusing what still fits in memory.
+        // An error means closed, poisoned or late: the commit itself reports the first two, and being late is
+        // better than refusing what still fits in memory.
         let _ = self.wait_until(deadline, |snapshot| fresh_bytes(&snapshot.views) <= max);
     }
 
@@ -239,18 +241,18 @@ impl Collection {
     /// Writes rows, replacing those of the same tenant and key, and returns how many. All or nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a row that does not fit the schema (nothing is written); [`ErrorKind::Exhausted`] when
-    /// the disk is full; [`ErrorKind::Poisoned`] after a failed write to disk.
+    /// [`ErrorKind::Invalid`] for a row that does not fit the schema (nothing is written);
+    /// [`ErrorKind::Exhausted`] when the disk is full; [`ErrorKind::Poisoned`] after a failed write to disk.
     pub fn upsert(&self, rows: Vec<Row>) -> Result<Written> {
         self.shared.usable()?;
         let rows = check_rows(&self.shared.schema, rows)?;
         let rows = rows.into_iter().map(|row| PreparedRow::new(&self.shared, row)).collect::<Result<_>>()?;
-        write::write(&self.shared, Work::Upsert(rows))
+        queue::write(&self.shared, Work::Upsert(rows))
     }
 
-    /// Splits a document into chunks, embeds them where the database has an embedder and `options` name a vector field,
-    /// and writes one row a chunk under the keys `DOCUMENT#0`, `DOCUMENT#1` and so on. Chunks of a longer earlier version
-    /// are deleted in the same commit, so that no search sees two versions mixed.
+    /// Splits a document into chunks, embeds them where the database has an embedder and `options` name a
+    /// vector field, and writes one row a chunk under the keys `DOCUMENT#0`, `DOCUMENT#1` and so on. Chunks
+    /// of a longer earlier version are deleted in the same commit, so that no search sees two versions mixed.
     ///
     /// # Errors
     /// As [`Collection::upsert`]; [`ErrorKind::Unavailable`] when the embedder cannot be reached.
@@ -270,7 +272,7 @@ impl Collection {
         let rows = check_rows(&self.shared.schema, rows)?;
         let rows = rows.into_iter().map(|row| PreparedRow::new(&self.shared, row)).collect::<Result<_>>()?;
         let (tenant, document) = (document.tenant.clone(), document.key.clone());
-        write::write(&self.shared, Work::Document { tenant, document, rows })
+        queue::write(&self.shared, Work::Document { tenant, document, rows })
     }
 
     /// Deletes rows by key and returns how many were there.
@@ -280,7 +282,7 @@ impl Collection {
     pub fn delete(&self, tenant: &str, keys: &[String]) -> Result<Written> {
         check_tenant(tenant)?;
         check_keys(keys)?;
-        write::write(&self.shared, Work::Delete { tenant: tenant.to_owned(), keys: keys.to_vec() })
+        queue::write(&self.shared, Work::Delete { tenant: tenant.to_owned(), keys: keys.to_vec() })
     }
 
     /// Deletes every row that passes the filter at the moment of the commit, and returns how many.
@@ -289,16 +291,17 @@ impl Collection {
     /// As [`Collection::upsert`]; [`ErrorKind::Invalid`] for a filter that does not fit the schema.
     pub fn delete_by_filter(&self, tenant: &str, filter: &Filter) -> Result<Written> {
         check_tenant(tenant)?;
-        write::write(&self.shared, Work::DeleteByFilter { tenant: tenant.to_owned(), filter: filter.clone() })
+        queue::write(&self.shared, Work::DeleteByFilter { tenant: tenant.to_owned(), filter: filter.clone() })
     }
 
-    /// Deletes all rows of a tenant and returns how many there were. Their space comes back in the background.
+    /// Deletes all rows of a tenant and returns how many there were. Their space comes back in the
+    /// background.
     ///
     /// # Errors
     /// As [`Collection::upsert`].
     pub fn drop_tenant(&self, tenant: &str) -> Result<Written> {
         check_tenant(tenant)?;
-        write::write(&self.shared, Work::DropTenant { tenant: tenant.to_owned() })
+        queue::write(&self.shared, Work::DropTenant { tenant: tenant.to_owned() })
     }
 
     /// Rows by key, in the order of `keys`; none where there is no such row.
@@ -340,15 +343,17 @@ impl Collection {
     /// Finds the best rows of a tenant.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a request that does not fit the schema or the limits; [`ErrorKind::Deadline`] when
-    /// its timeout passes; [`ErrorKind::Unavailable`] when a text must be embedded and the embedder cannot.
+    /// [`ErrorKind::Invalid`] for a request that does not fit the schema or the limits;
+    /// [`ErrorKind::Deadline`] when its timeout passes; [`ErrorKind::Unavailable`] when a text must be
+    /// embedded and the embedder cannot.
     pub fn search(&self, request: &SearchRequest) -> Result<SearchResponse> {
         self.shared.usable()?;
         search::search(&self.shared, request)
     }
 
-    /// Runs many searches on one snapshot, answers in order. Searches of one dense route that share field, tenant and
-    /// filter are scored together, which is several times faster than one by one, with the same results.
+    /// Runs many searches on one snapshot, answers in order. Searches of one dense route that share field,
+    /// tenant and filter are scored together, which is several times faster than one by one, with the same
+    /// results.
     ///
     /// # Errors
     /// As [`Collection::search`], for the first request that fails.
@@ -374,8 +379,8 @@ impl Collection {
         crate::maintain::flush(&self.shared)
     }
 
-    /// Checks that indexes and row store agree: every row found by search is the row of its key, and none is missing.
-    /// Reads every row's key; for tests and after repairs.
+    /// Checks that indexes and row store agree: every row found by search is the row of its key, and none is
+    /// missing. Reads every row's key; for tests and after repairs.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] naming the first row that differs.

@@ -58,8 +58,9 @@ impl Database {
     /// Opens the database in `path`, creating the folder if it is not there, with default settings.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when another process has it open; [`ErrorKind::Invalid`] when the folder is not a
-    /// database or of another format; [`ErrorKind::Corrupt`] when rows are damaged. Damaged segments are rebuilt.
+    /// [`ErrorKind::Conflict`] when another process has it open; [`ErrorKind::Invalid`] when the folder is
+    /// not a database or of another format; [`ErrorKind::Corrupt`] when rows are damaged. Damaged segments
+    /// are rebuilt.
     pub fn open(path: impl AsRef<Path>, settings: Settings) -> Result<Self> {
         Self::open_with(path, settings, Components::default())
     }
@@ -174,16 +175,18 @@ impl Database {
         })
     }
 
-    /// Writes a copy of everything acknowledged into `dir`, which must not exist or be empty, while the database goes
-    /// on. Files are linked where the file system can, so that it takes little time and space.
+    /// Writes a copy of everything acknowledged into `dir`, which must not exist or be empty, while the
+    /// database goes on. Files are linked where the file system can, so that it takes little time and space.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when `dir` holds something; [`ErrorKind::Unavailable`] when files cannot be written.
+    /// [`ErrorKind::Conflict`] when `dir` holds something; [`ErrorKind::Unavailable`] when files cannot be
+    /// written.
     pub fn backup(&self, dir: impl AsRef<Path>) -> Result<()> {
         crate::backup::backup(&self.inner.backup_parts(), dir.as_ref())
     }
 
-    /// Makes a database in `dir`, which must not exist or be empty, from a backup. The backup is checked by opening it.
+    /// Makes a database in `dir`, which must not exist or be empty, from a backup. The backup is checked by
+    /// opening it.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when `backup` is not one; [`ErrorKind::Conflict`] when `dir` holds something.
@@ -191,7 +194,8 @@ impl Database {
         crate::backup::restore(backup.as_ref(), dir.as_ref())
     }
 
-    /// Syncs, stops the maintainer and closes. Everything acknowledged is kept; later calls on any clone fail.
+    /// Syncs, stops the maintainer and closes. Everything acknowledged is kept; later calls on any clone
+    /// fail.
     ///
     /// # Errors
     /// When the last sync fails.

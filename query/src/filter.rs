@@ -1,7 +1,7 @@
 //! A filter over one segment becomes a bitmap of its docs.
 //!
-//! Every leaf is answered by the field's payload index; `not` is taken within the tenant's docs. The cost is that of the
-//! bitmaps named, not of the rows; each operation stays within the tenant's range.
+//! Every leaf is answered by the field's payload index; `not` is taken within the tenant's docs. The cost is
+//! that of the bitmaps named, not of the rows; each operation stays within the tenant's range.
 
 use std::ops::{Bound, Range};
 

@@ -1,4 +1,28 @@
-//! The embedded front door of Spandrel.
+//! Spandrel inside a program: a database of text chunks with their vectors and facts, for many tenants, in a
+//! folder.
+//!
+//! [`Database`] opens a folder, [`Collection`] writes and searches rows of one [`Schema`]; requests and
+//! responses are plain data. Calls are synchronous and may come from many threads. Everything acknowledged is
+//! durable, everything durable is visible to the next search. `docs/embedded.md` in the repository has more.
+//!
+//! ```
+//! use spandrel::{Database, Metric, Route, Row, Schema, SearchRequest, Settings};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("data");
+//! let database = Database::open(&path, Settings::default())?;
+//! let schema = Schema::new().text("body").dense("embedding", 2, Metric::Cosine);
+//! let notes = database.create_collection("notes", schema)?;
+//! notes.upsert(vec![
+//!     Row::new("a").text("body", "a note on tides").dense("embedding", vec![1.0, 0.1]),
+//!     Row::new("b").text("body", "a note on bells").dense("embedding", vec![0.1, 1.0]),
+//! ])?;
+//! let request = SearchRequest::new(Route::dense("embedding", vec![0.9, 0.2])).k(1);
+//! assert_eq!(notes.search(&request)?.hits[0].row.key, "a");
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 mod backup;
@@ -12,6 +36,7 @@ pub mod fuse;
 #[cfg(feature = "import")]
 pub mod import;
 mod maintain;
+mod queue;
 pub mod rag;
 mod recover;
 pub mod request;
@@ -43,3 +68,13 @@ pub use spandrel_storage::{
     Chunk, DenseSpec, Element, Field, FieldKind, FieldValue, IndexKind, Metric, PayloadKind, Row, Schema,
     SparseVector, TextSpec, Value,
 };
+
+/// The pages for people who embed the engine are run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embedded.md")]
+struct EmbeddedPage;
+
+/// The first page everybody reads is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct FirstPage;

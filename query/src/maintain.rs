@@ -1,8 +1,10 @@
-//! The background maintainer: fresh segments are merged, built into segments on disk, and those are merged in turn.
+//! The background maintainer: fresh segments are merged, built into segments on disk, and those are merged in
+//! turn.
 //!
-//! One thread serves all collections of a database. A job reads a snapshot, works without any lock, and is published
-//! under the write lock: rows deleted meanwhile are carried over by row id, the manifest is replaced (the point from
-//! which recovery sees the result), the snapshot is published, log records that the manifest covers are trimmed.
+//! One thread serves all collections of a database. A job reads a snapshot, works without any lock, and is
+//! published under the write lock: rows deleted meanwhile are carried over by row id, the manifest is
+//! replaced (the point from which recovery sees the result), the snapshot is published, log records that the
+//! manifest covers are trimmed.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

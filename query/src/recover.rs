@@ -1,7 +1,8 @@
 //! Opening a collection: the manifest names the segments, the log holds every row after them.
 //!
-//! Segments are derived: a damaged or missing one is built again from its rows, and a lost manifest means that all are.
-//! What cannot be derived is checked: a row store that ends before the manifest's last row has lost rows, and is refused.
+//! Segments are derived: a damaged or missing one is built again from its rows, and a lost manifest means
+//! that all are. What cannot be derived is checked: a row store that ends before the manifest's last row has
+//! lost rows, and is refused.
 
 use std::fs;
 use std::ops::RangeInclusive;
@@ -142,8 +143,8 @@ fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<
 struct Sorted {
     /// Rows that are the row of their key.
     live: Vec<(TenantId, RowId)>,
-    /// Records of replaced and deleted rows, and of deletes: they wait for a manifest to cover them and are then
-    /// trimmed, unless a crash comes between.
+    /// Records of replaced and deleted rows, and of deletes: they wait for a manifest to cover them and are
+    /// then trimmed, unless a crash comes between.
     dead: Vec<RowId>,
 }
 

@@ -94,8 +94,8 @@ pub enum RouteQuery {
     Dense(Vec<f32>),
     /// The largest inner products with this one, in a sparse field.
     Sparse(SparseVector),
-    /// In a text field: BM25 of any of these words. In a dense field: the vectors nearest to the text's embedding,
-    /// where the database has an embedder.
+    /// In a text field: BM25 of any of these words. In a dense field: the vectors nearest to the text's
+    /// embedding, where the database has an embedder.
     Text(String),
 }
 
@@ -150,8 +150,8 @@ pub enum Fusion {
         /// Usually 60; larger flattens the ranks. At least 0.
         k: f32,
     },
-    /// Convex combination of normalised scores (Bruch, Gai, Ingber, 2023): each route's scores are scaled to 0..=1
-    /// and summed by weight. A candidate that a route did not return is scored by it exactly.
+    /// Convex combination of normalised scores (Bruch, Gai, Ingber, 2023): each route's scores are scaled to
+    /// 0..=1 and summed by weight. A candidate that a route did not return is scored by it exactly.
     Weighted,
 }
 
@@ -198,7 +198,8 @@ pub struct SearchRequest {
     pub fields: Fields,
     /// Whether to report counts and times of every stage.
     pub explain: bool,
-    /// Time allowed, from the call; past it the search fails with [`ErrorKind::Deadline`](crate::ErrorKind::Deadline).
+    /// Time allowed, from the call; past it the search fails with
+    /// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline).
     pub timeout: Option<Duration>,
 }
 

@@ -184,8 +184,8 @@ fn note(search: &mut Search<'_>, counters: &Counters, rows_out: usize) {
     }
 }
 
-/// A text query with the weights of its terms: statistics of the tenant over every segment, so that scores compare
-/// across segments.
+/// A text query with the weights of its terms: statistics of the tenant over every segment, so that scores
+/// compare across segments.
 fn weigh_text(search: &Search<'_>, route: &CheckedRoute) -> Result<Option<(TextQuery, Bm25)>> {
     let CheckedRoute::Text { field, text } = route else { return Ok(None) };
     let query = search.shared.indexer.text_query(*field, search.tenant, text)?;
@@ -221,7 +221,8 @@ pub(crate) fn cross_fill(
     Ok(filled)
 }
 
-/// Scores of given rows; rows that have no value in the route's field, or no overlap with the query, are left out.
+/// Scores of given rows; rows that have no value in the route's field, or no overlap with the query, are left
+/// out.
 fn exact_scores(search: &Search<'_>, route: &CheckedRoute, rows: &[RowId]) -> Result<Vec<(RowId, f32)>> {
     let text = weigh_text(search, route)?;
     let mut scores = Vec::with_capacity(rows.len());

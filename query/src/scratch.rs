@@ -1,4 +1,5 @@
-//! Buffers of the search path, one set a thread, so that a query allocates nothing that the last one already had.
+//! Buffers of the search path, one set a thread, so that a query allocates nothing that the last one already
+//! had.
 
 use std::cell::RefCell;
 

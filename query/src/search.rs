@@ -1,5 +1,5 @@
-//! The read path on one page: check, filter, routes, fuse, fetch. Nothing here calls upward; no stage knows its
-//! neighbour. Everything runs on the caller's thread over one snapshot, without a lock.
+//! The read path on one page: check, filter, routes, fuse, fetch. Nothing here calls upward; no stage knows
+//! its neighbour. Everything runs on the caller's thread over one snapshot, without a lock.
 
 use std::time::Instant;
 
@@ -19,7 +19,8 @@ use crate::response::{Explain, Hit, RouteScore, SearchResponse, Short, Stage};
 use crate::route::{self, CheckedRoute};
 use crate::snapshot::{Snapshot, View};
 
-/// Candidates a route contributes to a fusion at least, so that rows ranked lower by each route can still win together.
+/// Candidates a route contributes to a fusion at least, so that rows ranked lower by each route can still win
+/// together.
 const FUSED_CANDIDATES_MIN: usize = 100;
 
 /// One request, checked, over one snapshot.

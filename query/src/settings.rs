@@ -14,7 +14,8 @@ pub enum Durability {
     /// After it is on disk (fsync). Nothing acknowledged is ever lost.
     #[default]
     Sync,
-    /// After the operating system has it; a power loss may lose the last moments, a crash of the process does not.
+    /// After the operating system has it; a power loss may lose the last moments, a crash of the process does
+    /// not.
     Buffered,
 }
 
@@ -24,7 +25,8 @@ pub enum Durability {
 pub struct Settings {
     /// When a write is acknowledged.
     pub durability: Durability,
-    /// Caps resident indexes and caches together, in bytes. Beyond it, segments are read from disk on every query.
+    /// Caps resident indexes and caches together, in bytes. Beyond it, segments are read from disk on every
+    /// query.
     pub memory_budget_bytes: u64,
     /// Fresh rows a collection holds in memory before they are built into a segment on disk.
     pub fresh_rows_max: usize,

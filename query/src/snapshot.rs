@@ -1,7 +1,7 @@
 //! What one query sees: every segment with its deleted rows, and the row store at the same moment.
 //!
-//! A snapshot is published whole after every commit and never changes; readers clone an `Arc` and take no lock
-//! afterwards.
+//! A snapshot is published whole after every commit and never changes; readers clone an `Arc` and take no
+//! lock afterwards.
 
 use std::sync::Arc;
 

@@ -1,15 +1,14 @@
-//! The write path: callers queue checked work, one of them commits for all that wait (group commit), and the result is
-//! one durable RocksDB batch, one fresh segment and one published snapshot.
+//! A group of writes becomes one durable RocksDB batch, one fresh segment and one published snapshot.
 //!
-//! Order of a group: row ids and replaced rows are found; the batch is committed (and synced); the fresh segment is
-//! built; replaced rows are marked deleted; the snapshot is published; only then is anyone acknowledged. A failure
-//! before the commit changes nothing; a failed commit is reported to every caller of the group.
+//! Order of a group: row ids and replaced rows are found; the batch is committed (and synced); the fresh
+//! segment is built; replaced rows are marked deleted; the snapshot is published; only then is anyone
+//! acknowledged. A failure before the commit changes nothing; a failed commit is reported to every caller of
+//! the group.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
 use roaring::RoaringBitmap;
 use spandrel_index::segment::{IndexDoc, IndexValues, Segment};
 use spandrel_storage::record::{self, FieldSet, StoredRow};
@@ -18,15 +17,13 @@ use spandrel_storage::{DocId, RowId, TenantId, failpoint};
 
 use crate::check::CheckedRow;
 use crate::collection::{Shared, Writer};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::filter::{CheckedFilter, KeyLookup};
 use crate::rag::ingest;
 use crate::request::Filter;
 use crate::response::Written;
 use crate::snapshot::{Snapshot, View, locate};
 
-/// Rows that one group commits together at most; a larger upsert is a group of its own.
-const GROUP_ROWS_MAX: usize = 8_192;
 /// Keys read at once while looking for the chunks of an earlier version of a document.
 const KEYS_PAGE: usize = 1_024;
 /// Rows erased in one batch after a tenant is dropped.
@@ -86,7 +83,8 @@ pub enum Work {
 }
 
 impl Work {
-    fn rows(&self) -> usize {
+    /// Rows it writes or deletes, as far as that is known beforehand.
+    pub fn rows(&self) -> usize {
         match self {
             Self::Upsert(rows) | Self::Document { rows, .. } => rows.len(),
             Self::Delete { keys, .. } => keys.len(),
@@ -95,107 +93,8 @@ impl Work {
     }
 
     /// Whether it can share a commit: its effect does not depend on what the others of the group do.
-    fn groups(&self) -> bool {
+    pub fn groups(&self) -> bool {
         matches!(self, Self::Upsert(_) | Self::Delete { .. })
-    }
-}
-
-/// Callers that wait for their commit.
-#[derive(Default)]
-pub struct Queue {
-    state: Mutex<QueueState>,
-    done: Condvar,
-}
-
-#[derive(Default)]
-struct QueueState {
-    waiting: Vec<Arc<Ticket>>,
-    leading: bool,
-}
-
-struct Ticket {
-    work: Mutex<Option<Work>>,
-    result: Mutex<Option<Result<Written, Arc<Error>>>>,
-}
-
-/// Writes, in a group with whoever else is writing, and returns when it is durable and visible.
-pub fn write(shared: &Shared, work: Work) -> Result<Written> {
-    shared.usable()?;
-    let ticket = Arc::new(Ticket { work: Mutex::new(Some(work)), result: Mutex::new(None) });
-    let queue = &shared.queue;
-    let mut state = queue.state.lock();
-    state.waiting.push(Arc::clone(&ticket));
-    loop {
-        if let Some(result) = ticket.result.lock().take() {
-            return result.map_err(|error| Error::new(error.kind(), error.message()));
-        }
-        if state.leading {
-            queue.done.wait(&mut state);
-            continue;
-        }
-        state.leading = true;
-        let group = take_group(&mut state.waiting);
-        drop(state);
-        let leader = Leadership { queue };
-        shared.wait_for_room();
-        commit_group(shared, &group);
-        drop(leader);
-        state = queue.state.lock();
-    }
-}
-
-/// Gives up leadership on every way out, so that a panic of one leader does not leave the others waiting.
-struct Leadership<'a> {
-    queue: &'a Queue,
-}
-
-impl Drop for Leadership<'_> {
-    fn drop(&mut self) {
-        self.queue.state.lock().leading = false;
-        self.queue.done.notify_all();
-    }
-}
-
-/// The oldest waiting work, and what may join it.
-fn take_group(waiting: &mut Vec<Arc<Ticket>>) -> Vec<Arc<Ticket>> {
-    let mut rows = 0;
-    let mut count = 0;
-    for ticket in waiting.iter() {
-        let work = ticket.work.lock();
-        let Some(work) = work.as_ref() else { break };
-        rows += work.rows();
-        if count > 0 && (rows > GROUP_ROWS_MAX || !work.groups()) {
-            break;
-        }
-        count += 1;
-        if !work.groups() {
-            break;
-        }
-    }
-    waiting.drain(..count).collect()
-}
-
-fn commit_group(shared: &Shared, group: &[Arc<Ticket>]) {
-    let works: Vec<Work> = group.iter().filter_map(|ticket| ticket.work.lock().take()).collect();
-    // A panic in here is a defect: the callers learn of it, and the collection stops taking writes.
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| apply(shared, works)));
-    let outcome = outcome.unwrap_or_else(|_| {
-        let what = "a write failed half way; reopen the database to recover what was acknowledged";
-        shared.poison(what);
-        Err(Error::new(ErrorKind::Poisoned, what))
-    });
-    match outcome {
-        Ok(written) => {
-            for (ticket, written) in group.iter().zip(written) {
-                *ticket.result.lock() = Some(Ok(written));
-            }
-        }
-        Err(error) => {
-            let error = Arc::new(error);
-            for ticket in group {
-                *ticket.result.lock() = Some(Err(Arc::clone(&error)));
-            }
-        }
     }
 }
 
@@ -212,7 +111,8 @@ struct Plan {
     next_row: u64,
 }
 
-fn apply(shared: &Shared, works: Vec<Work>) -> Result<Vec<Written>> {
+/// Carries out the work of a group under the write lock: durable and visible when this returns.
+pub fn apply(shared: &Shared, works: Vec<Work>) -> Result<Vec<Written>> {
     let mut writer = shared.writer.lock();
     shared.usable()?;
     let snapshot = shared.snapshot();
@@ -223,7 +123,8 @@ fn apply(shared: &Shared, works: Vec<Work>) -> Result<Vec<Written>> {
     failpoint::reach("commit.before");
     shared.store.commit(&plan.commit, shared.durability())?;
     failpoint::reach("commit.after");
-    // From here on the rows are durable: whatever fails leaves memory behind the disk, so nothing more is accepted.
+    // From here on the rows are durable: whatever fails leaves memory behind the disk, so nothing more is
+    // accepted.
     let written = make_visible(shared, &mut writer, &snapshot, plan).inspect_err(|error| {
         shared.poison(&format!("a durable write could not be made visible ({error}); reopen the database"));
     })?;
@@ -333,8 +234,8 @@ impl Planner<'_> {
         Ok(self.snapshot.store.lookup(self.shared.id, tenant, keys)?)
     }
 
-    /// The record of a replaced row, if it may go with this very commit. Until a manifest covers it, it stays in the
-    /// log: recovery has to see what it replaced in turn.
+    /// The record of a replaced row, if it may go with this very commit. Until a manifest covers it, it stays
+    /// in the log: recovery has to see what it replaced in turn.
     fn erasable(&mut self, replaced: Option<RowId>) -> Option<RowId> {
         let replaced = replaced?;
         if replaced <= self.covered {
@@ -488,8 +389,8 @@ pub fn drop_from_views(views: &mut [View], tenant: TenantId) -> Vec<RowId> {
     rows
 }
 
-/// Removes the records of a dropped tenant. The record of the drop stays until a manifest covers it, so that a crash in
-/// here is finished at the next open.
+/// Removes the records of a dropped tenant. The record of the drop stays until a manifest covers it, so that
+/// a crash in here is finished at the next open.
 pub fn erase_rows(shared: &Shared, rows: &[RowId]) -> Result<()> {
     for rows in rows.chunks(ERASE_ROWS_MAX) {
         failpoint::reach("erase.half");

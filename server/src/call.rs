@@ -1,8 +1,8 @@
-//! What surrounds every request, before and after its service: who asks, until when, whether there is room, what it
-//! cost, and that a panic ends one request and not the server.
+//! What surrounds every request, before and after its service: who asks, until when, whether there is room,
+//! what it cost, and that a panic ends one request and not the server.
 //!
-//! A tower layer around tonic's routes. Health and reflection pass untouched, so that a probe works on a busy server and
-//! without a key. Cost: one boxed future and one boxed body a request.
+//! A tower layer around tonic's routes. Health and reflection pass untouched, so that a probe works on a busy
+//! server and without a key. Cost: one boxed future and one boxed body a request.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -32,8 +32,8 @@ const OPEN_PATHS: [&str; 3] = [
     "/grpc.reflection.v1alpha.ServerReflection/",
 ];
 
-/// The part of a client's timeout, at most [`MARGIN_MAX`], that is kept for the answer's way back, so that the client
-/// sees our DEADLINE_EXCEEDED and not only its own clock.
+/// The part of a client's timeout, at most [`MARGIN_MAX`], that is kept for the answer's way back, so that
+/// the client sees our DEADLINE_EXCEEDED and not only its own clock.
 const MARGIN_PARTS: u32 = 10;
 const MARGIN_MAX: Duration = Duration::from_millis(5);
 

@@ -1,7 +1,7 @@
 //! A blocking client of a Spandrel server, in the engine's own words: what the command line uses for `--url`.
 //!
-//! It owns a small runtime, so it must not be used from within one. Programs that are async already use the generated
-//! clients of `spandrel-proto`.
+//! It owns a small runtime, so it must not be used from within one. Programs that are async already use the
+//! generated clients of `spandrel-proto`.
 
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -200,8 +200,9 @@ impl Client {
         Ok(self.runtime.block_on(self.admin_client().backup(request))?.into_inner().path)
     }
 
-    /// Writes all batches that `batches` yields, in order, through one upsert stream; `on_sent` is told the rows of
-    /// each message when the connection takes it, which flow control keeps close to when it is written.
+    /// Writes all batches that `batches` yields, in order, through one upsert stream; `on_sent` is told the
+    /// rows of each message when the connection takes it, which flow control keeps close to when it is
+    /// written.
     ///
     /// # Errors
     /// The server's, with what was written before it in its message and metadata.

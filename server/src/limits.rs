@@ -126,7 +126,8 @@ impl Limits {
         within("limit", limit, self.k_max, "limits.k_max")
     }
 
-    /// `k`, `offset` and candidates of a search; `at` is the path of the search, with a dot at its end, or empty.
+    /// `k`, `offset` and candidates of a search; `at` is the path of the search, with a dot at its end, or
+    /// empty.
     ///
     /// # Errors
     /// INVALID_ARGUMENT, with the setting.

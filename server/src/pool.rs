@@ -1,12 +1,15 @@
-//! The hand-off from async handlers to the synchronous engine: how many calls run, how many wait, and which never start.
+//! The hand-off from async handlers to the synchronous engine: how many calls run, how many wait, and which
+//! never start.
 //!
-//! A call waits in a queue of bounded length, then runs on a blocking thread; at most `threads` of a pool run at once.
-//! Dropping the future of a waiting call (its client went away) takes it out of the queue without a trace; a call whose
-//! deadline passes while it waits is answered and never started. A call that runs is not interrupted: its client is
-//! answered at the deadline, its thread is counted until it returns. Panics become INTERNAL.
+//! A call waits in a queue of bounded length, then runs on a blocking thread; at most `threads` of a pool run
+//! at once. Dropping the future of a waiting call (its client went away) takes it out of the queue without a
+//! trace; a call whose deadline passes while it waits is answered and never started. A call that runs is not
+//! interrupted: its client is answered at the deadline, its thread is counted until it returns. Panics become
+//! INTERNAL.
 //!
-//! Reads, writes and administration have a pool each, so that writers that wait for a disk or for the maintainer do not
-//! hold up searches. Order is first come, first served. Cost: two semaphores and one thread hand-off, about 10 us.
+//! Reads, writes and administration have a pool each, so that writers that wait for a disk or for the
+//! maintainer do not hold up searches. Order is first come, first served. Cost: two semaphores and one thread
+//! hand-off, about 10 us.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -85,7 +88,8 @@ impl Pool {
     /// Runs `work` on a thread of the pool.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED when the queue is full, DEADLINE_EXCEEDED, INTERNAL when `work` panics, or `work`'s own error.
+    /// RESOURCE_EXHAUSTED when the queue is full, DEADLINE_EXCEEDED, INTERNAL when `work` panics, or `work`'s
+    /// own error.
     pub async fn run<T: Send + 'static>(
         &self,
         deadline: Deadline,
@@ -102,7 +106,8 @@ impl Pool {
         self.run_in(place, deadline, work).await
     }
 
-    /// As [`Self::run`], but waits for room in the queue: for streams, which flow control holds back meanwhile.
+    /// As [`Self::run`], but waits for room in the queue: for streams, which flow control holds back
+    /// meanwhile.
     ///
     /// # Errors
     /// DEADLINE_EXCEEDED, INTERNAL when `work` panics, or `work`'s own error.

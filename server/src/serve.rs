@@ -1,9 +1,9 @@
 //! A running server: addresses bound, services wired, and an end that loses nothing.
 //!
-//! Shutting down, in order: health says NOT_SERVING and `/healthz` 503; no connection is accepted and clients are told to
-//! go elsewhere; upsert streams end between two batches; requests in progress finish, for as long as
-//! `shutdown_grace_ms`; then the connections that are left are dropped, running engine calls return, and the database is
-//! closed.
+//! Shutting down, in order: health says NOT_SERVING and `/healthz` 503; no connection is accepted and clients
+//! are told to go elsewhere; upsert streams end between two batches; requests in progress finish, for as long
+//! as `shutdown_grace_ms`; then the connections that are left are dropped, running engine calls return, and
+//! the database is closed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -105,7 +105,8 @@ pub struct Server {
 /// Serves `database` as `config` says; port 0 picks a free one. Returns when requests are accepted.
 ///
 /// # Errors
-/// When an address cannot be bound, keys or certificates cannot be used, or keys are needed and there are none.
+/// When an address cannot be bound, keys or certificates cannot be used, or keys are needed and there are
+/// none.
 pub async fn start(database: Database, config: &Config) -> Result<Server, ServeError> {
     let keyring = Arc::new(Keyring::open(config.keys_file())?);
     if !config.listen.ip().is_loopback() && !keyring.has_keys() {
@@ -171,7 +172,8 @@ impl Server {
         self.metrics_address
     }
 
-    /// Waits until the listener fails; it does not end by itself otherwise. May be called again after it is dropped.
+    /// Waits until the listener fails; it does not end by itself otherwise. May be called again after it is
+    /// dropped.
     ///
     /// # Errors
     /// Always, with the failure.

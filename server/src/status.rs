@@ -1,7 +1,7 @@
 //! From what went wrong to the gRPC status that tells a client what to do: one match.
 //!
-//! Internal failures are logged whole under an id; the client gets the id and no detail. All else is the caller's to
-//! know, and the engine's messages are written for the caller.
+//! Internal failures are logged whole under an id; the client gets the id and no detail. All else is the
+//! caller's to know, and the engine's messages are written for the caller.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -86,8 +86,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What the gRPC library itself answers, in our words: a message that is too large is RESOURCE_EXHAUSTED and names the
-/// setting; one that is not valid protobuf, or nested too deeply, is INVALID_ARGUMENT.
+/// What the gRPC library itself answers, in our words: a message that is too large is RESOURCE_EXHAUSTED and
+/// names the setting; one that is not valid protobuf, or nested too deeply, is INVALID_ARGUMENT.
 pub fn reword(status: Status) -> Status {
     let message = status.message();
     match status.code() {

@@ -1,6 +1,7 @@
 //! Little-endian encoding of everything on disk, and a reader that never trusts a length.
 //!
-//! A [`Decoder`] returns [`Truncated`] instead of panicking on any input; callers add the file and the offset.
+//! A [`Decoder`] returns [`Truncated`] instead of panicking on any input; callers add the file and the
+//! offset.
 
 /// The bytes ended, or hold a value outside its type's range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -43,7 +43,8 @@ pub enum Error {
         /// The database folder.
         path: PathBuf,
     },
-    /// An earlier write could not be made durable; the state on disk is unknown until the database is reopened.
+    /// An earlier write could not be made durable; the state on disk is unknown until the database is
+    /// reopened.
     #[error(
         "the database is poisoned by an earlier failed write ({what}); reopen it to recover what was acknowledged"
     )]

@@ -1,7 +1,7 @@
 //! What is true: rows, schemas, segment files and the manifests that name them.
 //!
-//! This crate knows no index. It keeps rows on RocksDB, writes and reads immutable segment files, reads batches of
-//! extents from SSD, and keeps the manifest that says which segment files are live.
+//! This crate knows no index. It keeps rows on RocksDB, writes and reads immutable segment files, reads
+//! batches of extents from SSD, and keeps the manifest that says which segment files are live.
 #![deny(unsafe_code)]
 
 pub mod codec;

@@ -1,7 +1,8 @@
 //! What a collection holds: named fields, each dense, sparse, text or payload, and the tokenizer that counts.
 //!
-//! A schema is fixed when its collection is created. It is persisted as JSON inside the catalogue record, so that a
-//! person can read it and a later version can add to it; an unknown field kind is refused when the collection is opened.
+//! A schema is fixed when its collection is created. It is persisted as JSON inside the catalogue record, so
+//! that a person can read it and a later version can add to it; an unknown field kind is refused when the
+//! collection is opened.
 
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +79,8 @@ pub struct DenseSpec {
 /// A text field searched by BM25.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TextSpec {
-    /// Snowball stemmer and stop words of this language (for example `english`); none: lower-cased words only.
+    /// Snowball stemmer and stop words of this language (for example `english`); none: lower-cased words
+    /// only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
 }
@@ -298,8 +300,8 @@ pub const LANGUAGES: [&str; 18] = [
 /// Checks the name of a collection or field.
 ///
 /// # Errors
-/// [`Error::Invalid`] when it is empty, longer than 128 bytes, starts with anything but a letter or `_`, or holds
-/// anything but letters, digits, `_`, `-` and `.`.
+/// [`Error::Invalid`] when it is empty, longer than 128 bytes, starts with anything but a letter or `_`, or
+/// holds anything but letters, digits, `_`, `-` and `.`.
 pub fn check_name(what: &str, name: &str) -> Result<()> {
     let ok = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     if name.is_empty()

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// One payload value. A field may hold one value or a list of values of the field's kind; a filter on a list field
-/// passes when any element passes.
+/// One payload value. A field may hold one value or a list of values of the field's kind; a filter on a list
+/// field passes when any element passes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Value {

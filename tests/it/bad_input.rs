@@ -1,5 +1,5 @@
-//! Bad input through gRPC: each kind has its own test, the right code, a message that names the field, and leaves nothing
-//! behind.
+//! Bad input through gRPC: each kind has its own test, the right code, a message that names the field, and
+//! leaves nothing behind.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,10 @@
-//! A process killed at any moment: nothing acknowledged is lost, nothing comes back, a write is whole or absent.
+//! A process killed at any moment: nothing acknowledged is lost, nothing comes back, a write is whole or
+//! absent.
 //!
-//! A child process writes under load (two writers, each with its own tenants) and says on its standard output what it
-//! starts and what was acknowledged. It is killed with SIGKILL at random moments, or dies at a named failpoint. The
-//! parent then opens the folder and compares every tenant with the model after the acknowledged operations, or after
-//! those and the one that was under way.
+//! A child process writes under load (two writers, each with its own tenants) and says on its standard output
+//! what it starts and what was acknowledged. It is killed with SIGKILL at random moments, or dies at a named
+//! failpoint. The parent then opens the folder and compares every tenant with the model after the
+//! acknowledged operations, or after those and the one that was under way.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -31,7 +32,8 @@ fn schema() -> Schema {
     Schema::new().text("body").dense("vec", DIM as u32, Metric::Ip).payload("op", PayloadKind::Integer)
 }
 
-/// What one operation does to the rows of a writer: a pure function of its number, so that parent and child agree.
+/// What one operation does to the rows of a writer: a pure function of its number, so that parent and child
+/// agree.
 struct Operation {
     tenant: String,
     put: Vec<(String, i64)>,

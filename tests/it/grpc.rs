@@ -1,5 +1,5 @@
-//! The server end to end, through the generated client: what is written is found, what the wire says is what the engine
-//! says, keys open what they should and nothing else, and a shutdown loses nothing.
+//! The server end to end, through the generated client: what is written is found, what the wire says is what
+//! the engine says, keys open what they should and nothing else, and a shutdown loses nothing.
 
 use std::time::Duration;
 

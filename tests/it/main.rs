@@ -4,6 +4,7 @@
 mod bad_input;
 mod corruption;
 mod crash;
+mod disk;
 mod grpc;
 mod model;
 mod rng;

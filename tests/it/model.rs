@@ -1,7 +1,9 @@
-//! The engine against a model: thousands of random operations, each answer compared with a `BTreeMap` and exact search.
+//! The engine against a model: thousands of random operations, each answer compared with a `BTreeMap` and
+//! exact search.
 //!
-//! Upserts, overwrites, deletes by key and by filter, dropped tenants, searches with filters, counts, scrolls, flushes,
-//! merges (small bounds make many) and reopens. Scores are compared to 1e-4; the order of rows exactly, by score.
+//! Upserts, overwrites, deletes by key and by filter, dropped tenants, searches with filters, counts,
+//! scrolls, flushes, merges (small bounds make many) and reopens. Scores are compared to 1e-4; the order of
+//! rows exactly, by score.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -60,6 +60,11 @@ pub async fn serve_with(change: impl FnOnce(&mut Config)) -> Served {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config_in(folder.path().join("data"));
     change(&mut config);
+    serve_in(folder, config).await
+}
+
+/// The same where the settings say; `folder` is removed at the end.
+pub async fn serve_in(folder: tempfile::TempDir, config: Config) -> Served {
     let database = open(&config).await;
     let server = spandrel_server::start(database.clone(), &config).await.unwrap();
     Served { folder, database, server, config }

@@ -1,13 +1,13 @@
-//! The repository keeps its own rules: direction of dependencies, one home for each third-party crate, a `//!` head on
-//! every file, bounded files and lines, unsafe only where it is listed.
+//! The repository keeps its own rules: direction of dependencies, one home for each third-party crate, a
+//! `//!` head on every file, bounded files and lines, unsafe only where it is listed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Lines of a file that is not a test.
-const LINES_MAX: usize = 600;
-/// Characters of a line.
-const LINE_CHARS_MAX: usize = 135;
+const LINES_MAX: usize = 500;
+/// Characters of a line, but for one with a string literal, which a formatter cannot break.
+const LINE_CHARS_MAX: usize = 110;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
@@ -62,7 +62,8 @@ fn files_and_lines_are_bounded() {
             faults.push(format!("{path} has {lines} lines"));
         }
         for (at, line) in text.lines().enumerate() {
-            if line.chars().count() > LINE_CHARS_MAX && !line.contains("http") {
+            let literal = line.contains('"') || line.trim_end().ends_with('\\');
+            if line.chars().count() > LINE_CHARS_MAX && !literal {
                 faults.push(format!("{path}:{} has {} characters", at + 1, line.chars().count()));
             }
         }

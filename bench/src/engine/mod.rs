@@ -96,8 +96,8 @@ pub trait Engine: Sync {
     /// Whose memory and writes are the engine's.
     fn process(&self) -> Process;
 
-    /// Ends it, so that a folder that is kept can be opened again. Bytes the whole database takes on disk then:
-    /// nothing is being merged any more.
+    /// Ends it, so that a folder that is kept can be opened again. Bytes the whole database takes on disk
+    /// then: nothing is being merged any more.
     ///
     /// # Errors
     /// The engine's.

@@ -1,7 +1,7 @@
 //! Builds the index of one payload field: checks each value against the field's kind, then sorts once.
 //!
-//! Memory while building: 8 to 16 bytes a value and each distinct string once. `O(n log n)` over `n` values for
-//! numbers, `O(n + d log d)` over `d` distinct strings for keywords and words.
+//! Memory while building: 8 to 16 bytes a value and each distinct string once. `O(n log n)` over `n` values
+//! for numbers, `O(n + d log d)` over `d` distinct strings for keywords and words.
 
 use spandrel_storage::{DocId, PayloadKind, Value};
 
@@ -52,11 +52,12 @@ impl PayloadIndexBuilder {
 
     /// Adds the value of `doc`, one value or a list; documents ascend, those without the field are left out.
     ///
-    /// An integer in a float field is stored as the nearest float; negative zero as zero. An empty list is no value.
+    /// An integer in a float field is stored as the nearest float; negative zero as zero. An empty list is no
+    /// value.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the value does not fit the kind, when documents do not ascend, or when the field has
-    /// more than 2^32 - 1 values; nothing of the value is kept then.
+    /// [`Error::Invalid`] when the value does not fit the kind, when documents do not ascend, or when the
+    /// field has more than 2^32 - 1 values; nothing of the value is kept then.
     pub fn push(&mut self, doc: DocId, value: &Value) -> Result<()> {
         let elements = value.elements();
         for element in elements {

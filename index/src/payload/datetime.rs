@@ -1,7 +1,8 @@
 //! Instants as text: RFC 3339 to microseconds since 1970-01-01T00:00:00Z and back.
 //!
-//! Used once, at the door; everywhere else an instant is an `i64`. Covers the years 0000 to 9999 of the proleptic
-//! Gregorian calendar, as RFC 3339 does. It is no calendar library: no local time zones, no arithmetic.
+//! Used once, at the door; everywhere else an instant is an `i64`. Covers the years 0000 to 9999 of the
+//! proleptic Gregorian calendar, as RFC 3339 does. It is no calendar library: no local time zones, no
+//! arithmetic.
 
 /// Microseconds of a second.
 const SECOND_US: i64 = 1_000_000;
@@ -14,9 +15,10 @@ const LAST_US: i64 = days_from_civil(10_000, 1, 1) * DAY_S * SECOND_US - 1;
 
 /// Microseconds since 1970-01-01T00:00:00Z of an RFC 3339 date-time such as `2026-02-28T09:30:00.25+01:00`.
 ///
-/// The offset (`Z` or `±hh:mm`) is required. `t`, `z` and a space instead of `T` are accepted. Digits of the fraction
-/// beyond microseconds are cut off. A leap second (`23:59:60` in UTC) is the first second of the next day. None for
-/// anything else, a date without a time included, and for instants that fall outside the years 0000 to 9999 in UTC.
+/// The offset (`Z` or `±hh:mm`) is required. `t`, `z` and a space instead of `T` are accepted. Digits of the
+/// fraction beyond microseconds are cut off. A leap second (`23:59:60` in UTC) is the first second of the
+/// next day. None for anything else, a date without a time included, and for instants that fall outside the
+/// years 0000 to 9999 in UTC.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
     let mut rest = text.as_bytes();
     let year = digits(&mut rest, 4)?;
@@ -120,8 +122,8 @@ fn days_of_month(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Days from 1970-01-01 to a date. Years begin in March here, so that a leap day is the last of its year; 400 years are
-/// 146,097 days, and 719,468 days lie between 0000-03-01 and 1970-01-01.
+/// Days from 1970-01-01 to a date. Years begin in March here, so that a leap day is the last of its year; 400
+/// years are 146,097 days, and 719,468 days lie between 0000-03-01 and 1970-01-01.
 const fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let march_year = if month <= 2 { year - 1 } else { year };
     let era = march_year.div_euclid(400);

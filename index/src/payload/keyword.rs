@@ -1,7 +1,7 @@
 //! A sorted dictionary of byte strings, each with its documents: keywords, and the words of texts.
 //!
-//! Strings lie back to back in sort order with their ends; equality, ranges by bytes and prefixes are binary searches.
-//! Build numbers strings by hash and sorts only the distinct ones.
+//! Strings lie back to back in sort order with their ends; equality, ranges by bytes and prefixes are binary
+//! searches. Build numbers strings by hash and sorts only the distinct ones.
 //!
 //! On disk: u32 n, n string ends of 8 bytes, the strings, then the lists.
 
@@ -25,7 +25,8 @@ pub(super) struct Keywords {
 }
 
 impl Keywords {
-    /// From distinct `(number in strings, document)` pairs, fewer than 2^32, whose documents ascend below `doc_count`.
+    /// From distinct `(number in strings, document)` pairs, fewer than 2^32, whose documents ascend below
+    /// `doc_count`.
     pub(super) fn build(strings: &Interner, mut pairs: Vec<(u32, DocId)>, doc_count: u32) -> Self {
         let mut order: Vec<u32> = (0..strings.len() as u32).collect();
         order.sort_unstable_by(|a, b| strings.get(*a).cmp(strings.get(*b)));

@@ -1,10 +1,11 @@
 //! The documents of each value of a field: lists by ordinal, merged over ranges of ordinals.
 //!
-//! Ordinals number the distinct values of a field in their sort order, so that every equality is one list and every
-//! range or prefix is a run of neighbouring lists. Short lists lie back to back in one array (4 bytes a document);
-//! lists of [`DENSE_DOCS_MIN`] documents and more are roaring bitmaps, which a query clones or merges without touching
-//! documents one by one. Counting a run is two array reads plus one step a dense list. A run of `d` documents becomes
-//! a bitmap in `O(d log d)`, or in `O(d + n / 64)` over `n` documents when it is not sparse.
+//! Ordinals number the distinct values of a field in their sort order, so that every equality is one list and
+//! every range or prefix is a run of neighbouring lists. Short lists lie back to back in one array (4 bytes a
+//! document); lists of [`DENSE_DOCS_MIN`] documents and more are roaring bitmaps, which a query clones or
+//! merges without touching documents one by one. Counting a run is two array reads plus one step a dense
+//! list. A run of `d` documents becomes a bitmap in `O(d log d)`, or in `O(d + n / 64)` over `n` documents
+//! when it is not sparse.
 //!
 //! On disk, little-endian:
 //! ```text
@@ -71,7 +72,8 @@ impl DocLists {
         Self::from_runs(starts, docs, doc_count)
     }
 
-    /// Lists that lie back to back in `docs`, each ascending; `starts` has one entry more than there are lists.
+    /// Lists that lie back to back in `docs`, each ascending; `starts` has one entry more than there are
+    /// lists.
     pub(super) fn from_runs(mut starts: Vec<u32>, mut docs: Vec<DocId>, doc_count: u32) -> Self {
         let (mut dense, mut before, mut kept) = (Vec::new(), 0, 0);
         for ordinal in 0..starts.len() - 1 {
@@ -172,8 +174,8 @@ impl DocLists {
     /// Reads what [`Self::write`] wrote.
     ///
     /// # Errors
-    /// [`Error::Section`](crate::Error::Section) for bytes that do not hold ascending lists of documents below
-    /// the count.
+    /// [`Error::Section`](crate::Error::Section) for bytes that do not hold ascending lists of documents
+    /// below the count.
     pub(super) fn read(bytes: &mut Decoder<'_>) -> Result<Self> {
         let doc_count = bytes.u32("document count").map_err(damaged)?;
         let starts = bytes.u32s("list starts").map_err(damaged)?;

@@ -1,12 +1,14 @@
-//! Which documents of a segment pass a test of one payload field: the leaves of filters, answered as roaring bitmaps.
+//! Which documents of a segment pass a test of one payload field: the leaves of filters, answered as roaring
+//! bitmaps.
 //!
-//! One index a field and segment, immutable, the same in memory and from a section's bytes. Kinds: keyword (a sorted
-//! dictionary), integer, bool, datetime and float (sorted numbers), text (the words of texts); json has no index. An
-//! answer costs a binary search and the merging of the document lists it hits; [`PayloadIndex::estimate`] costs the
-//! search alone and serves a planner. It is not where filters are combined, nor where values are stored: rows are.
+//! One index a field and segment, immutable, the same in memory and from a section's bytes. Kinds: keyword (a
+//! sorted dictionary), integer, bool, datetime and float (sorted numbers), text (the words of texts); json
+//! has no index. An answer costs a binary search and the merging of the document lists it hits;
+//! [`PayloadIndex::estimate`] costs the search alone and serves a planner. It is not where filters are
+//! combined, nor where values are stored: rows are.
 //!
-//! On disk, little-endian: u8 [`FORMAT`], u8 kind, u32 documents, the bitmap of documents that have the field, then
-//! what `keyword.rs`, `number.rs` or `words.rs` writes.
+//! On disk, little-endian: u8 [`FORMAT`], u8 kind, u32 documents, the bitmap of documents that have the
+//! field, then what `keyword.rs`, `number.rs` or `words.rs` writes.
 
 mod build;
 pub mod datetime;
@@ -75,8 +77,8 @@ impl PayloadIndex {
         }
     }
 
-    /// At most how many documents pass, without collecting them. Exact for equals and exists, and for ranges and
-    /// prefixes of fields without lists.
+    /// At most how many documents pass, without collecting them. Exact for equals and exists, and for ranges
+    /// and prefixes of fields without lists.
     ///
     /// # Errors
     /// [`Error::Invalid`] as [`Predicate::check`].

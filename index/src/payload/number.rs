@@ -1,8 +1,8 @@
 //! Ordered values of a field: integers, instants, booleans (0 and 1) and floats, each with its documents.
 //!
-//! Distinct values lie sorted in one array, 8 bytes each; equality and ranges are binary searches that compare the
-//! stored number with the asked one exactly, whatever their types: no integer is rounded to a float on the way. Build
-//! is one sort of `(value, document)` pairs.
+//! Distinct values lie sorted in one array, 8 bytes each; equality and ranges are binary searches that
+//! compare the stored number with the asked one exactly, whatever their types: no integer is rounded to a
+//! float on the way. Build is one sort of `(value, document)` pairs.
 //!
 //! On disk: u64 n, n values of 8 bytes in ascending order (two's complement, or IEEE 754), then the lists.
 
@@ -96,7 +96,8 @@ impl Stored for f64 {
 
 /// Order of an integer and a float that is not NaN, with no rounding.
 fn compare_exactly(integer: i64, float: f64) -> Ordering {
-    // Both ends are powers of two and so exact: 2^63 is one more than the largest integer, -2^63 the smallest.
+    // Both ends are powers of two and so exact: 2^63 is one more than the largest integer, -2^63 the
+    // smallest.
     if float >= 9_223_372_036_854_775_808.0 {
         return Ordering::Less;
     }
@@ -116,7 +117,8 @@ pub(super) struct Numbers<T> {
 }
 
 impl<T: Stored> Numbers<T> {
-    /// From `(key, document)` pairs in any order, distinct, fewer than 2^32; documents are smaller than `doc_count`.
+    /// From `(key, document)` pairs in any order, distinct, fewer than 2^32; documents are smaller than
+    /// `doc_count`.
     pub(super) fn build(mut pairs: Vec<(u64, DocId)>, doc_count: u32) -> Self {
         pairs.sort_unstable();
         let (mut values, mut starts) = (Vec::new(), Vec::new());

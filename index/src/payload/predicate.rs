@@ -8,8 +8,8 @@ use super::datetime::parse_rfc3339;
 use super::number::Number;
 use crate::error::{Error, Result};
 
-/// One test of a payload field. A field that holds a list passes when any element passes; a row without the field
-/// passes nothing.
+/// One test of a payload field. A field that holds a list passes when any element passes; a row without the
+/// field passes nothing.
 ///
 /// | kind of field | tests it takes | values it takes |
 /// |---|---|---|

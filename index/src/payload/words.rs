@@ -1,11 +1,11 @@
 //! Which texts of a payload field hold all words of a query: a membership test for filters, without scores.
 //!
-//! Texts are cut into lower-cased words by the plain analyzer of [`crate::text`], each word once a text. A field may
-//! hold a list of texts and passes when one of them holds all words, so postings name texts, not documents; where no
-//! document has two texts, a text's number is its document's.
+//! Texts are cut into lower-cased words by the plain analyzer of [`crate::text`], each word once a text. A
+//! field may hold a list of texts and passes when one of them holds all words, so postings name texts, not
+//! documents; where no document has two texts, a text's number is its document's.
 //!
-//! On disk: a dictionary as in `keyword.rs` over texts, then u8 1 and u32 n, u32 x n the document of each text, or u8 0
-//! when texts are documents.
+//! On disk: a dictionary as in `keyword.rs` over texts, then u8 1 and u32 n, u32 x n the document of each
+//! text, or u8 0 when texts are documents.
 
 use roaring::RoaringBitmap;
 use spandrel_storage::DocId;

@@ -7,8 +7,8 @@
 //! | `dense/N`, `sparse/N`, `payload/N` | the index of field N, in its own layout |
 //! | `text/FILE` | the files of the text index |
 //!
-//! Docs are read once for everything but dense fields, and once more for each of those, so that one field's vectors are
-//! in memory at a time and no more.
+//! Docs are read once for everything but dense fields, and once more for each of those, so that one field's
+//! vectors are in memory at a time and no more.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -26,7 +26,8 @@ use crate::text::TextBuilder;
 /// What wrote the sections.
 pub(super) const KIND: [u8; 4] = *b"SPSG";
 
-/// Gives the docs of a segment, in doc order, with at least the wanted fields; the same docs each time it is called.
+/// Gives the docs of a segment, in doc order, with at least the wanted fields; the same docs each time it is
+/// called.
 pub type DocSource<'a> =
     &'a mut dyn FnMut(&FieldSet, &mut dyn FnMut(Arc<IndexDoc>) -> Result<()>) -> Result<()>;
 

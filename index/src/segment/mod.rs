@@ -1,8 +1,10 @@
-//! A segment: the indexes over a range of rows, in memory or on disk, with one position space for all of them.
+//! A segment: the indexes over a range of rows, in memory or on disk, with one position space for all of
+//! them.
 //!
-//! Docs are sorted by (tenant, row), so that a tenant is one range of docs. A segment never changes; rows deleted since
-//! it was built are kept beside it, by whoever holds it. A fresh segment in memory and one on disk differ only in where
-//! the bytes are: [`Segment::from_docs`] makes the first, [`build`] and [`Segment::open`] the second.
+//! Docs are sorted by (tenant, row), so that a tenant is one range of docs. A segment never changes; rows
+//! deleted since it was built are kept beside it, by whoever holds it. A fresh segment in memory and one on
+//! disk differ only in where the bytes are: [`Segment::from_docs`] makes the first, [`build`] and
+//! [`Segment::open`] the second.
 
 mod build;
 mod doc;
@@ -26,7 +28,8 @@ use crate::text::TextIndex;
 /// The indexes over a range of rows.
 pub struct Segment {
     schema: Arc<Schema>,
-    /// Writes covered: every row of these that is not in here was deleted or replaced before the segment was built.
+    /// Writes covered: every row of these that is not in here was deleted or replaced before the segment was
+    /// built.
     range: RangeInclusive<RowId>,
     /// The row of each doc.
     rows: Vec<RowId>,

@@ -1,5 +1,5 @@
-//! Opens a segment file: rows and tenants are read and checked, indexes are opened, and each says whether it fits the
-//! memory budget or stays on disk.
+//! Opens a segment file: rows and tenants are read and checked, indexes are opened, and each says whether it
+//! fits the memory budget or stays on disk.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,8 +23,8 @@ impl Segment {
     /// Opens the segment at `path`. Dense vectors are kept in memory where `memory` has room for them.
     ///
     /// # Errors
-    /// [`Error::Storage`] for a missing, foreign or damaged file; [`Error::Section`] for one whose sections do not fit
-    /// the schema or each other.
+    /// [`Error::Storage`] for a missing, foreign or damaged file; [`Error::Section`] for one whose sections
+    /// do not fit the schema or each other.
     pub fn open(
         indexer: &Indexer,
         path: &Path,

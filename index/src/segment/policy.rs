@@ -1,9 +1,11 @@
-//! Which segments to build or merge next: sizes in, one job out. Pure, so that it can be tested by simulation.
+//! Which segments to build or merge next: sizes in, one job out. Pure, so that it can be tested by
+//! simulation.
 //!
-//! Fresh segments live in memory, one a commit, and are merged by eights as in a size-tiered log-structured merge tree
-//! (O'Neil et al., 1996), so that a row is copied about log8(fresh rows) times. When the fresh ones reach a bound they
-//! become one segment on disk. Segments on disk are merged when four neighbours are within a factor of four of each
-//! other, or when one holds mostly deleted rows. Only neighbours are ever merged, so row ranges stay disjoint.
+//! Fresh segments live in memory, one a commit, and are merged by eights as in a size-tiered log-structured
+//! merge tree (O'Neil et al., 1996), so that a row is copied about log8(fresh rows) times. When the fresh
+//! ones reach a bound they become one segment on disk. Segments on disk are merged when four neighbours are
+//! within a factor of four of each other, or when one holds mostly deleted rows. Only neighbours are ever
+//! merged, so row ranges stay disjoint.
 
 use std::ops::Range;
 
@@ -71,7 +73,8 @@ fn merge_fresh(sizes: &[Size], fresh: Range<usize>) -> Option<Job> {
     while end > fresh.start {
         let top = tier(&sizes[end - 1]);
         let mut start = end - 1;
-        // A newer segment of a smaller tier may stand among larger ones; it joins them rather than split the run.
+        // A newer segment of a smaller tier may stand among larger ones; it joins them rather than split the
+        // run.
         while start > fresh.start && tier(&sizes[start - 1]) <= top {
             start -= 1;
         }

@@ -1,9 +1,9 @@
 //! Exact search over sparse vectors by scanning all of them.
 //!
-//! Vectors lie row by row, each a run of (ordinal, weight) pairs where ordinals number the dimensions that occur in the
-//! segment, ascending. A query becomes a dense array by ordinal, zero where it has no weight, and a document costs one
-//! multiply-add per set dimension with no branch: memory bandwidth, 8 bytes a set dimension, is the limit. With
-//! a filter only its documents are scored.
+//! Vectors lie row by row, each a run of (ordinal, weight) pairs where ordinals number the dimensions that
+//! occur in the segment, ascending. A query becomes a dense array by ordinal, zero where it has no weight,
+//! and a document costs one multiply-add per set dimension with no branch: memory bandwidth, 8 bytes a set
+//! dimension, is the limit. With a filter only its documents are scored.
 //!
 //! On disk, little-endian: u8 1 | u32 n, n dimensions ascending | u32 d + 1, where each vector starts |
 //! u32 m, m ordinals | u32 m, m weights (f32).
@@ -54,8 +54,8 @@ impl SparseFlatBuilder {
     /// Adds the next document's vector; none if it has not the field.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a vector that [`check_vector`] refuses and beyond 2^32 - 1 set dimensions a segment; the
-    /// document is not added then.
+    /// [`Error::Invalid`] for a vector that [`check_vector`] refuses and beyond 2^32 - 1 set dimensions a
+    /// segment; the document is not added then.
     pub fn push(&mut self, vector: Option<&SparseVector>) -> Result<()> {
         if let Some(vector) = vector {
             check_vector(vector)?;
@@ -75,7 +75,8 @@ impl SparseFlatBuilder {
         let largest = ordinals.iter().max().map_or(0, |dim| *dim as usize);
         let mut dims;
         if largest < ordinals.len() * DIRECT_FACTOR {
-            // Few dimensions for the vectors at hand: a table by dimension, first of presence, then of ordinals.
+            // Few dimensions for the vectors at hand: a table by dimension, first of presence, then of
+            // ordinals.
             let mut table = vec![0; largest + 1];
             ordinals.iter().for_each(|dim| table[*dim as usize] = 1);
             dims = Vec::new();

@@ -1,9 +1,10 @@
 //! Which sparse vectors have the largest inner product with a query: learned term weights, tags with weights.
 //!
-//! A vector has up to 2^32 dimensions of which few are set. The score is the inner product over the dimensions that
-//! both vectors have, summed in f32 in ascending order of dimension, so that every index gives the same bits. Weights
-//! may be negative. A document that shares no dimension with the query is no match and never returned, even where fewer
-//! than k documents match; one that shares some and whose products cancel to zero is.
+//! A vector has up to 2^32 dimensions of which few are set. The score is the inner product over the
+//! dimensions that both vectors have, summed in f32 in ascending order of dimension, so that every index
+//! gives the same bits. Weights may be negative. A document that shares no dimension with the query is no
+//! match and never returned, even where fewer than k documents match; one that shares some and whose products
+//! cancel to zero is.
 //!
 //! [`SparseFlat`] scans every vector: exact, the index of fresh rows, and the oracle of the others.
 
@@ -33,12 +34,12 @@ pub trait SparseIndex: Send + Sync {
         counters: &mut SparseCounters,
     ) -> Result<()>;
 
-    /// The inner products of given documents into `scores`, 0 for one that shares no dimension with the query or does
-    /// not have the field.
+    /// The inner products of given documents into `scores`, 0 for one that shares no dimension with the query
+    /// or does not have the field.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a query that [`check_vector`] refuses, for a document that the segment does not have, and
-    /// for `scores` of another length than `docs`.
+    /// [`Error::Invalid`] for a query that [`check_vector`] refuses, for a document that the segment does not
+    /// have, and for `scores` of another length than `docs`.
     fn score(&self, query: &SparseVector, docs: &[DocId], scores: &mut [f32]) -> Result<()>;
 
     /// Documents of the segment, those without the field included.
@@ -62,8 +63,8 @@ pub struct SparseCounters {
 /// Checks what a [`SparseVector`] promises.
 ///
 /// # Errors
-/// [`Error::Invalid`] when there are not as many weights as dimensions, when dimensions do not ascend strictly, or when
-/// a weight is zero, NaN or infinite.
+/// [`Error::Invalid`] when there are not as many weights as dimensions, when dimensions do not ascend
+/// strictly, or when a weight is zero, NaN or infinite.
 pub fn check_vector(vector: &SparseVector) -> Result<()> {
     let (dims, weights) = (&vector.dims, &vector.weights);
     if dims.len() != weights.len() {

@@ -1,13 +1,13 @@
 //! Text to terms: the same cut for documents, queries and text filters.
 //!
-//! A token is a maximal run of alphanumeric characters (Unicode), lower-cased. With a language: its stop words are
-//! dropped (where tantivy has a list), the rest go through its Snowball stemmer. Tokens longer than
-//! [`TERM_BYTES_MAX`] bytes are dropped and not counted; no accents are folded (`café` is not `cafe`), because stemmers
-//! read them. Scripts without spaces between words (Chinese, Japanese, Thai) come out as whole phrases: use dense or
-//! sparse fields for those.
+//! A token is a maximal run of alphanumeric characters (Unicode), lower-cased. With a language: its stop
+//! words are dropped (where tantivy has a list), the rest go through its Snowball stemmer. Tokens longer than
+//! [`TERM_BYTES_MAX`] bytes are dropped and not counted; no accents are folded (`café` is not `cafe`),
+//! because stemmers read them. Scripts without spaces between words (Chinese, Japanese, Thai) come out as
+//! whole phrases: use dense or sparse fields for those.
 //!
-//! Analysis happens outside of every lock and yields a [`TextDoc`], which both forms of the index take. About 5 million
-//! tokens a second without a language.
+//! Analysis happens outside of every lock and yields a [`TextDoc`], which both forms of the index take. About
+//! 5 million tokens a second without a language.
 
 use std::fmt;
 

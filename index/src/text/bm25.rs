@@ -1,9 +1,10 @@
 //! BM25 with the tenant's statistics, and how far a pruning threshold must be lowered to keep pruning exact.
 //!
-//! `score(doc) = sum over query terms of count * idf * 2.2 * tf / (tf + 1.2 * (0.25 + 0.75 * dl / average))`, with
-//! `idf = ln(1 + (N - df + 0.5) / (df + 0.5))` (Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009;
-//! Lucene's idf). k1 and b are tantivy's constants, `dl` is the document's length rounded down to one of 256 steps, at
-//! most an eighth below itself. Terms add up in the order of the query, in f32, whatever index the postings are in.
+//! `score(doc) = sum over query terms of count * idf * 2.2 * tf / (tf + 1.2 * (0.25 + 0.75 * dl / average))`,
+//! with `idf = ln(1 + (N - df + 0.5) / (df + 0.5))` (Robertson and Zaragoza, "The Probabilistic Relevance
+//! Framework", 2009; Lucene's idf). k1 and b are tantivy's constants, `dl` is the document's length rounded
+//! down to one of 256 steps, at most an eighth below itself. Terms add up in the order of the query, in f32,
+//! whatever index the postings are in.
 
 use std::fmt;
 
@@ -34,8 +35,8 @@ impl fmt::Debug for Bm25 {
 impl Bm25 {
     /// The weights of `query` under `stats`, which were gathered for this very query.
     ///
-    /// Statistics that cannot be (more documents with a term than with the field, or fewer tokens than documents) are
-    /// moved to the nearest that can.
+    /// Statistics that cannot be (more documents with a term than with the field, or fewer tokens than
+    /// documents) are moved to the nearest that can.
     pub fn new(query: &TextQuery, stats: &TextStats) -> Self {
         let mut stats = stats.clone();
         stats.doc_freq.resize(query.terms.len(), 0);
@@ -70,22 +71,23 @@ impl Bm25 {
 
     /// By how much a threshold must be divided before tantivy may skip what stays below it.
     ///
-    /// A segment stores, for each block of 128 postings, the `(tf, dl)` that scores best under the segment's own
-    /// average
-    /// length `A0`; we score under the tenant's average `A`. Let `S(A) = tf / (tf + K(A))`, `K(A) = 0.3 + 0.9 dl / A`,
-    /// and let `*` mark the stored pair, so that `S(A0) <= S*(A0)`. With `r = max(A / A0, A0 / A)`:
+    /// A segment stores, for each block of 128 postings, the `(tf, dl)` that scores best under the segment's
+    /// own average length `A0`; we score under the tenant's average `A`. Let `S(A) = tf / (tf + K(A))`, `K(A)
+    /// = 0.3 + 0.9 dl / A`, and let `*` mark the stored pair, so that `S(A0) <= S*(A0)`. With `r = max(A /
+    /// A0, A0 / A)`:
     ///
     /// - `A >= A0`: `K(A0) / r <= K(A) <= K(A0)` (the constant 0.3 only helps). Then
     ///   `S(A) <= tf / (tf + K(A0) / r) <= r S(A0) <= r S*(A0) <= r S*(A)`.
     /// - `A < A0`: `K(A0) <= K(A) <= r K(A0)`. Then `S(A) <= S(A0) <= S*(A0)`, and
     ///   `S*(A) >= tf* / (tf* + r K*(A0)) >= S*(A0) / r`, so again `S(A) <= r S*(A)`.
     ///
-    /// Where a block has no stored pair, and for a whole list, tantivy takes the limit `1 / (1 + 0.9 / A)` of a document
-    /// that repeats the term for ever. As `tf <= length < 9/8 dl`, a real document may reach `1 / (1 + 0.8 / A)`, which
-    /// is `r' = (1 + 0.9 / A) / (1 + 0.8 / A)` times that.
+    /// Where a block has no stored pair, and for a whole list, tantivy takes the limit `1 / (1 + 0.9 / A)` of
+    /// a document that repeats the term for ever. As `tf <= length < 9/8 dl`, a real document may reach `1 /
+    /// (1 + 0.8 / A)`, which is `r' = (1 + 0.9 / A) / (1 + 0.8 / A)` times that.
     ///
-    /// So each term's true score is at most `max(r, r')` times its bound, and so is the sum, all of them being positive.
-    /// f32 rounding adds at most one unit in 2^24 an operation: a dozen in a score or a bound, one a summand.
+    /// So each term's true score is at most `max(r, r')` times its bound, and so is the sum, all of them
+    /// being positive. f32 rounding adds at most one unit in 2^24 an operation: a dozen in a score or a
+    /// bound, one a summand.
     pub(super) fn slack(&self, segment_average: f32) -> f32 {
         let moved = (self.average / segment_average).max(segment_average / self.average);
         let repeated = (1.0 + SLOPE / self.average) / (1.0 + SLOPE_ROUNDED / self.average);

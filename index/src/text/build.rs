@@ -1,15 +1,17 @@
-//! Writes the text fields of a segment as one tantivy segment in document order, ready to be sections of a segment file.
+//! Writes the text fields of a segment as one tantivy segment in document order, ready to be sections of a
+//! segment file.
 //!
-//! Documents come analysed and numbered by their order; tantivy keeps that order because a single writer without a sort
-//! field flushes once. Each term is prefixed by its tenant, so that document frequencies are the tenant's own and a
-//! tenant's query never meets another's postings. Kept: frequencies and lengths; not kept: positions, text. tantivy
-//! reads documents only through a tokenizer, so terms travel encoded: the tenant's prefix, then each term followed by as
-//! many zero bytes as its frequency (no term holds one).
+//! Documents come analysed and numbered by their order; tantivy keeps that order because a single writer
+//! without a sort field flushes once. Each term is prefixed by its tenant, so that document frequencies are
+//! the tenant's own and a tenant's query never meets another's postings. Kept: frequencies and lengths; not
+//! kept: positions, text. tantivy reads documents only through a tokenizer, so terms travel encoded: the
+//! tenant's prefix, then each term followed by as many zero bytes as its frequency (no term holds one).
 //!
-//! Sections: `text.meta` is tantivy's meta.json under a fixed segment id, `text.idx` and so on are its files, and
-//! `text.stats` is ours, little-endian:
+//! Sections: `text.meta` is tantivy's meta.json under a fixed segment id, `text.idx` and so on are its files,
+//! and `text.stats` is ours, little-endian:
 //! ```text
-//! u8 1 | u32 documents | u16 fields | a field: u16 id, u32 tenants | a tenant: u32 id, u32 documents, u64 tokens
+//! u8 1 | u32 documents | u16 fields
+//! a field: u16 id, u32 tenants | a tenant of it: u32 id, u32 documents, u64 tokens
 //! ```
 //! Memory while building: about the size of the finished sections plus 8 bytes a distinct term and hash slot.
 
@@ -100,8 +102,8 @@ impl TextBuilder {
     /// Adds the next document; its number is how many were added before it. One without text is added empty.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when tenants descend, for a field that the builder was not made with, and beyond 2^31 - 2
-    /// documents; [`Error::Text`] when tantivy refuses. The builder is of no use after an error.
+    /// [`Error::Invalid`] when tenants descend, for a field that the builder was not made with, and beyond
+    /// 2^31 - 2 documents; [`Error::Text`] when tantivy refuses. The builder is of no use after an error.
     pub fn push(&mut self, tenant: TenantId, doc: &TextDoc) -> Result<()> {
         if self.tenant.is_some_and(|last| last > tenant) {
             return Err(Error::Invalid(format!(
@@ -194,7 +196,8 @@ pub(super) fn field_name(field: FieldId) -> String {
     format!("f{field}")
 }
 
-/// Appends the prefix of a tenant's terms: its id in six ASCII characters of six bits, so that prefixes order as ids do.
+/// Appends the prefix of a tenant's terms: its id in six ASCII characters of six bits, so that prefixes order
+/// as ids do.
 pub(super) fn push_prefix(tenant: TenantId, out: &mut String) {
     for at in (0..PREFIX_BYTES).rev() {
         let bits = (u64::from(tenant.0) >> (6 * at)) as u8 & 63;

@@ -1,8 +1,8 @@
 //! tantivy's view of a segment file: a read-only directory over sections in memory.
 //!
-//! tantivy names its files by a random id; sections have fixed names, so that the same rows give the same bytes. Nothing
-//! is copied: a file handle is a view of the section's bytes. Every write is refused. There is one segment and it never
-//! changes, so that locks and watches are empty.
+//! tantivy names its files by a random id; sections have fixed names, so that the same rows give the same
+//! bytes. Nothing is copied: a file handle is a view of the section's bytes. Every write is refused. There is
+//! one segment and it never changes, so that locks and watches are empty.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,9 +1,10 @@
 //! The text index of fresh rows: postings in memory, scored without pruning.
 //!
-//! Build is one hash lookup and one counting-sort step a posting, so that a commit can afford it; nothing is compressed:
-//! 8 bytes a posting, 13 bytes a document and field, and each distinct term once. A query adds up the postings of its
-//! terms within the tenant's range of documents in an array of scores. Pieces are merged with [`MemoryText::merge`]
-//! and handed to [`TextBuilder`](super::TextBuilder) with [`MemoryText::docs`], without analysing any text again.
+//! Build is one hash lookup and one counting-sort step a posting, so that a commit can afford it; nothing is
+//! compressed: 8 bytes a posting, 13 bytes a document and field, and each distinct term once. A query adds up
+//! the postings of its terms within the tenant's range of documents in an array of scores. Pieces are merged
+//! with [`MemoryText::merge`] and handed to [`TextBuilder`](super::TextBuilder) with [`MemoryText::docs`],
+//! without analysing any text again.
 
 use std::ops::Range;
 
@@ -108,7 +109,8 @@ impl MemoryText {
         Self::finish(fields, doc_count)
     }
 
-    /// The documents as they were analysed, in order, each with its terms in order of first sight in the index.
+    /// The documents as they were analysed, in order, each with its terms in order of first sight in the
+    /// index.
     pub fn docs(&self) -> Vec<TextDoc> {
         let mut docs: Vec<Vec<FieldTerms>> = vec![Vec::new(); self.doc_count as usize];
         for field in &self.fields {

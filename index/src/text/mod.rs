@@ -1,14 +1,16 @@
 //! Which texts say the words of a question: BM25 over the text fields of a segment.
 //!
 //! Two forms of one index behind [`TextIndex`]: [`MemoryText`] for fresh rows, built on the write path, and
-//! [`SegmentText`], a tantivy segment that is part of a segment file. Both give a document the same score to the bit:
-//! same terms ([`Analyzer`]), same length quantisation, same f32 operations in the order of the query's terms, and
-//! statistics of the tenant over the whole collection ([`TextStats`]), which the caller sums over all segments of its
-//! snapshot first. Statistics count deleted documents until a merge drops them, as in Lucene.
+//! [`SegmentText`], a tantivy segment that is part of a segment file. Both give a document the same score to
+//! the bit: same terms ([`Analyzer`]), same length quantisation, same f32 operations in the order of the
+//! query's terms, and statistics of the tenant over the whole collection ([`TextStats`]), which the caller
+//! sums over all segments of its snapshot first. Statistics count deleted documents until a merge drops them,
+//! as in Lucene.
 //!
-//! A query runs in three steps: [`TextIndex::stats`] on every segment, [`Bm25::new`] once, [`TextIndex::search`] on
-//! every segment. It is not for phrases or positions (none are kept), nor for filters over words: that is
-//! [`payload`](crate::payload)'s text kind. tantivy's types do not leave this folder.
+//! A query runs in three steps: [`TextIndex::stats`] on every segment, [`Bm25::new`] once,
+//! [`TextIndex::search`] on every segment. It is not for phrases or positions (none are kept), nor for
+//! filters over words: that is [`payload`](crate::payload)'s text kind. tantivy's types do not leave this
+//! folder.
 
 mod analyze;
 mod bm25;
@@ -44,12 +46,13 @@ pub trait TextIndex: Send + Sync {
 
     /// Offers the best documents of the query to `top`, scored by `bm25`, as rows.
     ///
-    /// `rows` holds the row of each document of the segment; `allow` says which documents may be offered, `allow.range`
-    /// is the tenant's. Every document that belongs into `top` is offered; a document without any (for
-    /// [`Match::All`]: without all) of the terms is not.
+    /// `rows` holds the row of each document of the segment; `allow` says which documents may be offered,
+    /// `allow.range` is the tenant's. Every document that belongs into `top` is offered; a document without
+    /// any (for [`Match::All`]: without all) of the terms is not.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when `rows` is shorter than the segment; [`Error::Text`] when the index cannot be read.
+    /// [`Error::Invalid`] when `rows` is shorter than the segment; [`Error::Text`] when the index cannot be
+    /// read.
     fn search(
         &self,
         query: &TextQuery,
@@ -60,13 +63,14 @@ pub trait TextIndex: Send + Sync {
         counters: &mut TextCounters,
     ) -> Result<()>;
 
-    /// The scores of given documents of the tenant, ascending, into `scores`; 0 for one without any of the terms.
+    /// The scores of given documents of the tenant, ascending, into `scores`; 0 for one without any of the
+    /// terms.
     ///
     /// [`Match::All`] plays no part: a document is scored for the terms that it has.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when `docs` do not ascend or `scores` has another length; [`Error::Text`] when the index
-    /// cannot be read.
+    /// [`Error::Invalid`] when `docs` do not ascend or `scores` has another length; [`Error::Text`] when the
+    /// index cannot be read.
     fn score(&self, query: &TextQuery, bm25: &Bm25, docs: &[DocId], scores: &mut [f32]) -> Result<()>;
 
     /// Documents of the segment.

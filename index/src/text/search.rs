@@ -1,13 +1,16 @@
-//! The text index of a segment on disk: opens its tantivy sections and searches them with exact block-max pruning.
+//! The text index of a segment on disk: opens its tantivy sections and searches them with exact block-max
+//! pruning.
 //!
-//! A query is a pure OR (or AND) of terms of one tenant, the only shapes that tantivy prunes; deletes, filters and the
-//! tenant's range are tested on the few documents that beat the threshold. The threshold that goes back to tantivy is
-//! the heap's divided by [`Bm25::slack`], because stored block maxima assume the segment's own average length. tantivy
-//! adds terms up in an order that depends on postings; a document that may enter the heap is scored again in the query's
-//! order, so that its score is the same in every segment and in memory.
+//! A query is a pure OR (or AND) of terms of one tenant, the only shapes that tantivy prunes; deletes,
+//! filters and the tenant's range are tested on the few documents that beat the threshold. The threshold that
+//! goes back to tantivy is the heap's divided by [`Bm25::slack`], because stored block maxima assume the
+//! segment's own average length. tantivy adds terms up in an order that depends on postings; a document that
+//! may enter the heap is scored again in the query's order, so that its score is the same in every segment
+//! and in memory.
 //!
-//! Cost: a dictionary lookup a term, then postings that pruning cannot skip; with a filter that leaves few documents,
-//! one seek a document and term instead. Resident: all sections (`memory_bytes`), nothing else of size.
+//! Cost: a dictionary lookup a term, then postings that pruning cannot skip; with a filter that leaves few
+//! documents, one seek a document and term instead. Resident: all sections (`memory_bytes`), nothing else of
+//! size.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -32,9 +35,11 @@ use crate::allow::Allow;
 use crate::error::{Error, Result};
 use crate::topk::TopK;
 
-/// A filter is walked document by document when that takes this many times fewer seeks than there are postings.
+/// A filter is walked document by document when that takes this many times fewer seeks than there are
+/// postings.
 const SEEK_COST: u64 = 8;
-/// The fixed end of every tantivy file: the length of its footer and a mark. tantivy reads it before checking lengths.
+/// The fixed end of every tantivy file: the length of its footer and a mark. tantivy reads it before checking
+/// lengths.
 const FOOTER_BYTES: usize = 8;
 
 /// The text fields of one segment on disk.
@@ -71,7 +76,8 @@ impl std::fmt::Debug for SegmentText {
 }
 
 impl SegmentText {
-    /// Opens what [`TextBuilder::finish`](super::TextBuilder::finish) gave; sections of other names are ignored.
+    /// Opens what [`TextBuilder::finish`](super::TextBuilder::finish) gave; sections of other names are
+    /// ignored.
     ///
     /// Every tantivy file carries a checksum, which is verified here: tantivy trusts its bytes.
     ///

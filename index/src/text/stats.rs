@@ -1,4 +1,5 @@
-//! What is asked of a text field, and the statistics that weigh it: the tenant's own, over the whole collection.
+//! What is asked of a text field, and the statistics that weigh it: the tenant's own, over the whole
+//! collection.
 
 use spandrel_storage::{FieldId, TenantId};
 
@@ -38,7 +39,8 @@ pub struct TextQuery {
 }
 
 impl TextQuery {
-    /// Analyses `text` with the field's analyzer. A text without tokens gives an empty query, which finds nothing.
+    /// Analyses `text` with the field's analyzer. A text without tokens gives an empty query, which finds
+    /// nothing.
     ///
     /// # Errors
     /// [`Error::Invalid`] for more than [`QUERY_TERMS_MAX`] distinct terms.

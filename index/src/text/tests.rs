@@ -1,4 +1,5 @@
-//! Memory, disk and a walk over tokens give the same hits with the same scores, to the bit, whatever is pruned.
+//! Memory, disk and a walk over tokens give the same hits with the same scores, to the bit, whatever is
+//! pruned.
 
 use roaring::RoaringBitmap;
 use spandrel_storage::{FieldId, TenantId, TextSpec};
@@ -126,7 +127,8 @@ fn corpus(
     sent
 }
 
-/// The length that one byte keeps, from the scheme's definition: exact to 40, then 3 bits after the leading one.
+/// The length that one byte keeps, from the scheme's definition: exact to 40, then 3 bits after the leading
+/// one.
 fn rounded(length: usize) -> f32 {
     if length < 24 {
         return length as f32;
@@ -136,7 +138,8 @@ fn rounded(length: usize) -> f32 {
     (24 + (above >> shift << shift)) as f32
 }
 
-/// Scores of every document by the textbook: statistics of live and deleted documents of the tenant over all segments.
+/// Scores of every document by the textbook: statistics of live and deleted documents of the tenant over all
+/// segments.
 fn walk(segments: &[Segment], query: &TextQuery) -> Vec<Vec<Option<f32>>> {
     let mine = |sent: &&Sent| sent.tenant == query.tenant && !sent.words(query.field).is_empty();
     let all = segments.iter().flat_map(|segment| &segment.sent);
@@ -440,7 +443,8 @@ fn damaged_sections_are_refused_or_harmless_but_never_a_panic() {
                 };
                 bytes[at] ^= 1 << random.below(8);
             }
-            // Our own statistics rely on the segment file's checksums: they may be wrong here, but nothing breaks.
+            // Our own statistics rely on the segment file's checksums: they may be wrong here, but nothing
+            // breaks.
             if let Ok(opened) = SegmentText::open(damaged) {
                 let seen = observe(&opened, &tenants);
                 assert!(ours || seen == expected, "{} round {round}", whole[at].0);

@@ -166,8 +166,9 @@ struct Sizer<'a> {
 
 impl ChunkSizer for Sizer<'_> {
     fn size(&self, chunk: &str) -> usize {
-        // What the splitter tries reaches far beyond a chunk. Where a start of it is clearly too long already, all of
-        // it is; a short start is enough to see that even of a giant word, which would be counted whole.
+        // What the splitter tries reaches far beyond a chunk. Where a start of it is clearly too long
+        // already, all of it is; a short start is enough to see that even of a giant word, which would be
+        // counted whole.
         const START_BYTES_PER_TOKEN: usize = 8;
         let limit = self.tokens_max + self.tokens_max / 4 + 1;
         let mut bytes = self.tokens_max * START_BYTES_PER_TOKEN;

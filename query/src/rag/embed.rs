@@ -16,7 +16,8 @@ pub trait Embedder: Send + Sync {
     /// One vector for each text, in order, all of [`Embedder::dim`] finite elements.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when it may succeed later, else what is wrong.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) when it may succeed later, else what is
+    /// wrong.
     fn embed(&self, texts: &[&str], purpose: EmbedPurpose) -> Result<Vec<Vec<f32>>>;
 
     /// Elements of a vector, where the embedder knows it before its first answer.

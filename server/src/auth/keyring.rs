@@ -1,7 +1,7 @@
 //! The keys in force: the keys file as the running server sees it.
 //!
-//! A look at the file's identity, time and length every half second notices a change without a restart; renames make
-//! that reliable, since a replaced file is another inode. What a change means:
+//! A look at the file's identity, time and length every half second notices a change without a restart;
+//! renames make that reliable, since a replaced file is another inode. What a change means:
 //!
 //! - a file that was never there: no authentication, which the server allows on loopback addresses only;
 //! - a file that appears: from then on every request needs a key, for as long as the process lives;
@@ -120,8 +120,8 @@ impl Keyring {
     /// Who sent the header `authorization`.
     ///
     /// # Errors
-    /// UNAUTHENTICATED when there are keys and the header holds none of them. The message does not tell an unknown id
-    /// from a wrong secret.
+    /// UNAUTHENTICATED when there are keys and the header holds none of them. The message does not tell an
+    /// unknown id from a wrong secret.
     pub fn authenticate(&self, header: Option<&[u8]>) -> Result<Caller, Status> {
         let Some(keys) = self.state.read().keys.clone() else { return Ok(Caller::anybody()) };
         let Some(header) = header else {

@@ -1,11 +1,12 @@
 //! The keys file: API keys at rest.
 //!
-//! A key is `spd_<id>_<secret>`: 12 hex digits that name it and 64 that prove it, 256 bits from the operating system.
-//! The file holds the SHA-256 of the secret, so that whoever reads the file cannot use it; a slow password hash would
-//! add nothing, since a secret of 256 random bits cannot be guessed. Secrets are compared in constant time.
+//! A key is `spd_<id>_<secret>`: 12 hex digits that name it and 64 that prove it, 256 bits from the operating
+//! system. The file holds the SHA-256 of the secret, so that whoever reads the file cannot use it; a slow
+//! password hash would add nothing, since a secret of 256 random bits cannot be guessed. Secrets are compared
+//! in constant time.
 //!
-//! The file is JSON, mode 0600, replaced atomically and under a lock, and lies beside the data folder rather than in
-//! it, so that a backup of the data carries no credentials.
+//! The file is JSON, mode 0600, replaced atomically and under a lock, and lies beside the data folder rather
+//! than in it, so that a backup of the data carries no credentials.
 //!
 //! ```json
 //! {"version": 1, "keys": [{"id": "5f0c...", "name": "ingest", "access": "write", "tenants": ["acme"],
@@ -95,8 +96,8 @@ pub struct KeySet {
 }
 
 impl KeySet {
-    /// The caller whom `token` proves; none when there is no such key or the secret is wrong. Takes the same time
-    /// whether the id is known or not.
+    /// The caller whom `token` proves; none when there is no such key or the secret is wrong. Takes the same
+    /// time whether the id is known or not.
     pub fn authenticate(&self, token: &str) -> Option<Caller> {
         let mut parts = token.splitn(3, '_');
         let (prefix, id, secret) = (parts.next()?, parts.next()?, parts.next()?);
@@ -181,7 +182,8 @@ pub fn create(
     Ok((record, format!("{PREFIX}_{id}_{secret}")))
 }
 
-/// Takes a key out of the file. The file stays, even when it has no keys any more: an empty file lets nobody in.
+/// Takes a key out of the file. The file stays, even when it has no keys any more: an empty file lets nobody
+/// in.
 ///
 /// # Errors
 /// When there is no such key, or the file cannot be read or written.

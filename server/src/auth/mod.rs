@@ -1,7 +1,8 @@
 //! Who asks, and what may they do? Keys, the tenants they are bound to, and the access they give.
 //!
-//! A request becomes a [`Caller`] once, before it is queued or converted; services ask the caller, never the request,
-//! whose rows they may touch. Nothing in a request can widen a caller. Not for transport security (`serve::tls`).
+//! A request becomes a [`Caller`] once, before it is queued or converted; services ask the caller, never the
+//! request, whose rows they may touch. Nothing in a request can widen a caller. Not for transport security
+//! (`serve::tls`).
 //!
 //! Cost: one hash-map look-up and one SHA-256 of 64 bytes a request, no lock held across it.
 
@@ -152,7 +153,8 @@ impl Caller {
     /// The tenant that a request means by `requested`; see the head of `rows.proto`.
     ///
     /// # Errors
-    /// PERMISSION_DENIED when the key is not bound to that tenant. The message does not tell whether the tenant exists.
+    /// PERMISSION_DENIED when the key is not bound to that tenant. The message does not tell whether the
+    /// tenant exists.
     pub fn tenant(&self, requested: String) -> Result<String, Status> {
         match &self.0.tenants {
             Tenants::All => Ok(requested),

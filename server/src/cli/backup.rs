@@ -5,8 +5,9 @@ use serde_json::json;
 use super::target::{Target, TargetArgs};
 use super::{CliError, Common, output};
 
-/// Copies everything acknowledged, consistently, into a new folder. Of a data folder: into the folder you name. Of a
-/// server: into a folder of that name under the server's `backup_dir`, on its machine, while it goes on serving.
+/// Copies everything acknowledged, consistently, into a new folder. Of a data folder: into the folder you
+/// name. Of a server: into a folder of that name under the server's `backup_dir`, on its machine, while it
+/// goes on serving.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -1,5 +1,6 @@
-//! `spandrel demo`: the whole engine on real text in a few seconds. A temporary folder, a server in it, a real corpus
-//! through the upsert stream, real questions through gRPC, recall against exact search, and nothing left behind.
+//! `spandrel demo`: the whole engine on real text in a few seconds. A temporary folder, a server in it, a
+//! real corpus through the upsert stream, real questions through gRPC, recall against exact search, and
+//! nothing left behind.
 
 mod corpus;
 mod show;
@@ -31,8 +32,9 @@ const RECALL_K: usize = 10;
 /// Tokens of the context that the demo packs.
 const BUDGET_TOKENS: usize = 300;
 
-/// Imports 2,067 real paragraphs of 48 articles (a tenant each) into a temporary folder, starts the server, asks it real
-/// questions through gRPC, and compares with exact search. Nothing is left behind unless --data is given.
+/// Imports 2,067 real paragraphs of 48 articles (a tenant each) into a temporary folder, starts the server,
+/// asks it real questions through gRPC, and compares with exact search. Nothing is left behind unless --data
+/// is given.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

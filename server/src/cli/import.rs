@@ -1,7 +1,8 @@
 //! `spandrel import`: a file becomes rows of a collection, here or on a server.
 //!
-//! One thread reads and parses, another writes; two batches at most lie between them. Rows of one key within a batch are
-//! told apart by ending the batch, so that the later one replaces the earlier, as it would if they were further apart.
+//! One thread reads and parses, another writes; two batches at most lie between them. Rows of one key within
+//! a batch are told apart by ending the batch, so that the later one replaces the earlier, as it would if
+//! they were further apart.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -22,8 +23,9 @@ use super::{CliError, Common, collection, output};
 /// Batches between the reader and the writer.
 const BATCHES_QUEUED_MAX: usize = 2;
 
-/// Reads a file into a collection. Formats by extension: jsonl, parquet, npy, fvecs, bvecs, fbin, u8bin, i8bin, each also
-/// with .zst. Rows replace those of the same key, so an import that was interrupted is simply run again.
+/// Reads a file into a collection. Formats by extension: jsonl, parquet, npy, fvecs, bvecs, fbin, u8bin,
+/// i8bin, each also with .zst. Rows replace those of the same key, so an import that was interrupted is
+/// simply run again.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

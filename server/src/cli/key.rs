@@ -1,4 +1,5 @@
-//! `spandrel key create|list|revoke`: works on the keys file, which a running server reads again within a second.
+//! `spandrel key create|list|revoke`: works on the keys file, which a running server reads again within a
+//! second.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -43,7 +44,8 @@ pub(super) struct CreateArgs {
     /// What to call it in lists
     #[arg(long, default_value = "", hide_default_value = true)]
     name: String,
-    /// read: search and fetch; write: also upsert and delete; admin: also drop, and with all tenants everything
+    /// read: search and fetch; write: also upsert and delete; admin: also drop, and with all tenants
+    /// everything
     #[arg(long, value_enum)]
     access: Access,
     /// Tenant it is bound to (repeatable), or '*' for all

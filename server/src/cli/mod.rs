@@ -1,8 +1,8 @@
 //! The program `spandrel`: one file a command; what they share is here, in `target`, `query` and `output`.
 //!
-//! Results go to standard output, for people or with `--json` as one JSON document; everything else goes to standard
-//! error. Exit codes: 0 done, 1 failed, 2 the command or its input is wrong, 3 not found, 4 not allowed (key), 5 try
-//! again later (unavailable, busy, out of time).
+//! Results go to standard output, for people or with `--json` as one JSON document; everything else goes to
+//! standard error. Exit codes: 0 done, 1 failed, 2 the command or its input is wrong, 3 not found, 4 not
+//! allowed (key), 5 try again later (unavailable, busy, out of time).
 
 mod backup;
 mod collection;
@@ -28,7 +28,8 @@ use tonic::{Code, Status};
 
 use crate::config::{Config, ConfigError, Sources};
 
-/// Vector retrieval and RAG database: rows with text, vectors and payload, for many tenants, on your own disk.
+/// Vector retrieval and RAG database: rows with text, vectors and payload, for many tenants, on your own
+/// disk.
 #[derive(Parser)]
 #[command(name = "spandrel", version, propagate_version = true, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {

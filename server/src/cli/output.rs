@@ -33,7 +33,8 @@ pub(super) fn width() -> usize {
     columns.filter(|columns| *columns >= 40).unwrap_or(WIDTH_DEFAULT)
 }
 
-/// Lines of cells under their heads, columns as wide as their widest cell. Cells that are all numbers go to the right.
+/// Lines of cells under their heads, columns as wide as their widest cell. Cells that are all numbers go to
+/// the right.
 pub(super) fn table(heads: &[&str], lines: &[Vec<String>]) -> String {
     let columns = heads.len();
     let cell = |line: &[String], at: usize| line.get(at).cloned().unwrap_or_default();

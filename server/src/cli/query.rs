@@ -1,4 +1,5 @@
-//! The question of `search` and `retrieve`: routes, filter and fields from flags, or a whole request from a file.
+//! The question of `search` and `retrieve`: routes, filter and fields from flags, or a whole request from a
+//! file.
 
 use std::io::Read;
 use std::time::Duration;

@@ -9,7 +9,8 @@ use super::query::QueryArgs;
 use super::target::TargetArgs;
 use super::{CliError, Common, output};
 
-/// Finds the best chunks and packs them, whole and in rank order, into a token budget: the context for a language model.
+/// Finds the best chunks and packs them, whole and in rank order, into a token budget: the context for a
+/// language model.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -14,8 +14,8 @@ use crate::telemetry::start_logging;
 /// Exit code when a second signal ends the process at once.
 const ABORTED: i32 = 130;
 
-/// Serves a data folder through gRPC, with metrics over HTTP. Every setting can also be given as --set KEY=VALUE, as an
-/// environment variable SPANDREL_..., or in a TOML file; docs/configuration.md lists them.
+/// Serves a data folder through gRPC, with metrics over HTTP. Every setting can also be given as --set
+/// KEY=VALUE, as an environment variable SPANDREL_..., or in a TOML file; docs/configuration.md lists them.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -44,8 +44,8 @@ pub(super) enum Target {
 }
 
 impl TargetArgs {
-    /// Opens or connects. A folder that is not there is made only where `make_folder` says so: a search in a folder
-    /// that is spelled wrong is an error.
+    /// Opens or connects. A folder that is not there is made only where `make_folder` says so: a search in a
+    /// folder that is spelled wrong is an error.
     pub(super) fn open(&self, common: &Common, make_folder: bool) -> Result<Target, CliError> {
         let url = match (&self.data, &self.url) {
             (Some(_), Some(_)) => return Err(CliError::usage("give --data or --url, not both")),

@@ -1,5 +1,5 @@
-//! Every key of the configuration: name, kind, default, meaning. `docs/configuration.md` shows this list and a test holds
-//! the two, and the Rust types, together.
+//! Every key of the configuration: name, kind, default, meaning. `docs/configuration.md` shows this list and
+//! a test holds the two, and the Rust types, together.
 
 /// One key.
 pub struct Key {
@@ -45,8 +45,8 @@ impl Kind {
     /// Says that something is not wanted.
     pub const OFF: &'static str = "off";
 
-    /// The value in the form that the types take. Text, which is all that flags and variables have, stands for the
-    /// other kinds, too.
+    /// The value in the form that the types take. Text, which is all that flags and variables have, stands
+    /// for the other kinds, too.
     ///
     /// # Errors
     /// What was found and what is wanted.

@@ -1,8 +1,10 @@
-//! How is the server told what to do? Flags, then environment, then a TOML file, then defaults; the first that speaks wins.
+//! How is the server told what to do? Flags, then environment, then a TOML file, then defaults; the first
+//! that speaks wins.
 //!
-//! Every key has one name: `limits.k_max` in the file and in `--set limits.k_max=100`, `SPANDREL_LIMITS_K_MAX` in the
-//! environment. [`keys::KEYS`] lists them all with what they mean; a key outside that list is an error which names the
-//! nearest one. Values are checked where they are read, so that a message names the flag, variable or file to change.
+//! Every key has one name: `limits.k_max` in the file and in `--set limits.k_max=100`,
+//! `SPANDREL_LIMITS_K_MAX` in the environment. [`keys::KEYS`] lists them all with what they mean; a key
+//! outside that list is an error which names the nearest one. Values are checked where they are read, so that
+//! a message names the flag, variable or file to change.
 
 pub mod keys;
 
@@ -91,7 +93,8 @@ pub struct Tls {
     pub cert: Option<PathBuf>,
     /// PEM file with its private key.
     pub key: Option<PathBuf>,
-    /// PEM file with the authorities that client certificates must come from; none: clients show no certificate.
+    /// PEM file with the authorities that client certificates must come from; none: clients show no
+    /// certificate.
     pub client_ca: Option<PathBuf>,
 }
 
@@ -252,8 +255,8 @@ impl Config {
     }
 }
 
-/// Kubernetes puts `SPANDREL_SERVICE_HOST`, `SPANDREL_PORT_7780_TCP_ADDR` and the like into the environment of every pod
-/// beside a service called spandrel.
+/// Kubernetes puts `SPANDREL_SERVICE_HOST`, `SPANDREL_PORT_7780_TCP_ADDR` and the like into the environment
+/// of every pod beside a service called spandrel.
 fn is_service_link(name: &str) -> bool {
     let rest = name.strip_prefix(ENV_PREFIX).unwrap_or_default();
     rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_")
@@ -318,7 +321,8 @@ fn assemble(settings: Settings) -> Result<Config, ConfigError> {
             }
         }
     }
-    // Each value has passed its own check; what is left to go wrong is a disagreement between KEYS and Config.
+    // Each value has passed its own check; what is left to go wrong is a disagreement between KEYS and
+    // Config.
     root.try_into().map_err(|error: toml::de::Error| ConfigError::new(sources.join(", "), error.to_string()))
 }
 

@@ -1,5 +1,6 @@
-//! Filters between wire and engine. Depth and size are bounded here too, before a tree is built: the engine's own
-//! limits, checked while the wire's tree is walked, so that no request makes us build more than it may use.
+//! Filters between wire and engine. Depth and size are bounded here too, before a tree is built: the engine's
+//! own limits, checked while the wire's tree is walked, so that no request makes us build more than it may
+//! use.
 
 use spandrel::request::{FILTER_DEPTH_MAX, FILTER_TERMS_MAX};
 use spandrel::{Filter, Value};

@@ -1,9 +1,9 @@
 //! Where the wire's words and the engine's words meet, and nowhere else.
 //!
-//! `*_from_wire` reads what a peer sent: nothing is trusted, everything wrong is told with the path of the field.
-//! `*_to_wire` cannot fail. Servers read requests and write responses, clients the other way round, so both directions
-//! of everything are here, and a round trip is a test. What needs the schema (dimensions, kinds, names, limits of the
-//! engine) is left to the engine, which checks it for embedded callers as well.
+//! `*_from_wire` reads what a peer sent: nothing is trusted, everything wrong is told with the path of the
+//! field. `*_to_wire` cannot fail. Servers read requests and write responses, clients the other way round, so
+//! both directions of everything are here, and a round trip is a test. What needs the schema (dimensions,
+//! kinds, names, limits of the engine) is left to the engine, which checks it for embedded callers as well.
 //!
 //! Cost: one pass over the message; a dense vector sent as `f32_le` is copied once.
 
@@ -17,7 +17,8 @@ use std::fmt;
 
 use tonic::Status;
 
-/// A part of a message that cannot be: its path, for example `rows[3].fields["embedding"].dense`, and what is wrong.
+/// A part of a message that cannot be: its path, for example `rows[3].fields["embedding"].dense`, and what is
+/// wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
     path: String,
@@ -71,7 +72,8 @@ fn size(value: u32) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
-/// A count as the wire has it; more than the wire can say cannot come from a response that was within the limits.
+/// A count as the wire has it; more than the wire can say cannot come from a response that was within the
+/// limits.
 fn count(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }

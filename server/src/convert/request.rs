@@ -101,7 +101,8 @@ fn fusion_to_wire(fusion: Fusion) -> pb::Fusion {
     pb::Fusion { method: Some(method) }
 }
 
-/// A search. Its collection is the service's concern; `k` and the other numbers are checked against the limits there.
+/// A search. Its collection is the service's concern; `k` and the other numbers are checked against the
+/// limits there.
 pub fn search_from_wire(request: pb::SearchRequest) -> Result<SearchRequest> {
     let one = |(at, route)| route_from_wire(route).map_err(|error| error.within(format!("routes[{at}]")));
     let routes = request.routes.into_iter().enumerate().map(one).collect::<Result<Vec<_>>>()?;

@@ -1,10 +1,11 @@
 //! The upsert stream: many batches, written in order, with the client never far ahead of the disk.
 //!
-//! While one batch is written the next message is read and decoded; a third is not asked for, so HTTP/2 flow control
-//! holds the client back. At most two messages of a stream are in memory, `limits.streams_max` streams at a time.
-//! A batch waits for the write pool like every other call, but patiently: a full queue slows a stream, it does not end
-//! it. Between two batches the stream ends with UNAVAILABLE when the server shuts down; what was acknowledged to the
-//! engine until then is told in the trailing metadata, as with every other failure.
+//! While one batch is written the next message is read and decoded; a third is not asked for, so HTTP/2 flow
+//! control holds the client back. At most two messages of a stream are in memory, `limits.streams_max`
+//! streams at a time. A batch waits for the write pool like every other call, but patiently: a full queue
+//! slows a stream, it does not end it. Between two batches the stream ends with UNAVAILABLE when the server
+//! shuts down; what was acknowledged to the engine until then is told in the trailing metadata, as with every
+//! other failure.
 
 use std::pin::Pin;
 use std::sync::Arc;

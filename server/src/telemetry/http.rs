@@ -1,5 +1,5 @@
-//! Metrics and health over plain HTTP, for Prometheus and for probes: `/metrics` and `/healthz`, nothing else, no
-//! authentication. A scrape asks the engine for its statistics on the administration pool.
+//! Metrics and health over plain HTTP, for Prometheus and for probes: `/metrics` and `/healthz`, nothing
+//! else, no authentication. A scrape asks the engine for its statistics on the administration pool.
 
 use std::sync::Arc;
 use std::time::Duration;

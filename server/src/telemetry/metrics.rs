@@ -1,5 +1,5 @@
-//! The numbers that `/metrics` shows, in the text format of OpenMetrics. No label ever holds a tenant, a key or anything
-//! else that a client chooses, except the names of collections, which only administrators make.
+//! The numbers that `/metrics` shows, in the text format of OpenMetrics. No label ever holds a tenant, a key
+//! or anything else that a client chooses, except the names of collections, which only administrators make.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -18,7 +18,8 @@ use tonic::Code;
 const LATENCY_BOUNDS_S: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0, 60.0];
 
-/// Methods by the last two parts of their path; others are counted as `unknown`, so that a client cannot make labels.
+/// Methods by the last two parts of their path; others are counted as `unknown`, so that a client cannot make
+/// labels.
 const METHODS: [&str; 19] = [
     "CollectionService/Create",
     "CollectionService/Get",

@@ -1,7 +1,7 @@
 //! The corpus that is part of the program: SQuAD 1.1 paragraphs and questions with their embeddings.
 //!
-//! `server/demo/README.md` names its source and licence. The bytes are written to a folder and read by the same importers
-//! that read a user's files.
+//! `server/demo/README.md` names its source and licence. The bytes are written to a folder and read by the
+//! same importers that read a user's files.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -76,7 +76,8 @@ impl Corpus {
         after.find(|other| other.tenant != question.tenant).unwrap_or(&self.questions[0])
     }
 
-    /// The first question of the same article, from this one on, that is not answered by its first paragraphs.
+    /// The first question of the same article, from this one on, that is not answered by its first
+    /// paragraphs.
     pub(super) fn later_in_its_article<'a>(&'a self, question: &'a Question) -> &'a Question {
         let same = |other: &&Question| other.tenant == question.tenant && self.paragraph_of(other) >= 5;
         self.questions.iter().find(same).unwrap_or(question)
