@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 use http_body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::body::Body;
-use tonic::codegen::http::{HeaderMap, Request, Response, header::AUTHORIZATION};
+use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response, header::AUTHORIZATION};
 use tonic::codegen::{Body as HttpBody, Bytes, Service};
 use tonic::{Code, Status};
 
 use crate::auth::Caller;
 use crate::auth::keyring::Keyring;
+use crate::phase::{Phase, Phases};
 use crate::pool::Deadline;
 use crate::status;
 use crate::telemetry::metrics::{Metrics, code_label, method_label};
@@ -35,7 +36,7 @@ const OPEN_PATHS: [&str; 3] = [
 /// The part of a client's timeout, at most [`MARGIN_MAX`], that is kept for the answer's way back, so that
 /// the client sees our DEADLINE_EXCEEDED and not only its own clock.
 const MARGIN_PARTS: u32 = 10;
-const MARGIN_MAX: Duration = Duration::from_millis(5);
+const MARGIN_MAX: Duration = Duration::from_millis(20);
 
 /// What a service knows of the call besides its message.
 #[derive(Clone, Debug)]
@@ -44,6 +45,26 @@ pub struct Call {
     pub caller: Caller,
     /// Until when the answer is wanted.
     pub deadline: Deadline,
+    credentials: Credentials,
+}
+
+/// What the caller was told from, so that a long call can ask again.
+#[derive(Clone)]
+struct Credentials {
+    keyring: Arc<Keyring>,
+    header: Option<HeaderValue>,
+}
+
+impl Credentials {
+    fn caller(&self) -> Result<Caller, Status> {
+        self.keyring.authenticate(self.header.as_ref().map(|value| value.as_bytes()))
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials")
+    }
 }
 
 impl Call {
@@ -58,36 +79,65 @@ impl Call {
             .cloned()
             .ok_or_else(|| Status::internal("request without a caller"))
     }
+
+    /// Who asks by the keys that are in force now.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED when the key has been revoked since the call began.
+    pub fn caller_now(&self) -> Result<Caller, Status> {
+        self.credentials.caller()
+    }
 }
 
 /// What all calls share.
 pub struct Shared {
     keyring: Arc<Keyring>,
     metrics: Arc<Metrics>,
+    phases: Phases,
     requests: Arc<Semaphore>,
     requests_max: usize,
 }
 
 impl Shared {
-    /// At most `requests_max` requests at a time.
-    pub fn new(keyring: Arc<Keyring>, metrics: Arc<Metrics>, requests_max: usize) -> Arc<Self> {
+    /// At most `requests_max` requests at a time, none from [`Phase::Stopping`] on.
+    pub fn new(
+        keyring: Arc<Keyring>,
+        metrics: Arc<Metrics>,
+        phases: Phases,
+        requests_max: usize,
+    ) -> Arc<Self> {
         let requests = Arc::new(Semaphore::new(requests_max));
-        Arc::new(Self { keyring, metrics, requests, requests_max })
+        Arc::new(Self { keyring, metrics, phases, requests, requests_max })
+    }
+
+    /// Waits until no request is in progress.
+    pub async fn all_ended(&self) {
+        let all = u32::try_from(self.requests_max).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        let _ = self.requests.acquire_many(all).await;
     }
 
     /// Lets a request in, or says why not.
     fn admit(&self, headers: &HeaderMap) -> Result<(Call, OwnedSemaphorePermit), Status> {
-        let caller = self.keyring.authenticate(headers.get(AUTHORIZATION).map(|value| value.as_bytes()))?;
+        if self.phases.has_reached(Phase::Stopping) {
+            return Err(Status::unavailable("the server is shutting down"));
+        }
+        let credentials =
+            Credentials { keyring: Arc::clone(&self.keyring), header: headers.get(AUTHORIZATION).cloned() };
+        let caller = credentials.caller()?;
         let deadline = timeout_of(headers)?.map_or(Deadline::NONE, |timeout| {
             Deadline::after(timeout.saturating_sub(MARGIN_MAX.min(timeout / MARGIN_PARTS)))
         });
+        if deadline.has_passed() {
+            return Err(Status::deadline_exceeded("the deadline passed before the request was started"));
+        }
         let permit = Arc::clone(&self.requests).try_acquire_owned().map_err(|_| {
             let most = self.requests_max;
             Status::resource_exhausted(format!(
                 "{most} requests are in progress (limits.requests_max); retry later"
             ))
         })?;
-        Ok((Call { caller, deadline }, permit))
+        Ok((Call { caller, deadline, credentials }, permit))
     }
 }
 
@@ -172,13 +222,25 @@ where
         record.deadline = call.deadline;
         request.extensions_mut().insert(call);
         let answer = Caught(Box::pin(self.inner.call(request)));
+        let mut phases = self.shared.phases.clone();
         Box::pin(async move {
-            let response = match answer.await {
-                Ok(Ok(response)) => response,
-                Ok(Err(never)) => match never {},
-                Err(panic) => {
-                    record.shared.metrics.panicked();
-                    status::panicked(&*panic).into_http()
+            let response = tokio::select! {
+                // A service that is ready at its deadline knows more than we do: how far it came.
+                biased;
+                answer = answer => match answer {
+                    Ok(Ok(response)) => response,
+                    Ok(Err(never)) => match never {},
+                    Err(panic) => {
+                        record.shared.metrics.panicked();
+                        status::panicked(&*panic).into_http()
+                    }
+                },
+                () = record.deadline.passed() => {
+                    Status::deadline_exceeded("the deadline passed before there was an answer").into_http()
+                }
+                () = phases.reached(Phase::Ended) => {
+                    Status::unavailable("the server has shut down; whether this was done is not known")
+                        .into_http()
                 }
             };
             Ok(record.observe(response))

@@ -17,7 +17,7 @@ use spandrel_proto::v1::row_service_client::RowServiceClient;
 use spandrel_proto::v1::search_service_client::SearchServiceClient;
 use tokio::runtime::Runtime;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
 use crate::convert::{request, response, row, schema};
@@ -45,8 +45,11 @@ pub struct ClientSettings {
     pub url: String,
     /// The API key.
     pub api_key: Option<String>,
-    /// PEM text of the authorities that an `https` server's certificate must come from.
+    /// PEM text of the authorities that an `https` server's certificate must come from; none: those that
+    /// browsers trust (Mozilla's list, part of this program).
     pub authorities: Option<Vec<u8>>,
+    /// PEM texts of the certificate chain and private key that the client shows; none: it shows none.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 fn invalid(what: impl std::fmt::Display) -> Status {
@@ -69,11 +72,17 @@ impl Client {
             .map_err(|error| invalid(format!("--url '{url}': {error}; it looks like http://127.0.0.1:7780")))?
             .connect_timeout(CONNECT_TIMEOUT);
         if url.starts_with("https:") {
-            let authorities = settings.authorities.as_ref().ok_or_else(|| {
-                invalid("an https server needs --ca-cert FILE, the PEM file its certificate is signed by")
-            })?;
-            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authorities));
-            endpoint = endpoint.tls_config(tls).map_err(|error| invalid(format!("--ca-cert: {error}")))?;
+            let mut tls = match &settings.authorities {
+                Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+                None => ClientTlsConfig::new().with_webpki_roots(),
+            };
+            if let Some((cert, key)) = &settings.identity {
+                tls = tls.identity(Identity::from_pem(cert, key));
+            }
+            let failed = |error| invalid(format!("certificates: {}", crate::status::chain(&error)));
+            endpoint = endpoint.tls_config(tls).map_err(failed)?;
+        } else if settings.authorities.is_some() || settings.identity.is_some() {
+            return Err(invalid(format!("certificates are for https servers, the server is {url}")));
         }
         let bearer = match &settings.api_key {
             None => None,
@@ -281,12 +290,19 @@ mod tests {
     fn settings_that_cannot_be_are_told() {
         let connect = |url: &str, api_key: Option<&str>| {
             let api_key = api_key.map(str::to_owned);
-            Client::connect(&ClientSettings { url: url.to_owned(), api_key, authorities: None })
-                .err()
-                .unwrap()
+            let settings = ClientSettings { url: url.to_owned(), api_key, ..ClientSettings::default() };
+            Client::connect(&settings).err().unwrap()
         };
         assert!(connect("not a url", None).message().contains("--url"));
-        assert!(connect("https://127.0.0.1:1", None).message().contains("--ca-cert"));
+        assert_eq!(connect("https://127.0.0.1:1", None).code(), tonic::Code::Unavailable);
+        let nonsense = ClientSettings {
+            url: "https://127.0.0.1:1".to_owned(),
+            identity: Some((b"x".to_vec(), b"y".to_vec())),
+            ..ClientSettings::default()
+        };
+        assert!(Client::connect(&nonsense).err().unwrap().message().contains("certificates"));
+        let plain = ClientSettings { url: "http://127.0.0.1:1".to_owned(), ..nonsense };
+        assert!(Client::connect(&plain).err().unwrap().message().contains("https"));
         assert!(connect("http://127.0.0.1:1", Some("sp\nd")).message().contains("API key"));
         let refused = connect("http://127.0.0.1:1", None);
         assert_eq!(refused.code(), tonic::Code::Unavailable);

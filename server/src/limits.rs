@@ -6,6 +6,8 @@ use tonic::Status;
 
 /// Largest dimension that the engine keeps.
 const DIM_MAX: u32 = 16_384;
+/// Largest budget that the engine packs.
+const BUDGET_TOKENS_MAX: usize = 1 << 20;
 
 /// Bounds on requests, section `limits` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +29,14 @@ pub struct Limits {
     pub requests_max: usize,
     /// Upsert streams of all clients at a time.
     pub streams_max: usize,
+    /// Connections of all clients at a time.
+    pub connections_max: usize,
     /// Requests of one connection in progress at a time.
     pub connection_requests_max: u32,
+    /// Time of a connection's handshake, TLS included; milliseconds.
+    pub handshake_timeout_ms: u64,
+    /// Time between two messages of an upsert stream; milliseconds.
+    pub stream_idle_timeout_ms: u64,
     /// Time a search or fetch may take, where the client asks for no shorter one; milliseconds.
     pub read_timeout_ms: u64,
 }
@@ -44,7 +52,11 @@ impl Default for Limits {
             budget_tokens_max: 1_000_000,
             requests_max: 1_024,
             streams_max: 64,
+            // Half of the 1,024 files that a process may usually have open; the engine needs some, too.
+            connections_max: 512,
             connection_requests_max: 256,
+            handshake_timeout_ms: 10_000,
+            stream_idle_timeout_ms: 300_000,
             read_timeout_ms: 60_000,
         }
     }
@@ -63,10 +75,13 @@ impl Limits {
             ("search_batch_max", whole(self.search_batch_max), 1, whole(BATCH_MAX)),
             ("k_max", whole(self.k_max), 1, whole(K_MAX)),
             ("dim_max", u64::from(self.dim_max), 1, u64::from(DIM_MAX)),
-            ("budget_tokens_max", whole(self.budget_tokens_max), 1, u64::from(u32::MAX)),
+            ("budget_tokens_max", whole(self.budget_tokens_max), 1, whole(BUDGET_TOKENS_MAX)),
             ("requests_max", whole(self.requests_max), 1, 1 << 20),
             ("streams_max", whole(self.streams_max), 1, 1 << 16),
+            ("connections_max", whole(self.connections_max), 1, 1 << 20),
             ("connection_requests_max", u64::from(self.connection_requests_max), 1, 1 << 20),
+            ("handshake_timeout_ms", self.handshake_timeout_ms, 1, 86_400_000),
+            ("stream_idle_timeout_ms", self.stream_idle_timeout_ms, 1, 86_400_000),
             ("read_timeout_ms", self.read_timeout_ms, 1, 86_400_000),
         ];
         for (name, value, low, high) in ranges {
@@ -201,6 +216,12 @@ mod tests {
         assert!(wrong.check().unwrap_err().contains("limits.k_max"));
         let wrong = Limits { message_bytes_max: 0, ..Limits::default() };
         assert!(wrong.check().unwrap_err().contains("limits.message_bytes_max"));
+        let most = Limits { budget_tokens_max: BUDGET_TOKENS_MAX, ..Limits::default() };
+        most.check().unwrap();
+        let wrong = Limits { budget_tokens_max: BUDGET_TOKENS_MAX + 1, ..Limits::default() };
+        assert!(
+            wrong.check().unwrap_err().contains("limits.budget_tokens_max is 1048577, outside 1..=1048576")
+        );
     }
 
     #[test]

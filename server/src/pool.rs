@@ -7,14 +7,16 @@
 //! interrupted: its client is answered at the deadline, its thread is counted until it returns. Panics become
 //! INTERNAL.
 //!
-//! Reads, writes and administration have a pool each, so that writers that wait for a disk or for the
-//! maintainer do not hold up searches. Order is first come, first served. Cost: two semaphores and one thread
+//! Reads, writes, administration, upkeep (flush and backup, which take minutes) and statistics have a pool each,
+//! so that writers that wait for a disk or for the maintainer do not hold up searches, and nobody waits behind
+//! a backup but the next one. Order is first come, first served. Cost: two semaphores and one thread
 //! hand-off, about 10 us.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
@@ -52,7 +54,7 @@ impl Deadline {
     }
 
     /// Waits for it; for ever where there is none.
-    async fn passed(self) {
+    pub async fn passed(self) {
         match self.0 {
             Some(at) => tokio::time::sleep_until(at.into()).await,
             None => std::future::pending().await,
@@ -68,11 +70,13 @@ pub struct Pool {
     queue_max: usize,
     running: Arc<Semaphore>,
     queue: Arc<Semaphore>,
+    panics: Counter,
 }
 
 impl Pool {
-    /// A pool that runs `threads` calls at once (at least 1) and lets `queue_max` wait.
-    pub fn new(name: &'static str, threads: usize, queue_max: usize) -> Self {
+    /// A pool that runs `threads` calls at once (at least 1), lets `queue_max` wait, and counts calls that panic
+    /// in `panics`.
+    pub fn new(name: &'static str, threads: usize, queue_max: usize, panics: Counter) -> Self {
         let threads = threads.clamp(1, Semaphore::MAX_PERMITS);
         let queue_max = queue_max.min(Semaphore::MAX_PERMITS - threads);
         Self {
@@ -82,6 +86,7 @@ impl Pool {
             running: Arc::new(Semaphore::new(threads)),
             // Who runs has left the queue, but enters through it: room for both.
             queue: Arc::new(Semaphore::new(queue_max + threads)),
+            panics,
         }
     }
 
@@ -139,10 +144,13 @@ impl Pool {
             () = deadline.passed() => return Err(expired("while the request waited for a thread")),
         };
         let running = running.map_err(|_| Status::unavailable("the server is shutting down"))?;
+        let panics = self.panics.clone();
         let handle = tokio::task::spawn_blocking(move || {
             let _held = (running, place);
-            std::panic::catch_unwind(AssertUnwindSafe(work))
-                .unwrap_or_else(|panic| Err(status::panicked(&*panic)))
+            std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+                panics.inc();
+                Err(status::panicked(&*panic))
+            })
         });
         tokio::select! {
             result = handle => result.unwrap_or_else(|error| Err(status::internal(&error))),
@@ -183,14 +191,18 @@ pub struct Pools {
     pub read: Pool,
     /// Upserts and deletes.
     pub write: Pool,
-    /// Collections made and dropped, flush, statistics, backup.
+    /// Collections made and dropped.
     pub admin: Pool,
+    /// Flush and backup.
+    pub upkeep: Pool,
+    /// Statistics, for administrators and for scrapes.
+    pub stats: Pool,
 }
 
 impl Pools {
     /// All of them.
-    pub fn all(&self) -> [&Pool; 3] {
-        [&self.read, &self.write, &self.admin]
+    pub fn all(&self) -> [&Pool; 5] {
+        [&self.read, &self.write, &self.admin, &self.upkeep, &self.stats]
     }
 }
 
@@ -199,6 +211,10 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tonic::Code;
+
+    fn pool(name: &'static str, threads: usize, queue_max: usize) -> Pool {
+        Pool::new(name, threads, queue_max, Counter::default())
+    }
 
     /// A call that runs until the sender is dropped, and says when it has started.
     async fn occupy(pool: &Pool) -> std::sync::mpsc::Sender<()> {
@@ -219,7 +235,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_refuses_and_names_the_setting() {
-        let pool = Pool::new("read", 1, 1);
+        let pool = pool("read", 1, 1);
         let release = occupy(&pool).await;
         let waiting = tokio::spawn({
             let pool = pool.clone();
@@ -238,7 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn expired_and_cancelled_calls_never_start() {
-        let pool = Pool::new("read", 1, 8);
+        let pool = pool("read", 1, 8);
         let release = occupy(&pool).await;
         let started = Arc::new(AtomicUsize::new(0));
         let count = |started: &Arc<AtomicUsize>| {
@@ -263,7 +279,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_running_call_is_answered_at_the_deadline_and_counted_until_it_ends() {
-        let pool = Pool::new("read", 1, 8);
+        let pool = pool("read", 1, 8);
         let (release, wait) = std::sync::mpsc::channel::<()>();
         let slow = pool.run(Deadline::after(Duration::from_millis(5)), move || {
             let _ = wait.recv();
@@ -279,17 +295,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_internal_error_and_the_pool_lives() {
-        let pool = Pool::new("read", 1, 0);
+        let pool = pool("read", 1, 0);
         let result: Result<(), _> = pool.run(Deadline::NONE, || panic!("row 7 is odd")).await;
         let status = result.unwrap_err();
         assert_eq!(status.code(), Code::Internal);
         assert!(!status.message().contains("row 7"), "details stay in the log: {status}");
         assert_eq!(pool.run(Deadline::NONE, || Ok(1)).await.unwrap(), 1);
+        assert_eq!(pool.panics.get(), 1);
     }
 
     #[tokio::test]
     async fn patience_waits_for_room() {
-        let pool = Pool::new("write", 1, 0);
+        let pool = pool("write", 1, 0);
         let release = occupy(&pool).await;
         assert!(pool.run(Deadline::NONE, || Ok(())).await.is_err());
         let patient = tokio::spawn({

@@ -1,9 +1,9 @@
 //! A running server: addresses bound, services wired, and an end that loses nothing.
 //!
-//! Shutting down, in order: health says NOT_SERVING and `/healthz` 503; no connection is accepted and clients
-//! are told to go elsewhere; upsert streams end between two batches; requests in progress finish, for as long
-//! as `shutdown_grace_ms`; then the connections that are left are dropped, running engine calls return, and
-//! the database is closed.
+//! Shutting down, in order (`phase`): health says NOT_SERVING and `/healthz` 503; no connection is accepted and
+//! clients are told to go elsewhere; upsert streams end between two batches; requests in progress finish, all
+//! within `shutdown_grace_ms`; what is left then is answered UNAVAILABLE, watches of health end, connections
+//! are dropped, and the database is closed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,9 +14,10 @@ use spandrel::rag::openai::OpenAiEmbedder;
 use spandrel_proto::v1;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, timeout_at};
+use tokio_stream::Stream;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -25,6 +26,9 @@ use crate::auth::keyring::Keyring;
 use crate::auth::keys::KeysError;
 use crate::call::{CallLayer, Shared};
 use crate::config::{Config, Tls};
+use crate::connection::{self, Connection};
+use crate::limits::Limits;
+use crate::phase::{self, Lead, Phase, Phases};
 use crate::pool::{Pool, Pools};
 use crate::service::Backend;
 use crate::service::admin::Admin;
@@ -39,10 +43,14 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Largest block of request headers.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
-/// A peer that does not answer a ping for this long is gone.
+/// A peer that is silent for this long is asked whether it is there.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// Calls that administration runs at once.
+/// A peer that does not answer within this time is gone.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Calls that administration, upkeep and statistics run at once, each.
 const ADMIN_THREADS: usize = 2;
+/// Time that answers which are ready get to reach their clients, when the grace time is over.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Why a server did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -94,9 +102,10 @@ pub struct Server {
     metrics_address: Option<SocketAddr>,
     database: Database,
     pools: Pools,
+    shared: Arc<Shared>,
     health: HealthReporter,
     grace: Duration,
-    stop: watch::Sender<bool>,
+    lead: Lead,
     stopped: watch::Sender<()>,
     grpc: JoinHandle<Result<(), tonic::transport::Error>>,
     tasks: Vec<JoinHandle<()>>,
@@ -123,9 +132,9 @@ pub async fn start(database: Database, config: &Config) -> Result<Server, ServeE
         None => None,
     };
     let metrics = Arc::new(Metrics::new());
-    let (stop, stopping) = watch::channel(false);
+    let (lead, phases) = phase::start();
     let (stopped, is_stopped) = watch::channel(());
-    let pools = pools_of(config);
+    let pools = pools_of(config, &metrics);
     let backend = Arc::new(Backend {
         database: database.clone(),
         pools: pools.clone(),
@@ -133,32 +142,40 @@ pub async fn start(database: Database, config: &Config) -> Result<Server, ServeE
         metrics: Arc::clone(&metrics),
         backup_folder: config.backup_folder(),
         streams: Arc::new(Semaphore::new(config.limits.streams_max)),
-        stopping: stopping.clone(),
+        phases: phases.clone(),
     });
     let health = HealthReporter::new();
-    let shared = Shared::new(Arc::clone(&keyring), Arc::clone(&metrics), config.limits.requests_max);
+    let shared =
+        Shared::new(Arc::clone(&keyring), Arc::clone(&metrics), phases.clone(), config.limits.requests_max);
+    let incoming = connection::incoming(listener, &config.limits, &phases, &metrics);
     let routes = routes(&backend, &health, config).await?;
     let mut tasks = vec![tokio::spawn(keyring.watch())];
     let metrics_address = pages_listener.as_ref().map(|(_, address)| *address);
     if let Some((listener, _)) = pages_listener {
         let pages =
-            Pages { metrics, pools: pools.clone(), database: database.clone(), stopping: stopping.clone() };
+            Pages { metrics, pools: pools.clone(), database: database.clone(), phases: phases.clone() };
         tasks.push(tokio::spawn(async move {
             if let Err(error) = http::serve(listener, pages, is_stopped).await {
                 tracing::error!(%error, "metrics are not served any more");
             }
         }));
     }
-    let grpc = tokio::spawn(serve_grpc(
-        listener,
-        tls,
-        config.limits.connection_requests_max,
-        shared,
-        routes,
-        stopping,
-    )?);
+    let layer = CallLayer(Arc::clone(&shared));
+    let grpc = tokio::spawn(serve_grpc(incoming, tls, &config.limits, layer, routes, phases)?);
     let grace = Duration::from_millis(config.shutdown_grace_ms);
-    Ok(Server { address, metrics_address, database, pools, health, grace, stop, stopped, grpc, tasks })
+    Ok(Server {
+        address,
+        metrics_address,
+        database,
+        pools,
+        shared,
+        health,
+        grace,
+        lead,
+        stopped,
+        grpc,
+        tasks,
+    })
 }
 
 impl Server {
@@ -194,25 +211,22 @@ impl Server {
         for name in SERVICE_NAMES {
             self.health.set_service_status(name, ServingStatus::NotServing).await;
         }
-        self.stop.send_replace(true);
-        // Watches of health see the change, then end; they would hold their connections open for ever.
+        // One deadline for everything that is waited for.
+        let deadline = Instant::now() + self.grace;
+        self.lead.advance(Phase::Stopping);
+        if timeout_at(deadline, self.shared.all_ended()).await.is_err() {
+            tracing::warn!("requests were still in progress after the grace time; they end with UNAVAILABLE");
+        }
+        self.lead.advance(Phase::Ended);
+        self.drain(deadline).await;
+        // Watches of health have seen the change; now they end.
         for name in SERVICE_NAMES {
             self.health.clear_service_status(name).await;
         }
-        if !self.grpc.is_finished() && tokio::time::timeout(self.grace, &mut self.grpc).await.is_err() {
-            tracing::warn!(
-                "requests were still in progress after the grace time; their connections are dropped"
-            );
-            self.grpc.abort();
+        if !self.grpc.is_finished() {
+            let _ = tokio::time::timeout(FAREWELL, &mut self.grpc).await;
         }
-        for pool in self.pools.all() {
-            if tokio::time::timeout(self.grace, pool.drain()).await.is_err() {
-                tracing::warn!(
-                    pool = pool.name(),
-                    "calls still run; they end with errors when the database closes"
-                );
-            }
-        }
+        self.lead.advance(Phase::Cut);
         let database = self.database.clone();
         let closed = tokio::task::spawn_blocking(move || database.close()).await;
         drop(self.stopped);
@@ -228,6 +242,23 @@ impl Server {
             Ok(closed) => closed.map_err(ServeError::Close),
             Err(error) => Err(ServeError::Transport(error.to_string())),
         }
+    }
+
+    /// Waits for the engine calls of all pools together, until `deadline`.
+    async fn drain(&self, deadline: Instant) {
+        let mut pools = JoinSet::new();
+        for pool in self.pools.all() {
+            let pool = pool.clone();
+            pools.spawn(async move {
+                if timeout_at(deadline, pool.drain()).await.is_err() {
+                    tracing::warn!(
+                        pool = pool.name(),
+                        "calls still run; they end with errors when the database closes"
+                    );
+                }
+            });
+        }
+        pools.join_all().await;
     }
 }
 
@@ -247,13 +278,16 @@ async fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, So
     Ok((listener, address))
 }
 
-fn pools_of(config: &Config) -> Pools {
+fn pools_of(config: &Config, metrics: &Metrics) -> Pools {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let read = if config.pool.read_threads == 0 { cores } else { config.pool.read_threads };
+    let pool = |name, threads| Pool::new(name, threads, config.pool.queue_max, metrics.panics());
     Pools {
-        read: Pool::new("read", read, config.pool.queue_max),
-        write: Pool::new("write", config.pool.write_threads, config.pool.queue_max),
-        admin: Pool::new("admin", ADMIN_THREADS, config.pool.queue_max),
+        read: pool("read", read),
+        write: pool("write", config.pool.write_threads),
+        admin: pool("admin", ADMIN_THREADS),
+        upkeep: pool("upkeep", ADMIN_THREADS),
+        stats: pool("stats", ADMIN_THREADS),
     }
 }
 
@@ -293,20 +327,21 @@ async fn routes(
     Ok(routes)
 }
 
-fn serve_grpc(
-    listener: TcpListener,
+fn serve_grpc<I: Stream<Item = std::io::Result<Connection>> + Send>(
+    incoming: I,
     tls: Option<ServerTlsConfig>,
-    connection_requests_max: u32,
-    shared: Arc<Shared>,
+    limits: &Limits,
+    layer: CallLayer,
     routes: Routes,
-    mut stopping: watch::Receiver<bool>,
-) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + Send, ServeError> {
+    mut phases: Phases,
+) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<I>, ServeError> {
     let mut builder = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(connection_requests_max)
+        .max_concurrent_streams(limits.connection_requests_max)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .http2_keepalive_interval(Some(PING_INTERVAL));
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT));
     if let Some(tls) = tls {
         let failed = |error: tonic::transport::Error| ServeError::Tls {
             key: "tls",
@@ -314,12 +349,8 @@ fn serve_grpc(
         };
         builder = builder.tls_config(tls).map_err(failed)?;
     }
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let until_stopping = async move {
-        // The sender goes away with the server.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
-    };
-    let router = builder.layer(CallLayer(shared)).add_routes(routes);
+    let until_stopping = async move { phases.reached(Phase::Stopping).await };
+    let router = builder.layer(layer).add_routes(routes);
     Ok(router.serve_with_incoming_shutdown(incoming, until_stopping))
 }
 

@@ -6,7 +6,8 @@
 //! - a file that was never there: no authentication, which the server allows on loopback addresses only;
 //! - a file that appears: from then on every request needs a key, for as long as the process lives;
 //! - a file that goes away or loses its last key: nobody is let in (never "everybody");
-//! - a file that is damaged: the keys read before stay in force and the log says so, until it is repaired.
+//! - a file that is damaged: the keys read before stay in force and the log says so, until it is repaired;
+//! - a file that cannot be read just now: the same, and it is tried again at every look.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,13 +43,18 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok()?;
+    /// None where there is no file.
+    fn of(path: &Path) -> Result<Option<Self>, KeysError> {
+        let metadata = match std::fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(KeysError::Io { action: "look at", path: path.to_owned(), source }),
+        };
         #[cfg(unix)]
         let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
         #[cfg(not(unix))]
         let inode = 0;
-        Some(Self { modified: metadata.modified().ok(), length: metadata.len(), inode })
+        Ok(Some(Self { modified: metadata.modified().ok(), length: metadata.len(), inode }))
     }
 }
 
@@ -59,7 +65,7 @@ impl Keyring {
     /// When it is there and cannot be read or is damaged.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, KeysError> {
         let path = path.into();
-        let stamp = Stamp::of(&path);
+        let stamp = Stamp::of(&path)?;
         let keys = keys::read(&path)?.map(Arc::new);
         warn_if_readable(&path);
         Ok(Self { path, state: RwLock::new(State { keys, stamp }) })
@@ -85,14 +91,24 @@ impl Keyring {
     /// # Errors
     /// When the changed file cannot be used; the keys read before stay in force.
     pub fn refresh(&self) -> Result<bool, KeysError> {
-        let stamp = Stamp::of(&self.path);
+        self.refresh_by(keys::read)
+    }
+
+    fn refresh_by(
+        &self,
+        read: impl FnOnce(&Path) -> Result<Option<KeySet>, KeysError>,
+    ) -> Result<bool, KeysError> {
+        let stamp = Stamp::of(&self.path)?;
         if stamp == self.state.read().stamp {
             return Ok(false);
         }
-        let read = keys::read(&self.path);
+        let read = read(&self.path);
         let mut state = self.state.write();
-        // A damaged file is reported once, not twice a second.
-        state.stamp = stamp;
+        // A damaged file stays damaged until it is replaced. What could not be read is read at the next look:
+        // with its stamp kept, a key that was revoked in it would stay in force.
+        if !matches!(read, Err(KeysError::Io { .. })) {
+            state.stamp = stamp;
+        }
         state.keys = match read? {
             Some(keys) => Some(Arc::new(keys)),
             None => state.keys.as_ref().map(|_| Arc::default()),
@@ -104,15 +120,27 @@ impl Keyring {
     pub async fn watch(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut told = String::new();
         loop {
             ticks.tick().await;
-            match self.refresh() {
+            let ring = Arc::clone(&self);
+            let refreshed = match tokio::task::spawn_blocking(move || ring.refresh()).await {
+                Ok(refreshed) => refreshed.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match refreshed {
                 Ok(false) => {}
                 Ok(true) => {
                     let keys = self.state.read().keys.as_ref().map_or(0, |keys| keys.len());
                     tracing::info!(file = %self.path.display(), keys, "keys file read again");
+                    told.clear();
                 }
-                Err(error) => tracing::error!(%error, "the keys read before stay in force"),
+                // The same trouble is told once, not twice a second.
+                Err(error) if error == told => {}
+                Err(error) => {
+                    tracing::error!(error, "the keys read before stay in force");
+                    told = error;
+                }
             }
         }
     }
@@ -190,6 +218,24 @@ mod tests {
         keys::revoke(&path, &record.id).unwrap();
         ring.refresh().unwrap();
         assert!(ring.is_closed() && !ring.has_keys());
+        assert!(ring.authenticate(Some(header.as_bytes())).is_err());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_just_now_is_read_at_the_next_look() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        let (record, token) = keys::create(&path, "", Access::Read, Tenants::All).unwrap();
+        let header = format!("Bearer {token}");
+        let ring = Keyring::open(&path).unwrap();
+        keys::revoke(&path, &record.id).unwrap();
+        let fails = |path: &Path| {
+            let source = std::io::Error::other("too many open files");
+            Err(KeysError::Io { action: "read", path: path.to_owned(), source })
+        };
+        assert!(ring.refresh_by(fails).is_err());
+        assert!(ring.authenticate(Some(header.as_bytes())).is_ok());
+        assert!(ring.refresh().unwrap());
         assert!(ring.authenticate(Some(header.as_bytes())).is_err());
     }
 

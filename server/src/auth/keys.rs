@@ -13,7 +13,7 @@
 //!   "created_unix_s": 1767225600, "secret_sha256": "9f86..."}]}
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -125,14 +125,7 @@ const UNKNOWN: &str = "000000000000000000000000000000000000000000000000000000000
 
 /// The keys file of a data folder, where the configuration names none: beside the folder.
 pub fn default_path(data: &Path) -> PathBuf {
-    let mut name = data.as_os_str().to_owned();
-    // "data/" and "data" are the same folder.
-    while name.to_str().is_some_and(|text| text.len() > 1 && text.ends_with('/')) {
-        let trimmed = name.to_string_lossy().trim_end_matches('/').to_owned();
-        name = trimmed.into();
-    }
-    name.push(".keys.json");
-    PathBuf::from(name)
+    crate::config::sibling(data, ".keys.json")
 }
 
 /// Reads a keys file; none when it is not there.
@@ -236,6 +229,7 @@ fn read_file(path: &Path) -> Result<Option<KeysFile>, KeysError> {
     let is_hex = |text: &str, digits: usize| {
         text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     };
+    let mut ids = HashSet::with_capacity(file.keys.len());
     for (at, key) in file.keys.iter().enumerate() {
         if !is_hex(&key.id, 2 * ID_BYTES) {
             return Err(damaged(format!("keys[{at}].id is not {} hex digits", 2 * ID_BYTES)));
@@ -243,7 +237,7 @@ fn read_file(path: &Path) -> Result<Option<KeysFile>, KeysError> {
         if !is_hex(&key.secret_sha256, 64) {
             return Err(damaged(format!("keys[{at}].secret_sha256 is not 64 hex digits")));
         }
-        if file.keys[..at].iter().any(|other| other.id == key.id) {
+        if !ids.insert(key.id.as_str()) {
             return Err(damaged(format!("keys[{at}].id is there twice")));
         }
     }

@@ -150,6 +150,17 @@ impl Caller {
         }
     }
 
+    /// Asks for a tenant by its exact name; the empty name is the default tenant.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED when the key is not bound to it.
+    pub fn require_tenant(&self, tenant: &str) -> Result<(), Status> {
+        if self.may_see(tenant) {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!("tenant: key {} is not bound to tenant '{tenant}'", self.0.id)))
+    }
+
     /// The tenant that a request means by `requested`; see the head of `rows.proto`.
     ///
     /// # Errors
@@ -166,10 +177,7 @@ impl Caller {
                     self.0.id
                 ))),
             },
-            Tenants::Only(_) => Err(Status::permission_denied(format!(
-                "tenant: key {} is not bound to tenant '{requested}'",
-                self.0.id
-            ))),
+            Tenants::Only(_) => self.require_tenant(&requested).map(|()| requested),
         }
     }
 }
@@ -212,6 +220,10 @@ mod tests {
                 None => assert_eq!(got.unwrap_err().code(), tonic::Code::PermissionDenied, "{requested}"),
             }
         }
+        // An exact name never means another tenant.
+        assert!(one.require_tenant("acme").is_ok());
+        assert_eq!(one.require_tenant("").unwrap_err().code(), tonic::Code::PermissionDenied);
+        assert!(two_with_default.require_tenant("").is_ok() && all.require_tenant("").is_ok());
     }
 
     #[test]

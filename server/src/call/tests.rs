@@ -27,7 +27,18 @@ where
 }
 
 fn shared(keyring: Keyring, requests_max: usize) -> Arc<Shared> {
-    Shared::new(Arc::new(keyring), Arc::new(Metrics::new()), requests_max)
+    with_phases(keyring, requests_max, serving())
+}
+
+fn with_phases(keyring: Keyring, requests_max: usize, phases: Phases) -> Arc<Shared> {
+    Shared::new(Arc::new(keyring), Arc::new(Metrics::new()), phases, requests_max)
+}
+
+/// Phases of a server that never stops.
+fn serving() -> Phases {
+    let (lead, phases) = crate::phase::start();
+    std::mem::forget(lead);
+    phases
 }
 
 fn open_ring() -> Keyring {
@@ -139,7 +150,7 @@ async fn the_clients_timeout_becomes_a_deadline() {
     let shared = shared(open_ring(), 8);
     let left = |request: Request<Body>| {
         let left = request.extensions().get::<Call>().unwrap().deadline.left().unwrap();
-        assert!(left <= Duration::from_millis(1_995) && left > Duration::from_millis(500), "{left:?}");
+        assert!(left <= Duration::from_millis(1_980) && left > Duration::from_millis(500), "{left:?}");
         Response::new(Body::empty())
     };
     for timeout in ["2S", "2000m", "2000000u"] {
@@ -179,4 +190,77 @@ async fn statuses_in_trailers_are_counted() {
 #[tokio::test]
 async fn a_request_without_the_layer_is_nobodys() {
     assert_eq!(Call::of(&tonic::Request::new(())).unwrap_err().code(), Code::Internal);
+}
+
+#[tokio::test]
+async fn a_deadline_that_has_passed_starts_nothing() {
+    let shared = shared(open_ring(), 8);
+    let never = |_: Request<Body>| -> Response<Body> { panic!("must not be reached") };
+    let response = ask(&shared, request("/x", &[("grpc-timeout", "1n")]), never).await;
+    assert_eq!(status_of(&response).code(), Code::DeadlineExceeded);
+}
+
+/// Never answers.
+#[derive(Clone)]
+struct Silent;
+
+impl Service<Request<Body>> for Silent {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Pending<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        std::future::pending()
+    }
+}
+
+#[tokio::test]
+async fn a_silent_service_is_answered_for_at_the_deadline() {
+    let shared = shared(open_ring(), 8);
+    let mut service = CallLayer(Arc::clone(&shared)).layer(Silent);
+    let response = service.call(request("/x", &[("grpc-timeout", "30m")])).await.unwrap();
+    assert_eq!(status_of(&response).code(), Code::DeadlineExceeded);
+    assert!(shared.metrics.encode().contains("code=\"DEADLINE_EXCEEDED\"} 1"));
+}
+
+#[tokio::test]
+async fn the_end_of_the_server_ends_every_request_and_nothing_begins_before_it() {
+    let (lead, phases) = crate::phase::start();
+    let shared = with_phases(open_ring(), 8, phases);
+    let mut service = CallLayer(Arc::clone(&shared)).layer(Silent);
+    let waiting = tokio::spawn(service.call(request("/x", &[])));
+    tokio::task::yield_now().await;
+    lead.advance(Phase::Stopping);
+    let late = ask(&shared, request("/x", &[]), fine).await;
+    assert_eq!(status_of(&late).code(), Code::Unavailable);
+    let all_ended = tokio::time::timeout(Duration::from_millis(20), shared.all_ended()).await;
+    assert!(all_ended.is_err(), "one is in progress");
+    lead.advance(Phase::Ended);
+    let response = waiting.await.unwrap().unwrap();
+    assert_eq!(status_of(&response).code(), Code::Unavailable);
+    drop(response);
+    shared.all_ended().await;
+}
+
+#[tokio::test]
+async fn a_call_knows_when_its_key_is_revoked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.json");
+    let (record, token) = keys::create(&path, "", Access::Write, Tenants::All).unwrap();
+    let shared = shared(Keyring::open(&path).unwrap(), 8);
+    let keyring = Arc::clone(&shared.keyring);
+    let seen = move |request: Request<Body>| {
+        let call = request.extensions().get::<Call>().unwrap();
+        assert!(call.caller_now().is_ok());
+        keys::revoke(&path, &record.id).unwrap();
+        keyring.refresh().unwrap();
+        assert_eq!(call.caller_now().unwrap_err().code(), Code::Unauthenticated);
+        Response::new(Body::empty())
+    };
+    let header = format!("Bearer {token}");
+    ask(&shared, request("/x", &[("authorization", &header)]), seen).await;
 }

@@ -77,7 +77,7 @@ pub(super) fn run(common: &Common, args: DemoArgs) -> Result<(), CliError> {
         Client::connect(&ClientSettings {
             url: url.clone(),
             api_key: Some(key.to_owned()),
-            authorities: None,
+            ..ClientSettings::default()
         })
     };
     let client = connect(&admin_key)?;

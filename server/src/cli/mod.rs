@@ -75,7 +75,7 @@ impl Common {
             all.push((key.trim().to_owned(), value.to_owned()));
         }
         all.extend(flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
-        Ok(Config::load(&Sources::of_process(all, self.config.clone()))?)
+        Ok(Config::load(&Sources::of_process(all, self.config.clone())?)?)
     }
 }
 

@@ -30,9 +30,28 @@ pub(super) struct TargetArgs {
         help_heading = "Where"
     )]
     api_key: Option<String>,
-    /// PEM file of the authority that an https server's certificate is signed by
+    /// PEM file of the authority that an https server's certificate is signed by [default: those that browsers
+    /// trust]
     #[arg(long, env = "SPANDREL_CA_CERT", value_name = "FILE", help_heading = "Where")]
     ca_cert: Option<PathBuf>,
+    /// PEM file of the certificate to show to a server that asks for one
+    #[arg(
+        long,
+        env = "SPANDREL_CLIENT_CERT",
+        value_name = "FILE",
+        requires = "client_key",
+        help_heading = "Where"
+    )]
+    client_cert: Option<PathBuf>,
+    /// PEM file of that certificate's private key
+    #[arg(
+        long,
+        env = "SPANDREL_CLIENT_KEY",
+        value_name = "FILE",
+        requires = "client_cert",
+        help_heading = "Where"
+    )]
+    client_key: Option<PathBuf>,
 }
 
 /// A data folder that is open, or a server that is connected.
@@ -62,13 +81,20 @@ impl TargetArgs {
     }
 
     fn connect(&self, url: String) -> Result<Client, CliError> {
-        let read = |path: &PathBuf| {
-            std::fs::read(path)
-                .map_err(|error| CliError::usage(format!("--ca-cert {}: {error}", path.display())))
+        let read = |flag: &str, path: &Option<PathBuf>| match path {
+            None => Ok(None),
+            Some(path) => std::fs::read(path)
+                .map(Some)
+                .map_err(|error| CliError::usage(format!("{flag} {}: {error}", path.display()))),
         };
-        let authorities = self.ca_cert.as_ref().map(read).transpose()?;
+        let (mut authorities, mut identity) = (None, None);
+        // A plain server has no use for what the environment says of certificates.
+        if url.starts_with("https:") {
+            authorities = read("--ca-cert", &self.ca_cert)?;
+            identity = read("--client-cert", &self.client_cert)?.zip(read("--client-key", &self.client_key)?);
+        }
         let api_key = self.api_key.clone().filter(|key| !key.is_empty());
-        Client::connect(&ClientSettings { url, api_key, authorities }).map_err(|status| {
+        Client::connect(&ClientSettings { url, api_key, authorities, identity }).map_err(|status| {
             let hint = "is the server running? `spandrel serve` starts one";
             let error = CliError::from(status.clone());
             if status.code() == tonic::Code::Unavailable { error.hint(hint) } else { error }

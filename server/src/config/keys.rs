@@ -171,11 +171,24 @@ pub const KEYS: &[Key] = &[
     key("limits.budget_tokens_max", Kind::Whole, "1000000", "Token budget of a retrieve."),
     key("limits.requests_max", Kind::Whole, "1024", "Requests of all clients in progress; more are refused."),
     key("limits.streams_max", Kind::Whole, "64", "Upsert streams of all clients; more are refused."),
+    key("limits.connections_max", Kind::Whole, "512", "Connections of all clients; more are closed."),
     key(
         "limits.connection_requests_max",
         Kind::Whole,
         "256",
         "Requests of one connection in progress; more wait.",
+    ),
+    key(
+        "limits.handshake_timeout_ms",
+        Kind::Whole,
+        "10000",
+        "Time of a connection's handshake, TLS included.",
+    ),
+    key(
+        "limits.stream_idle_timeout_ms",
+        Kind::Whole,
+        "300000",
+        "Time between two messages of an upsert stream.",
     ),
     key(
         "limits.read_timeout_ms",

@@ -9,6 +9,7 @@
 pub mod keys;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,20 @@ use keys::Kind;
 
 /// What environment variables of the configuration start with.
 pub const ENV_PREFIX: &str = "SPANDREL_";
-/// Variables with that prefix that are not keys of the configuration: they belong to the command line.
-const ENV_OTHERS: [&str; 4] = ["SPANDREL_CONFIG", "SPANDREL_URL", "SPANDREL_API_KEY", "SPANDREL_CA_CERT"];
+/// Variables with that prefix that are not keys of the configuration: they belong to the command line, and to
+/// the scripts and tests of this repository.
+const ENV_OTHERS: [&str; 10] = [
+    "SPANDREL_CONFIG",
+    "SPANDREL_URL",
+    "SPANDREL_API_KEY",
+    "SPANDREL_CA_CERT",
+    "SPANDREL_CLIENT_CERT",
+    "SPANDREL_CLIENT_KEY",
+    "SPANDREL_CACHE",
+    "SPANDREL_SETUP",
+    "SPANDREL_PYTHON_TESTS",
+    "SPANDREL_TESTS_REQUIRE_ALL",
+];
 
 /// Everything a server is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -172,13 +185,44 @@ pub struct Sources {
 
 impl Sources {
     /// Flags, the environment of this process, and the file that `file` or `SPANDREL_CONFIG` names.
-    pub fn of_process(flags: Vec<(String, String)>, file: Option<PathBuf>) -> Self {
-        let env: Vec<_> = std::env::vars().filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
-        let named =
-            || env.iter().find(|(name, _)| name == "SPANDREL_CONFIG").map(|(_, path)| PathBuf::from(path));
-        let file = file.or_else(named);
-        Self { flags, env, file }
+    ///
+    /// # Errors
+    /// A setting's variable that is not Unicode. Variables of others may hold what they like.
+    pub fn of_process(flags: Vec<(String, String)>, file: Option<PathBuf>) -> Result<Self, ConfigError> {
+        let file = file.or_else(|| std::env::var_os("SPANDREL_CONFIG").map(PathBuf::from));
+        Ok(Self { flags, env: settings_in(std::env::vars_os())?, file })
     }
+}
+
+/// The variables that are, or look like, settings.
+fn settings_in(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut settings = Vec::new();
+    for (name, value) in variables {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX) && !is_of_others(name))
+        else {
+            continue;
+        };
+        let value = value
+            .into_string()
+            .map_err(|_| ConfigError::new(format!("environment variable {name}"), "is not UTF-8"))?;
+        settings.push((name.to_owned(), value));
+    }
+    Ok(settings)
+}
+
+/// Beside `folder`, its name with `suffix`: `data`, `data/` and `.` within it have the same siblings.
+pub fn sibling(folder: &Path, suffix: &str) -> PathBuf {
+    let beside = |folder: &Path| {
+        let mut name = folder.file_name()?.to_owned();
+        name.push(suffix);
+        Some(folder.with_file_name(name))
+    };
+    // `.`, `..` and `/` end in no name; the first two have one where they lead to.
+    beside(folder)
+        .or_else(|| beside(&std::fs::canonicalize(folder).ok()?))
+        .unwrap_or_else(|| folder.join(suffix.trim_start_matches('.')))
 }
 
 /// A value and where it was set.
@@ -195,7 +239,7 @@ impl Config {
             read_file(path, &mut settings)?;
         }
         for (name, value) in &sources.env {
-            if ENV_OTHERS.contains(&name.as_str()) || is_service_link(name) {
+            if is_of_others(name) {
                 continue;
             }
             let Some(key) = keys::KEYS.iter().find(|key| key.variable() == *name) else {
@@ -228,11 +272,7 @@ impl Config {
 
     /// The folder of backups in use.
     pub fn backup_folder(&self) -> PathBuf {
-        self.backup_dir.clone().unwrap_or_else(|| {
-            let mut name = self.data.as_os_str().to_owned();
-            name.push(".backups");
-            PathBuf::from(name)
-        })
+        self.backup_dir.clone().unwrap_or_else(|| sibling(&self.data, ".backups"))
     }
 
     /// Checks what no single key can tell.
@@ -253,6 +293,11 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Whether a variable of our prefix is no setting.
+fn is_of_others(name: &str) -> bool {
+    ENV_OTHERS.contains(&name) || is_service_link(name)
 }
 
 /// Kubernetes puts `SPANDREL_SERVICE_HOST`, `SPANDREL_PORT_7780_TCP_ADDR` and the like into the environment

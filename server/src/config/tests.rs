@@ -107,11 +107,43 @@ fn variables_of_others_are_left_alone() {
         ("SPANDREL_URL", "x"),
         ("SPANDREL_API_KEY", "x"),
         ("SPANDREL_CA_CERT", "x"),
+        ("SPANDREL_CACHE", "x"),
+        ("SPANDREL_SETUP", "check"),
+        ("SPANDREL_PYTHON_TESTS", "required"),
         ("SPANDREL_SERVICE_HOST", "10.0.0.1"),
         ("SPANDREL_PORT", "tcp://10.0.0.1:7780"),
         ("SPANDREL_PORT_7780_TCP_ADDR", "10.0.0.1"),
     ];
     assert_eq!(load(&[], &env, "").unwrap(), Config::default());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_not_unicode_matters_only_where_it_is_a_setting() {
+    use std::os::unix::ffi::OsStringExt;
+    let of = |name: &str| std::iter::once((OsString::from(name), OsString::from_vec(vec![b'a', 0xff])));
+    for name in ["LANG", "SPANDREL_CACHE", "SPANDREL_URL", "SPANDREL_SERVICE_HOST"] {
+        assert_eq!(settings_in(of(name)).unwrap(), [], "{name}");
+    }
+    let error = settings_in(of("SPANDREL_DATA")).unwrap_err().to_string();
+    assert!(error.contains("SPANDREL_DATA: is not UTF-8"), "{error}");
+}
+
+#[test]
+fn siblings_lie_beside_the_folder_however_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().canonicalize().unwrap().join("data");
+    std::fs::create_dir_all(data.join("inner")).unwrap();
+    for spelled in ["data", "data/", "data//", "data/.", "data/./", "data/inner/.."] {
+        let config = Config { data: data.parent().unwrap().join(spelled), ..Config::default() };
+        assert_eq!(config.backup_folder(), data.with_file_name("data.backups"), "{spelled}");
+        assert_eq!(config.keys_file(), data.with_file_name("data.keys.json"), "{spelled}");
+    }
+    let here = std::env::current_dir().unwrap();
+    let name = here.file_name().unwrap().to_str().unwrap();
+    assert_eq!(sibling(Path::new("."), ".x"), here.with_file_name(format!("{name}.x")));
+    assert_eq!(sibling(Path::new("data"), ".x"), Path::new("data.x"));
+    assert_eq!(sibling(Path::new("/"), ".x"), Path::new("/x"));
 }
 
 /// The list of keys has exactly what the types have, with the same defaults.

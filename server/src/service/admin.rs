@@ -11,6 +11,7 @@ use super::Backend;
 use crate::auth::Access;
 use crate::call::Call;
 use crate::convert::response::stats_to_wire;
+use crate::pool::Deadline;
 use crate::status;
 
 /// The service over a backend.
@@ -27,11 +28,14 @@ fn is_plain(name: &str) -> bool {
         && name.chars().all(ok)
 }
 
-fn flush(backend: &Backend, name: &str) -> Result<(), Status> {
+fn flush(backend: &Backend, name: &str, deadline: Deadline) -> Result<(), Status> {
     if !name.is_empty() {
         return backend.collection(name)?.flush().map_err(status::from_engine);
     }
     for name in backend.database.collections() {
+        if deadline.has_passed() {
+            return Err(Status::deadline_exceeded("the deadline passed between two collections"));
+        }
         // A collection that was dropped meanwhile has nothing to flush.
         if let Ok(collection) = backend.database.collection(&name) {
             collection.flush().map_err(status::from_engine)?;
@@ -64,7 +68,8 @@ impl AdminService for Admin {
         let call = Call::of(&request)?;
         call.caller.require_everywhere(Access::Admin)?;
         let name = request.into_inner().collection;
-        self.0.admin(&call, move |backend| flush(backend, &name)).await?;
+        let deadline = call.deadline;
+        self.0.upkeep(&call, move |backend| flush(backend, &name, deadline)).await?;
         Ok(Response::new(pb::FlushResponse {}))
     }
 
@@ -72,7 +77,7 @@ impl AdminService for Admin {
         let call = Call::of(&request)?;
         call.caller.require_everywhere(Access::Admin)?;
         let stats =
-            self.0.admin(&call, |backend| backend.database.stats().map_err(status::from_engine)).await?;
+            self.0.stats(&call, |backend| backend.database.stats().map_err(status::from_engine)).await?;
         Ok(Response::new(stats_to_wire(stats, env!("CARGO_PKG_VERSION"))))
     }
 
@@ -83,7 +88,7 @@ impl AdminService for Admin {
         let call = Call::of(&request)?;
         call.caller.require_everywhere(Access::Admin)?;
         let name = request.into_inner().name;
-        let path = self.0.admin(&call, move |backend| backup(backend, &name)).await?;
+        let path = self.0.upkeep(&call, move |backend| backup(backend, &name)).await?;
         Ok(Response::new(pb::BackupResponse { path: path.display().to_string() }))
     }
 }

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spandrel::{Collection, Database};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::call::Call;
 use crate::limits::Limits;
-use crate::pool::{Deadline, Pools};
+use crate::phase::Phases;
+use crate::pool::{Deadline, Pool, Pools};
 use crate::status;
 use crate::telemetry::metrics::Metrics;
 
@@ -35,7 +36,7 @@ pub struct Backend {
     /// Upsert streams that may begin.
     pub streams: Arc<Semaphore>,
     /// Whether the server is shutting down.
-    pub stopping: watch::Receiver<bool>,
+    pub phases: Phases,
 }
 
 impl Backend {
@@ -64,17 +65,43 @@ impl Backend {
         call: &Call,
         work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
-        let backend = Arc::clone(self);
-        self.pools.write.run(call.deadline, move || work(&backend)).await
+        self.run_on(&self.pools.write, call, work).await
     }
 
-    /// Runs what an administrator asks for.
+    /// Runs what makes or drops a collection.
     async fn admin<T: Send + 'static>(
         self: &Arc<Self>,
         call: &Call,
         work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
+        self.run_on(&self.pools.admin, call, work).await
+    }
+
+    /// Runs what may take minutes. The caller is answered at its deadline, with or without a result.
+    async fn upkeep<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: &Call,
+        work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        self.run_on(&self.pools.upkeep, call, work).await
+    }
+
+    /// Runs what only looks at sizes and states.
+    async fn stats<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: &Call,
+        work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        self.run_on(&self.pools.stats, call, work).await
+    }
+
+    async fn run_on<T: Send + 'static>(
+        self: &Arc<Self>,
+        pool: &Pool,
+        call: &Call,
+        work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
         let backend = Arc::clone(self);
-        self.pools.admin.run(call.deadline, move || work(&backend)).await
+        pool.run(call.deadline, move || work(&backend)).await
     }
 }

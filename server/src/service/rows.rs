@@ -148,10 +148,11 @@ impl RowService for Rows {
         let call = Call::of(&request)?;
         call.caller.require(Access::Admin)?;
         let request = request.into_inner();
-        let named = request
+        let tenant = request
             .tenant
             .ok_or_else(|| Invalid::new("tenant", "is required; empty is the default tenant"))?;
-        let tenant = call.caller.tenant(named)?;
+        // Exactly the tenant that was said: an empty name is never the key's only tenant.
+        call.caller.require_tenant(&tenant)?;
         let written = self.0.write(&call, move |backend| {
             let collection = backend.collection(&request.collection)?;
             let written = collection.drop_tenant(&tenant).map_err(status::from_engine)?;

@@ -3,12 +3,16 @@
 //! While one batch is written the next message is read and decoded; a third is not asked for, so HTTP/2 flow
 //! control holds the client back. At most two messages of a stream are in memory, `limits.streams_max`
 //! streams at a time. A batch waits for the write pool like every other call, but patiently: a full queue
-//! slows a stream, it does not end it. Between two batches the stream ends with UNAVAILABLE when the server
-//! shuts down; what was acknowledged to the engine until then is told in the trailing metadata, as with every
-//! other failure.
+//! slows a stream, it does not end it.
+//!
+//! A stream lives long, so what a call asks once is asked here before every batch: whether the server shuts
+//! down (UNAVAILABLE), whether the key is still in force, whether the deadline has passed. A client that sends
+//! nothing for `limits.stream_idle_timeout_ms` gives its place to another. However a stream ends, the trailing
+//! metadata tells what was written until then.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use spandrel::Written;
 use spandrel_proto::v1 as pb;
@@ -16,8 +20,11 @@ use tonic::metadata::MetadataValue;
 use tonic::{Status, Streaming};
 
 use super::{Backend, rows};
+use crate::auth::{Access, Caller};
 use crate::call::Call;
 use crate::convert::response::written_to_wire;
+use crate::phase::{Phase, Phases};
+use crate::pool::Deadline;
 use crate::status;
 use crate::telemetry::metrics::Metrics;
 
@@ -102,32 +109,87 @@ async fn write_all(
     mut messages: Streaming<pb::UpsertStreamRequest>,
     totals: &mut Totals,
 ) -> Result<(), Status> {
-    let mut stopping = backend.stopping.clone();
+    let mut phases = backend.phases.clone();
     let mut collection = String::new();
     let mut tenant = String::new();
     let mut pending: Option<Pending> = None;
     loop {
-        // A failed write ends the stream at once, even while the client is silent.
-        let message = loop {
-            tokio::select! {
-                biased;
-                written = wait_for(&mut pending), if pending.is_some() => {
-                    pending = None;
-                    totals.add(written?);
-                }
-                () = stopped(&mut stopping), if pending.is_none() => {
-                    return Err(Status::unavailable("the server is shutting down"));
-                }
-                message = messages.message() => break message?,
-            }
-        };
-        if let Some(earlier) = pending.take() {
-            totals.add(earlier.await?);
+        let message = next(backend, call, &mut messages, &mut pending, &mut phases, totals).await?;
+        // A message that cannot be read does not undo the batch before it.
+        finish(&mut pending, &mut phases, totals).await?;
+        let Some(message) = message? else { return Ok(()) };
+        if phases.has_reached(Phase::Stopping) {
+            return Err(shutting_down());
         }
-        let Some(message) = message else { return Ok(()) };
+        if call.deadline.has_passed() {
+            return Err(Status::deadline_exceeded("the deadline passed between two batches"));
+        }
+        let caller = call.caller_now()?;
+        caller.require(Access::Write)?;
         take_over(&mut collection, &mut tenant, &message)?;
-        pending = Some(write_one(backend, call, &collection, &tenant, message.rows));
+        pending = Some(write_one(backend, caller, call.deadline, (&collection, &tenant), message.rows));
     }
+}
+
+/// What the client sent.
+type Message = Result<Option<pb::UpsertStreamRequest>, Status>;
+
+/// Waits for the next message. A write that fails meanwhile ends the stream at once, even while the client is
+/// silent.
+async fn next(
+    backend: &Backend,
+    call: &Call,
+    messages: &mut Streaming<pb::UpsertStreamRequest>,
+    pending: &mut Option<Pending>,
+    phases: &mut Phases,
+    totals: &mut Totals,
+) -> Result<Message, Status> {
+    let idle_ms = backend.limits.stream_idle_timeout_ms;
+    let idle = || Deadline::after(Duration::from_millis(idle_ms));
+    let mut idle_until = idle();
+    let mut ended = phases.clone();
+    loop {
+        tokio::select! {
+            biased;
+            written = wait_for(pending), if pending.is_some() => {
+                *pending = None;
+                totals.add(written?);
+                idle_until = idle();
+            }
+            () = ended.reached(Phase::Ended) => return Err(shutting_down()),
+            () = phases.reached(Phase::Stopping), if pending.is_none() => return Err(shutting_down()),
+            () = call.deadline.passed(), if pending.is_none() => {
+                return Err(Status::deadline_exceeded("the deadline passed while the client was silent"));
+            }
+            () = idle_until.passed(), if pending.is_none() => {
+                let what = format!("no message for {idle_ms} ms (limits.stream_idle_timeout_ms)");
+                return Err(Status::deadline_exceeded(what));
+            }
+            message = messages.message() => return Ok(message),
+        }
+    }
+}
+
+/// Waits for the batch that is being written.
+async fn finish(
+    pending: &mut Option<Pending>,
+    phases: &mut Phases,
+    totals: &mut Totals,
+) -> Result<(), Status> {
+    if pending.is_some() {
+        let written = tokio::select! {
+            biased;
+            written = wait_for(pending) => written,
+            () = phases.reached(Phase::Ended) => return Err(shutting_down()),
+        };
+        *pending = None;
+        totals.add(written?);
+    }
+    Ok(())
+}
+
+fn shutting_down() -> Status {
+    Status::unavailable("the server is shutting down")
 }
 
 /// The collection and tenant of this message: its own, or those of the message before.
@@ -152,17 +214,17 @@ fn take_over(
 
 fn write_one(
     backend: &Arc<Backend>,
-    call: &Call,
-    collection: &str,
-    tenant: &str,
+    caller: Caller,
+    deadline: Deadline,
+    (collection, tenant): (&str, &str),
     rows: Vec<pb::Row>,
 ) -> Pending {
-    let (backend, call) = (Arc::clone(backend), call.clone());
+    let backend = Arc::clone(backend);
     let (collection, tenant) = (collection.to_owned(), tenant.to_owned());
     Box::pin(async move {
         let pool = backend.pools.write.clone();
-        let work = move || rows::upsert(&backend, &call.caller, &collection, &tenant, rows);
-        pool.run_patiently(call.deadline, work).await
+        let work = move || rows::upsert(&backend, &caller, &collection, &tenant, rows);
+        pool.run_patiently(deadline, work).await
     })
 }
 
@@ -170,13 +232,6 @@ async fn wait_for(pending: &mut Option<Pending>) -> Result<Written, Status> {
     match pending {
         Some(future) => future.as_mut().await,
         None => std::future::pending().await,
-    }
-}
-
-async fn stopped(stopping: &mut tokio::sync::watch::Receiver<bool>) {
-    if stopping.wait_for(|stopping| *stopping).await.is_err() {
-        // The sender lives as long as the server; without it there is nobody to stop for.
-        std::future::pending::<()>().await;
     }
 }
 

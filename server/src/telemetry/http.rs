@@ -1,5 +1,5 @@
 //! Metrics and health over plain HTTP, for Prometheus and for probes: `/metrics` and `/healthz`, nothing
-//! else, no authentication. A scrape asks the engine for its statistics on the administration pool.
+//! else, no authentication. A scrape asks the engine for its statistics on a pool of their own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
+use crate::phase::{Phase, Phases};
 use crate::pool::{Deadline, Pools};
 use crate::status;
 
@@ -29,7 +30,7 @@ pub struct Pages {
     /// Asked for its statistics.
     pub database: spandrel::Database,
     /// Whether the server is shutting down.
-    pub stopping: watch::Receiver<bool>,
+    pub phases: Phases,
 }
 
 /// Serves the pages until the server has shut down, which the sender of `stopped` tells by going away.
@@ -50,7 +51,7 @@ pub async fn serve(
 async fn metrics(State(pages): State<Pages>) -> Response {
     let database = pages.database.clone();
     let deadline = Deadline::after(STATS_TIMEOUT);
-    let stats = pages.pools.admin.run(deadline, move || database.stats().map_err(status::from_engine)).await;
+    let stats = pages.pools.stats.run(deadline, move || database.stats().map_err(status::from_engine)).await;
     match stats {
         Ok(stats) => pages.metrics.set_engine(&stats),
         Err(error) => tracing::warn!(%error, "no engine statistics for this scrape"),
@@ -64,7 +65,7 @@ async fn metrics(State(pages): State<Pages>) -> Response {
 }
 
 async fn health(State(pages): State<Pages>) -> (StatusCode, &'static str) {
-    if *pages.stopping.borrow() {
+    if pages.phases.has_reached(Phase::Stopping) {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n");
     }
     (StatusCode::OK, "ok\n")

@@ -80,6 +80,7 @@ pub struct Metrics {
     rows_written: Counter,
     rows_deleted: Counter,
     panics: Counter,
+    connections_refused: Counter,
     running: PoolGauge,
     waiting: PoolGauge,
     store_bytes: Gauge<u64, AtomicU64>,
@@ -104,6 +105,7 @@ impl Metrics {
             rows_written: Counter::default(),
             rows_deleted: Counter::default(),
             panics: Counter::default(),
+            connections_refused: Counter::default(),
             running: Family::default(),
             waiting: Family::default(),
             store_bytes: Gauge::default(),
@@ -133,7 +135,12 @@ impl Metrics {
         registry.register("upsert_streams", "Upsert streams in progress", self.streams.clone());
         registry.register("rows_written", "Rows upserted", self.rows_written.clone());
         registry.register("rows_deleted", "Rows deleted", self.rows_deleted.clone());
-        registry.register("panics", "Handlers that panicked: defects", self.panics.clone());
+        registry.register("panics", "Handlers and engine calls that panicked: defects", self.panics.clone());
+        registry.register(
+            "connections_refused",
+            "Connections closed because of limits.connections_max",
+            self.connections_refused.clone(),
+        );
         registry.register("pool_running", "Engine calls that run, by pool", self.running.clone());
         registry.register("pool_waiting", "Engine calls that wait, by pool", self.waiting.clone());
         registry.register("store_bytes", "Bytes of the row store on disk", self.store_bytes.clone());
@@ -182,6 +189,16 @@ impl Metrics {
     /// A handler panicked.
     pub fn panicked(&self) {
         self.panics.inc();
+    }
+
+    /// The counter of panics, for those who count their own.
+    pub fn panics(&self) -> Counter {
+        self.panics.clone()
+    }
+
+    /// A connection was closed because there are too many.
+    pub fn refused_connection(&self) {
+        self.connections_refused.inc();
     }
 
     /// Takes over how busy a pool is.
