@@ -23,11 +23,11 @@ demo: setup ## Build, import real text, start the server, ask it real questions,
 	@$(CARGO) build --workspace --bins
 	@$(CARGO) run --quiet --bin spandrel -- demo $(DEMO_ARGS)
 
-test: setup ## Build and run all tests; those through Python's grpcio too, where there is Python
+test: setup ## Build and run all tests; those in Python too, where there is Python
 	@$(CARGO) test --workspace $(TEST_ARGS)
 	@$(MAKE) --no-print-directory test-python
 
-test-python: ## Test the server through Python's grpcio alone
+test-python: ## Test the built server and command line from Python alone
 	@$(CARGO) build --quiet --workspace --bins
 	@scripts/test_python.sh
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Tests the server through Python's grpcio (tests/python). Where there is no Python, or PyPI cannot be reached, it says
-# so and passes; with SPANDREL_PYTHON_TESTS=required, as in CI, it fails.
+# Tests the built program from outside (tests/python): the server through Python's grpcio, the command line by its output
+# and exit codes. Where there is no Python, or PyPI cannot be reached, it says so and passes; with
+# SPANDREL_PYTHON_TESTS=required, as in CI, it fails.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,4 +14,6 @@ if ! python="$(scripts/python_env.sh grpc-client tests/python/requirements.txt 3
     exit 0
 fi
 target="${CARGO_TARGET_DIR:-target}"
-SPANDREL_BIN="$(cd "$target" && pwd)/debug/spandrel" exec "$python" -B tests/python/client_test.py
+binary="$(cd "$target" && pwd)/debug/spandrel"
+"$python" -B tests/python/client_test.py "$binary"
+"$python" -B tests/python/cli_test.py "$binary"

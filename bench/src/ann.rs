@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::dataset::{self, Matrix};
 use crate::drive::{self, Load, Pass};
-use crate::engine::{self, COLLECTION, Embedded, Engine, Remote, Size, VECTOR};
+use crate::engine::{self, Access, COLLECTION, Embedded, Engine, Remote, Size, VECTOR};
 use crate::latency::Latency;
 use crate::machine::{self, Machine};
 use crate::recall;
@@ -25,6 +25,8 @@ use crate::{Error, Result};
 
 /// Rows an upsert carries while the base is loaded.
 const LOAD_ROWS: usize = 1_024;
+/// Rows that are compared with the base where the collection was there.
+const COMPARED_ROWS: usize = 8;
 /// Queries explained to count pages.
 const EXPLAINED_QUERIES: usize = 50;
 const PAGE_BYTES: f64 = 4_096.0;
@@ -87,10 +89,9 @@ pub struct Args {
     /// Measure this server through gRPC, for example http://127.0.0.1:7780
     #[arg(long, conflicts_with = "dir")]
     remote: Option<String>,
-    /// API key for the server
-    #[arg(long, env = "SPANDREL_API_KEY", hide_env_values = true)]
+    #[command(flatten)]
     #[serde(skip)]
-    api_key: Option<String>,
+    access: Access,
     /// Folder of the database: kept, and used again without a build when it holds the collection; left out: a
     /// temporary one
     #[arg(long)]
@@ -180,6 +181,9 @@ pub fn run(args: &Args) -> Result<()> {
         let name = &args.collection;
         return Err(format!("the collection '{name}' holds {} rows, the base {base_rows}", size.rows).into());
     }
+    if was_there {
+        compare(engine, args, base_rows)?;
+    }
     let build_peak_mb = machine::memory(engine.process()).map_or(0.0, |memory| memory.peak_rss_mb);
     machine::reset_peak(engine.process());
 
@@ -216,6 +220,32 @@ pub fn run(args: &Args) -> Result<()> {
     Report { machine, settings, rows, goals }.publish(&COLUMNS, args.json.as_deref())
 }
 
+/// Compares some of the rows that are there with the base: a collection of other vectors would be searched as
+/// if nothing were wrong, and only its recall would be odd.
+fn compare(engine: &dyn Engine, args: &Args, base_rows: usize) -> Result<()> {
+    let mut rows: Vec<usize> =
+        (0..COMPARED_ROWS).map(|at| at * (base_rows - 1) / (COMPARED_ROWS - 1)).collect();
+    rows.dedup();
+    let stored = engine.vectors(&rows)?;
+    let mut at = 0;
+    dataset::chunks(&args.base, base_rows, |first, chunk| {
+        while let Some(row) = rows.get(at).filter(|row| **row < first + chunk.rows()) {
+            let expected = chunk.row(row - first);
+            if stored.get(at).and_then(Option::as_deref) != Some(expected) {
+                return Err(format!(
+                    "the collection '{}' was there and holds other vectors: its row {row} is not that of {}; name \
+                     another one with --collection, or drop it",
+                    args.collection,
+                    args.base.display()
+                )
+                .into());
+            }
+            at += 1;
+        }
+        Ok(())
+    })
+}
+
 /// Number of base rows to use, once everything that can be known before the build has been checked.
 fn check(args: &Args, queries: &Matrix) -> Result<usize> {
     let (rows, dim) = dataset::shape(&args.base)?;
@@ -240,7 +270,7 @@ fn open(args: &Args, dim: usize, dir: &Path) -> Result<(Box<dyn Engine>, bool)> 
         if args.memory_mb.is_some() {
             eprintln!("--memory-mb does not reach a server: start it with --memory-budget");
         }
-        let (remote, was_there) = Remote::open(url, args.api_key.as_deref(), &args.collection, &schema)?;
+        let (remote, was_there) = Remote::open(url, &args.access, &args.collection, &schema)?;
         return Ok((Box::new(remote), was_there));
     }
     let mut settings = Settings::default();
@@ -353,3 +383,6 @@ fn share(text: &str) -> Result<f64, String> {
         _ => Err("a number from 0 to 1 is wanted".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests;

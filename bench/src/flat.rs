@@ -70,6 +70,8 @@ const SETS: [Set; 2] = [
     },
 ];
 const TRUTH: &str = "gt100.ibin";
+/// The peers' script in a checkout.
+const SCRIPT: &str = "bench/peers/flat.py";
 
 /// What to measure.
 #[derive(clap::Args, Serialize)]
@@ -98,9 +100,9 @@ pub struct Args {
     /// Python with the peers; left out: the one that `make bench` made
     #[arg(long)]
     python: Option<PathBuf>,
-    /// The peers' script
-    #[arg(long, default_value = "bench/peers/flat.py")]
-    script: PathBuf,
+    /// The peers' script; left out: bench/peers/flat.py here, or where this program was built
+    #[arg(long)]
+    script: Option<PathBuf>,
     /// Write the report to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -118,7 +120,8 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(format!("no set is called '{}'; known: {}", args.set, names.join(", ")).into());
     }
     let python = args.python.clone().map_or_else(peer::default_python, Ok)?;
-    let mut peers = Peers::start(&python, &args.script)?;
+    let script = args.script.clone().unwrap_or_else(default_script);
+    let mut peers = Peers::start(&python, &script)?;
     let (mut rows, mut goals, mut engine) = (Vec::new(), Vec::new(), Value::Null);
     for set in sets {
         engine = measure_set(args, set, &mut peers, &mut rows, &mut goals)?;
@@ -127,6 +130,16 @@ pub fn run(args: &Args) -> Result<()> {
     println!("peers: {versions}");
     let settings = json!({"command": "flat", "arguments": args, "engine": engine, "peers": versions});
     Report { machine, settings, rows, goals }.publish(&COLUMNS, args.json.as_deref())
+}
+
+/// The script in the checkout that this is run in, or else in the one that it was built from.
+fn default_script() -> PathBuf {
+    let here = Path::new(SCRIPT);
+    if here.is_file() {
+        here.to_owned()
+    } else {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(SCRIPT)
+    }
 }
 
 /// A set with everything that judges an answer to it.
@@ -276,6 +289,13 @@ fn round_queries(wanted: usize, unit: usize, queries: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Tests run in bench/, where the path from the root leads nowhere.
+    #[test]
+    fn the_script_is_found_from_any_folder() {
+        assert!(!Path::new(SCRIPT).is_file());
+        assert!(default_script().is_file());
+    }
 
     #[test]
     fn rounds_are_whole_batches() {

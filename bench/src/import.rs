@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::ann::positive;
 use crate::dataset::{self, Matrix};
-use crate::engine::{COLLECTION, Embedded, Engine, Remote, Server, VECTOR, Write};
+use crate::engine::{Access, COLLECTION, Embedded, Engine, Remote, Server, VECTOR, Write};
 use crate::latency::Latency;
 use crate::machine::{self, Machine};
 use crate::report::{self, Column, Goal, Report};
@@ -228,7 +228,7 @@ fn run_once(args: &Args, mode: Mode, source: &Source, writers: usize) -> Result<
     let binary = args.server.clone().map_or_else(Server::beside_this, Ok)?;
     let server = Server::start(&binary, dir.path())?;
     let write = if mode == Mode::Grpc { Write::Calls } else { Write::Stream };
-    let (engine, _) = Remote::open(server.url(), None, COLLECTION, &schema)?;
+    let (engine, _) = Remote::open(server.url(), &Access::default(), COLLECTION, &schema)?;
     import(&engine.in_process(server.pid()).write(write), source, args.batch, writers)
 }
 

@@ -39,7 +39,7 @@ enum Command {
     /// Recall, QPS, latency, build time and size of one vector set.
     ///
     /// Example: spandrel-bench ann --base b.fbin --queries q.fbin --truth gt.ibin --metric l2 --k 10
-    Ann(ann::Args),
+    Ann(Box<ann::Args>),
     /// Exact search beside numpy and faiss IndexFlat, in alternating rounds of one run.
     Flat(flat::Args),
     /// Import rate of rows with text, payload and vectors, embedded and through gRPC.

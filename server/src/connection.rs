@@ -1,10 +1,10 @@
-//! Connections as they are accepted: how many there are, how long a handshake may take, and that none outlives
-//! the server.
+//! Connections as they are accepted: how many there are, how long a handshake may take, and that none
+//! outlives the server.
 //!
 //! What a peer holds before it has shown a key is bounded here: `limits.connections_max` connections, and
-//! `limits.handshake_timeout_ms` from its first packet to the end of the TLS handshake and the first bytes of
-//! HTTP/2. From then on HTTP/2 pings tell a silent peer from one that is gone (`serve`). Cost: one flag and one
-//! poll of a watch a read.
+//! `limits.handshake_timeout_ms` from the accept to the end of the TLS handshake and the first bytes of
+//! HTTP/2. From then on HTTP/2 pings tell a silent peer from one that is gone (`serve`). Cost: one flag and
+//! one poll of a watch a read.
 
 use std::io;
 use std::pin::Pin;

@@ -7,9 +7,9 @@
 //! interrupted: its client is answered at the deadline, its thread is counted until it returns. Panics become
 //! INTERNAL.
 //!
-//! Reads, writes, administration, upkeep (flush and backup, which take minutes) and statistics have a pool each,
-//! so that writers that wait for a disk or for the maintainer do not hold up searches, and nobody waits behind
-//! a backup but the next one. Order is first come, first served. Cost: two semaphores and one thread
+//! Reads, writes, administration, upkeep (flush and backup, which take minutes) and statistics have a pool
+//! each, so that writers that wait for a disk or for the maintainer do not hold up searches, and nobody waits
+//! behind a backup but the next one. Order is first come, first served. Cost: two semaphores and one thread
 //! hand-off, about 10 us.
 
 use std::panic::AssertUnwindSafe;
@@ -74,8 +74,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool that runs `threads` calls at once (at least 1), lets `queue_max` wait, and counts calls that panic
-    /// in `panics`.
+    /// A pool that runs `threads` calls at once (at least 1), lets `queue_max` wait, and counts calls that
+    /// panic in `panics`.
     pub fn new(name: &'static str, threads: usize, queue_max: usize, panics: Counter) -> Self {
         let threads = threads.clamp(1, Semaphore::MAX_PERMITS);
         let queue_max = queue_max.min(Semaphore::MAX_PERMITS - threads);

@@ -17,7 +17,7 @@ pub fn from_engine(error: Error) -> Status {
         ErrorKind::Conflict => Code::AlreadyExists,
         ErrorKind::Exhausted => Code::ResourceExhausted,
         ErrorKind::Deadline => Code::DeadlineExceeded,
-        // A closed engine belongs here, too, once it has a kind of its own: today it says Poisoned or Invalid.
+        // A closed engine belongs here, too, once it has a kind of its own (ErrorKind::Closed).
         ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::Corrupt => Code::DataLoss,
         // Not UNAVAILABLE: clients would retry, and only a restart helps.

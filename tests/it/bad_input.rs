@@ -48,28 +48,76 @@ async fn a_wrong_dimension() {
     let (served, mut clients) = docs().await;
     for vector in [&[1.0; 3][..], &[1.0; 5]] {
         let batch = vec![row(90), vector_row("v", vector)];
-        refused(clients.upsert("", batch).await, &["v", "dimension"]);
+        refused(clients.upsert("", batch).await, &["row 'new', field 'v'", "wrong dimension: expected 4"]);
         refused(clients.search.search(dense_search("v", vector)).await, &["v", "dimension"]);
     }
     refused(clients.upsert("", vec![vector_row("v", &[])]).await, &["fields[\"v\"].dense", "empty"]);
     unharmed(served, clients).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn not_a_number_and_infinity() {
+/// A vector with this element, in a row, in a dense and in a sparse search.
+async fn element(bad: f32) {
     let (served, mut clients) = docs().await;
-    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let vector = [0.0, 1.0, bad, 0.0];
-        let batch = vec![row(90), vector_row("v", &vector)];
-        refused(clients.upsert("", batch).await, &["rows[1].fields[\"v\"].dense[2]", "not finite"]);
-        refused(
-            clients.search.search(dense_search("v", &vector)).await,
-            &["routes[0].dense[2]", "not finite"],
-        );
-        let sparse = pb::SparseVector { dims: vec![1], weights: vec![bad] };
-        let query = search("", "s", pb::route::Query::Sparse(sparse));
-        refused(clients.search.search(query).await, &[]);
-    }
+    let vector = [0.0, 1.0, bad, 0.0];
+    let batch = vec![row(90), vector_row("v", &vector)];
+    // The path and the words of the example in common.proto.
+    let path = format!("rows[1].fields[\"v\"].dense[2]: {bad} is not finite");
+    refused(clients.upsert("", batch).await, &[&path]);
+    let path = format!("routes[0].dense[2]: {bad} is not finite");
+    refused(clients.search.search(dense_search("v", &vector)).await, &[&path]);
+    let sparse = pb::SparseVector { dims: vec![1], weights: vec![bad] };
+    let query = search("", "s", pb::route::Query::Sparse(sparse));
+    refused(clients.search.search(query).await, &["route on 's'", "finite"]);
+    unharmed(served, clients).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn not_a_number() {
+    element(f32::NAN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn infinity() {
+    element(f32::INFINITY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn minus_infinity() {
+    element(f32::NEG_INFINITY).await;
+}
+
+/// What common.proto says of sparse vectors: any order, zeros dropped, a dimension twice refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sparse_dimension_twice() {
+    let (served, mut clients) = docs().await;
+    let sparse = |dims: &[u32], weights: &[f32]| {
+        pb::route::Query::Sparse(pb::SparseVector { dims: dims.to_vec(), weights: weights.to_vec() })
+    };
+    clients.search.search(search("", "s", sparse(&[9, 3, 5], &[1.0, 0.0, 2.0]))).await.unwrap();
+    refused(
+        clients.search.search(search("", "s", sparse(&[9, 3, 9], &[1.0, 1.0, 2.0]))).await,
+        &["dimension 9 occurs twice"],
+    );
+    refused(clients.search.search(search("", "s", sparse(&[9, 3], &[1.0]))).await, &["2 dims and 1 weights"]);
+    unharmed(served, clients).await;
+}
+
+/// What common.proto says of ranges: at least one bound, one at each end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_without_bounds_or_with_two_at_one_end() {
+    let (served, mut clients) = docs().await;
+    let count = |range: pb::RangeCondition| pb::CountRequest {
+        collection: "docs".to_owned(),
+        filter: Some(pb::Filter { condition: Some(pb::filter::Condition::Range(range)) }),
+        ..pb::CountRequest::default()
+    };
+    let year = || pb::RangeCondition { field: "year".to_owned(), ..Default::default() };
+    let value = |value| Some(crate::served::integer(value));
+    refused(clients.rows.count(count(year())).await, &["year", "gt, gte, lt or lte"]);
+    let both = pb::RangeCondition { gt: value(1), gte: value(2), ..year() };
+    refused(clients.rows.count(count(both)).await, &["year", "both gt and gte"]);
+    let both = pb::RangeCondition { lt: value(1), lte: value(2), ..year() };
+    refused(clients.rows.count(count(both)).await, &["year", "both lt and lte"]);
     unharmed(served, clients).await;
 }
 
@@ -83,20 +131,29 @@ async fn a_zero_vector_under_cosine() {
     unharmed(served, clients).await;
 }
 
+fn of_k(k: u32, offset: u32) -> pb::SearchRequest {
+    pb::SearchRequest { k, offset, ..dense_search("v", &[1.0, 0.0, 0.0, 0.0]) }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn no_k_and_too_large_a_k() {
+async fn no_k() {
     let (served, mut clients) = docs().await;
-    let with = |k, offset| pb::SearchRequest { k, offset, ..dense_search("v", &[1.0, 0.0, 0.0, 0.0]) };
-    refused(clients.search.search(with(0, 0)).await, &["k: 0"]);
-    refused(clients.search.search(with(10_001, 0)).await, &["10001", "limits.k_max"]);
-    refused(clients.search.search(with(1, 10_000)).await, &["limits.k_max"]);
-    refused(clients.search.search(with(u32::MAX, u32::MAX)).await, &["limits.k_max"]);
-    clients.search.search(with(10_000, 0)).await.unwrap();
+    refused(clients.search.search(of_k(0, 0)).await, &["k: 0"]);
     let batch =
-        pb::SearchBatchRequest { collection: "docs".to_owned(), searches: vec![with(1, 0), with(0, 0)] };
+        pb::SearchBatchRequest { collection: "docs".to_owned(), searches: vec![of_k(1, 0), of_k(0, 0)] };
     refused(clients.search.search_batch(batch).await, &["searches[1].k: 0"]);
     let page = pb::ScrollRequest { collection: "docs".to_owned(), limit: 0, ..pb::ScrollRequest::default() };
     refused(clients.rows.scroll(page).await, &["limit: 0"]);
+    unharmed(served, clients).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_large_a_k() {
+    let (served, mut clients) = docs().await;
+    refused(clients.search.search(of_k(10_001, 0)).await, &["10001", "limits.k_max"]);
+    refused(clients.search.search(of_k(1, 10_000)).await, &["limits.k_max"]);
+    refused(clients.search.search(of_k(u32::MAX, u32::MAX)).await, &["limits.k_max"]);
+    clients.search.search(of_k(10_000, 0)).await.unwrap();
     unharmed(served, clients).await;
 }
 
@@ -297,18 +354,30 @@ async fn a_collection_that_is_not_there() {
     unharmed(served, clients).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_key_and_another_tenants_row() {
+/// A server with keys, with rows of two tenants.
+async fn two_tenants() -> Served {
     let served = serve().await;
     let mut operator = served.clients_with(Access::Admin, &["*"]).await;
     operator.create_docs().await;
     operator.upsert("acme", rows(0..3)).await.unwrap();
     operator.upsert("beta", vec![row(7)]).await.unwrap();
+    served
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_key() {
+    let served = two_tenants().await;
     for key in [None, Some(""), Some("spd_"), Some("spd_0123456789ab_ff"), Some("nonsense")] {
         let mut clients = served.clients_of(key.map(str::to_owned)).await;
         assert_eq!(clients.count("acme").await.unwrap_err().code(), Code::Unauthenticated);
         assert_eq!(clients.upsert("acme", rows(0..1)).await.unwrap_err().code(), Code::Unauthenticated);
     }
+    served.server.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_tenants_row() {
+    let served = two_tenants().await;
     let mut acme = served.clients_with(Access::Write, &["acme"]).await;
     let get = |tenant: &str| pb::GetRowsRequest {
         collection: "docs".to_owned(),

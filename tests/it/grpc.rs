@@ -1,12 +1,15 @@
 //! The server end to end, through the generated client: what is written is found, what the wire says is what
 //! the engine says, keys open what they should and nothing else, and a shutdown loses nothing.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use prost::Message;
 use spandrel::{Fields, Filter, Route, SearchRequest, Value};
 use spandrel_proto::v1 as pb;
 use spandrel_server::auth::{Access, keys};
-use tonic::{Code, Request, Status};
+use tonic::codegen::http::{self, HeaderMap};
+use tonic::{Code, Status};
 
 use crate::served::{Clients, config_in, dense, open, row, rows, schema, search, serve, serve_with, year_is};
 
@@ -358,6 +361,10 @@ async fn keys_open_what_they_should_and_nothing_else() {
         for result in closed {
             assert_eq!(result.unwrap_err().code(), Code::PermissionDenied);
         }
+        // The empty name is the default tenant, never the key's own.
+        let default = pb::DropTenantRequest { collection: named("docs"), tenant: Some(String::new()) };
+        assert_eq!(acme.rows.drop_tenant(default).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(acme.count("acme").await.unwrap(), 3);
         let request = pb::DropTenantRequest { collection: named("docs"), tenant: Some(named("acme")) };
         let dropped = acme.rows.drop_tenant(request).await;
         match access {
@@ -511,19 +518,150 @@ async fn a_shutdown_loses_nothing_and_says_so() {
     database.close().unwrap();
 }
 
+/// A batch that is sent again and again, without a pause.
+fn without_end() -> impl tokio_stream::Stream<Item = pb::UpsertStreamRequest> {
+    let message =
+        pb::UpsertStreamRequest { collection: named("docs"), tenant: named("acme"), rows: rows(0..10) };
+    tokio_stream::iter(std::iter::repeat(message))
+}
+
+async fn until_written(clients: &mut Clients, rows: u64) {
+    while clients.count("acme").await.unwrap() < rows {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What a failed stream wrote, as its trailing metadata says.
+fn rows_written(status: &Status) -> u64 {
+    status.metadata().get("spandrel-rows-written").unwrap().to_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_never_pauses_sees_the_shutdown() {
+    let served = serve_with(|config| config.shutdown_grace_ms = 60_000).await;
+    let mut clients = served.clients().await;
+    clients.create_docs().await;
+    let mut writer = served.clients().await;
+    let writer = tokio::spawn(async move { writer.rows.upsert_stream(without_end()).await });
+    until_written(&mut clients, 10).await;
+    drop(clients);
+    tokio::time::timeout(Duration::from_secs(30), served.server.shutdown()).await.unwrap().unwrap();
+    let status = writer.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(rows_written(&status) >= 10, "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_ends_its_stream() {
+    let served = serve().await;
+    let mut operator = served.clients_with(Access::Admin, &["*"]).await;
+    operator.create_docs().await;
+    let mut writer = served.clients_with(Access::Write, &["acme"]).await;
+    let writer = tokio::spawn(async move { writer.rows.upsert_stream(without_end()).await });
+    until_written(&mut operator, 10).await;
+    let file = served.config.keys_file();
+    let records = keys::list(&file).unwrap();
+    let id = &records.iter().find(|record| record.access == Access::Write).unwrap().id;
+    keys::revoke(&file, id).unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(30), writer).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+    assert!(rows_written(&status) >= 10, "{status}");
+    served.server.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_stream_gives_its_place_to_another() {
+    let served = serve_with(|config| {
+        config.limits.streams_max = 1;
+        config.limits.stream_idle_timeout_ms = 300;
+    })
+    .await;
+    let mut clients = served.clients().await;
+    clients.create_docs().await;
+    let (send, receive) = tokio::sync::mpsc::channel(1);
+    for message in messages(vec![rows(0..1)]) {
+        send.send(message).await.unwrap();
+    }
+    let silent = clients.rows.upsert_stream(tokio_stream::wrappers::ReceiverStream::new(receive));
+    let status = silent.await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert!(status.message().contains("limits.stream_idle_timeout_ms"), "{status}");
+    assert_eq!(rows_written(&status), 1);
+    clients.rows.upsert_stream(tokio_stream::iter(messages(vec![rows(1..2)]))).await.unwrap();
+    served.server.shutdown().await.unwrap();
+}
+
+/// A call over bare HTTP/2, of a client that has no clock of its own and never ends its side: the head of the
+/// answer, where a failure has its status.
+async fn raw_call(
+    address: SocketAddr,
+    path: &'static str,
+    timeout: Option<&'static str>,
+    messages: Vec<Vec<u8>>,
+) -> HeaderMap {
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = http::Request::post(format!("http://{address}/spandrel.v1.{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    if let Some(timeout) = timeout {
+        request = request.header("grpc-timeout", timeout);
+    }
+    let mut sender = sender.ready().await.unwrap();
+    let (answer, mut body) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+    for message in messages {
+        let mut frame = vec![0];
+        frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+        frame.extend(message);
+        body.send_data(frame.into(), false).unwrap();
+    }
+    let head = tokio::time::timeout(Duration::from_secs(30), answer).await.unwrap().unwrap();
+    head.headers().clone()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_has_passed_starts_nothing() {
     let served = serve().await;
     let mut clients = served.clients().await;
     clients.create_docs().await;
     let request = pb::UpsertRequest { collection: named("docs"), tenant: named("acme"), rows: rows(0..1) };
-    let mut request = Request::new(request);
-    request.metadata_mut().insert("grpc-timeout", "1n".parse().unwrap());
-    let status = clients.rows.upsert(request).await.unwrap_err();
-    // The client's own clock may be the first to say so, in its own words.
-    assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status}");
+    let head =
+        raw_call(served.server.address(), "RowService/Upsert", Some("1n"), vec![request.encode_to_vec()])
+            .await;
+    assert_eq!(Status::from_header_map(&head).unwrap().code(), Code::DeadlineExceeded);
     assert_eq!(clients.count("acme").await.unwrap(), 0);
     served.server.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_tells_at_its_deadline_how_far_it_came() {
+    let served = serve().await;
+    let mut clients = served.clients().await;
+    clients.create_docs().await;
+    let sent = messages(vec![rows(0..10), rows(10..20)]).iter().map(Message::encode_to_vec).collect();
+    let head = raw_call(served.server.address(), "RowService/UpsertStream", Some("1500m"), sent).await;
+    let status = Status::from_header_map(&head).unwrap();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert_eq!(rows_written(&status), 20);
+    assert_eq!(status.metadata().get("spandrel-batches-written").unwrap(), "2");
+    served.server.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_never_ends_does_not_outlive_the_grace_time() {
+    let served = serve_with(|config| config.shutdown_grace_ms = 500).await;
+    let address = served.server.address();
+    let waiting = tokio::spawn(raw_call(address, "RowService/Upsert", None, Vec::new()));
+    while !served.page("/metrics").await.contains("spandrel_requests_in_flight 1") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(served.database);
+    tokio::time::timeout(Duration::from_secs(10), served.server.shutdown()).await.unwrap().unwrap();
+    let status = Status::from_header_map(&waiting.await.unwrap()).unwrap();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    // Nothing holds the folder any more.
+    open(&served.config).await.close().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

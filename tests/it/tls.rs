@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use spandrel_proto::v1 as pb;
+use spandrel_server::client::{Client, ClientSettings};
 use spandrel_server::config::Tls;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
@@ -45,6 +46,13 @@ async fn list(channel: Channel) -> Result<(), String> {
         .map_err(|status| status.to_string())
 }
 
+/// Whether the blocking client gets an answer.
+async fn list_by(settings: ClientSettings) -> bool {
+    let listing =
+        move || Client::connect(&settings).and_then(|client| client.collections().map(drop)).is_ok();
+    tokio::task::spawn_blocking(listing).await.unwrap()
+}
+
 fn trusting() -> ClientTlsConfig {
     ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem("ca.pem")))
 }
@@ -72,6 +80,44 @@ async fn a_client_must_show_its_own_where_the_server_says_so() {
     call(&served, trusting().identity(identity("client"))).await.unwrap();
     call(&served, trusting()).await.unwrap_err();
     call(&served, trusting().identity(identity("stranger"))).await.unwrap_err();
+    // The client of the command line does the same with files.
+    let settings = |name: Option<&str>, trusted: bool| ClientSettings {
+        url: format!("https://{}", served.server.address()),
+        authorities: trusted.then(|| pem("ca.pem")),
+        identity: name.map(|name| (pem(&format!("{name}.pem")), pem(&format!("{name}.key")))),
+        ..ClientSettings::default()
+    };
+    assert!(list_by(settings(Some("client"), true)).await);
+    assert!(!list_by(settings(None, true)).await);
+    assert!(!list_by(settings(Some("stranger"), true)).await);
+    // The authorities that browsers trust have not signed it.
+    assert!(!list_by(settings(Some("client"), false)).await);
+    served.server.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_does_not_come_has_its_time() {
+    use tokio::io::AsyncReadExt;
+    let served = serve_with(|config| {
+        config.tls =
+            Tls { cert: Some(fixture("server.pem")), key: Some(fixture("server.key")), client_ca: None };
+        config.limits.handshake_timeout_ms = 300;
+        config.limits.connections_max = 1;
+    })
+    .await;
+    let mut silent = tokio::net::TcpStream::connect(served.server.address()).await.unwrap();
+    let read = tokio::time::timeout(std::time::Duration::from_secs(20), silent.read(&mut [0; 64])).await;
+    assert_eq!(read.unwrap().unwrap_or(0), 0, "the server closes it");
+    // Its place is free again.
+    let mut answer = call(&served, trusting()).await;
+    for _ in 0..50 {
+        if answer.is_ok() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        answer = call(&served, trusting()).await;
+    }
+    answer.unwrap();
     served.server.shutdown().await.unwrap();
 }
 

@@ -1,7 +1,7 @@
 """The wire as another implementation sees it: Python's grpcio, with stubs made from proto/schema, against the real
 `spandrel` binary.
 
-Run by `make test-python`. SPANDREL_BIN names the binary. Answers are computed again here, in plain Python, from the
+Run by `make test-python`, with the binary as its argument. Answers are computed again here, in plain Python, from the
 comments of the .proto files and nothing else: dense order and scores, BM25, reciprocal rank fusion, filters, spans.
 """
 
@@ -22,7 +22,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_tools import protoc
 
-BINARY = os.environ["SPANDREL_BIN"]
+if len(sys.argv) < 2:
+    sys.exit("usage: client_test.py BINARY [unittest's arguments]")
+BINARY = sys.argv.pop(1)
+# The server's settings are the defaults, whatever the environment of the person who runs this says.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SPANDREL_")}
 SCHEMA = Path(__file__).resolve().parents[2] / "proto" / "schema"
 SEED = 7
 DIM = 16
@@ -61,7 +65,7 @@ class Server:
         command = [BINARY, "--json", "serve", "--data", str(data), "--listen", "127.0.0.1:0"]
         command += ["--metrics-listen", "off", *arguments]
         log = open(f"{data}.log", "ab")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=ENVIRONMENT)
         log.close()
         # The announcement is one JSON object, on one line or several.
         text, decoder = "", json.JSONDecoder()
@@ -436,6 +440,7 @@ class Lives(unittest.TestCase):
                 [BINARY, "--json", "key", "create", "--data", str(self.data), *arguments],
                 check=True,
                 capture_output=True,
+                env=ENVIRONMENT,
             ).stdout
         )["key"]
         operator = key("--name", "operator", "--access", "admin", "--tenant", "*")

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use spandrel::{Collection, Database, Fields, Hit, Route, Row, Schema, SearchRequest, Settings};
+use spandrel::{Collection, Database, FieldValue, Fields, Hit, Route, Row, Schema, SearchRequest, Settings};
 
 use super::{Engine, Found, Process, Searcher, Size, VECTOR, Writer, row_of};
 use crate::{Error, Result};
@@ -72,6 +72,15 @@ impl Engine for Embedded {
         let response = self.collection.search(&request(query, k, true))?;
         let explain = response.explain.ok_or_else(|| Error::from("the engine did not explain a search"))?;
         Ok(explain.stages.iter().map(|stage| stage.read_bytes).sum())
+    }
+
+    fn vectors(&self, rows: &[usize]) -> Result<Vec<Option<Vec<f32>>>> {
+        let keys: Vec<String> = rows.iter().map(usize::to_string).collect();
+        let vector = |row: Option<Row>| match row?.fields.remove(VECTOR) {
+            Some(FieldValue::Dense(vector)) => Some(vector),
+            _ => None,
+        };
+        Ok(self.collection.get("", &keys, &Fields::All)?.into_iter().map(vector).collect())
     }
 
     fn process(&self) -> Process {

@@ -13,7 +13,7 @@ mod wire;
 use spandrel::{DenseSpec, FieldKind, Row, Schema};
 
 pub use embedded::Embedded;
-pub use remote::{Remote, Write};
+pub use remote::{Access, Remote, Write};
 pub use server::Server;
 
 use crate::{Error, Result};
@@ -93,11 +93,18 @@ pub trait Engine: Sync {
     /// The engine's.
     fn read_bytes(&self, query: &[f32], k: usize) -> Result<u64>;
 
+    /// The vectors that it keeps of these rows of the base, as they were sent; none where it has no such
+    /// row.
+    ///
+    /// # Errors
+    /// The engine's.
+    fn vectors(&self, rows: &[usize]) -> Result<Vec<Option<Vec<f32>>>>;
+
     /// Whose memory and writes are the engine's.
     fn process(&self) -> Process;
 
-    /// Ends it, so that a folder that is kept can be opened again. Bytes the whole database takes on disk
-    /// then: nothing is being merged any more.
+    /// Ends it, so that a folder that is kept can be opened again. Bytes the collection takes on disk then, in
+    /// a folder of its own the whole database: nothing is being merged any more.
     ///
     /// # Errors
     /// The engine's.

@@ -4,6 +4,8 @@
 //! nothing. A searcher's runtime runs on the thread that calls it: its latency has no hand-over between
 //! threads.
 
+use std::path::PathBuf;
+
 use spandrel::{Row, Schema};
 use spandrel_proto::v1 as pb;
 use spandrel_proto::v1::admin_service_client::AdminServiceClient;
@@ -15,10 +17,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
-use super::{Engine, Found, Process, Searcher, Size, Writer, row_of, wire};
+use super::{Engine, Found, Process, Searcher, Size, VECTOR, Writer, row_of, wire};
 use crate::{Error, Result};
 
 /// Messages of a stream that wait for the connection.
@@ -33,8 +35,49 @@ pub enum Write {
     Stream,
 }
 
+/// What a server wants to see, and what it is known by.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Access {
+    /// API key for the server
+    #[arg(long, env = "SPANDREL_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
+    /// PEM file of the authority of an https server's certificate; left out: those that browsers trust
+    #[arg(long, env = "SPANDREL_CA_CERT")]
+    ca_cert: Option<PathBuf>,
+    /// PEM file of the certificate to show to the server
+    #[arg(long, env = "SPANDREL_CLIENT_CERT", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// PEM file of that certificate's private key
+    #[arg(long, env = "SPANDREL_CLIENT_KEY", requires = "client_cert")]
+    client_key: Option<PathBuf>,
+}
+
+impl Access {
+    fn bearer(&self) -> Result<Option<MetadataValue<Ascii>>> {
+        let Some(key) = self.api_key.as_ref().filter(|key| !key.is_empty()) else { return Ok(None) };
+        let mut value: MetadataValue<Ascii> = format!("Bearer {key}").parse()?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
+    fn tls(&self) -> Result<ClientTlsConfig> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| -> Error { format!("{}: {error}", path.display()).into() })
+        };
+        let tls = match &self.ca_cert {
+            Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
+            None => ClientTlsConfig::new().with_webpki_roots(),
+        };
+        Ok(match (&self.client_cert, &self.client_key) {
+            (Some(cert), Some(key)) => tls.identity(Identity::from_pem(read(cert)?, read(key)?)),
+            _ => tls,
+        })
+    }
+}
+
 /// A collection of a server.
 pub struct Remote {
+    endpoint: Endpoint,
     url: String,
     bearer: Option<MetadataValue<Ascii>>,
     collection: String,
@@ -54,16 +97,17 @@ impl Remote {
     /// there.
     ///
     /// # Errors
-    /// Nobody answers; the key is refused; the collection that is there has another schema.
-    pub fn open(url: &str, key: Option<&str>, name: &str, schema: &Schema) -> Result<(Self, bool)> {
-        let mut bearer = None;
-        if let Some(key) = key {
-            let mut value: MetadataValue<Ascii> = format!("Bearer {key}").parse()?;
-            value.set_sensitive(true);
-            bearer = Some(value);
+    /// Nobody answers; key or certificate are refused; the collection that is there has another schema.
+    pub fn open(url: &str, access: &Access, name: &str, schema: &Schema) -> Result<(Self, bool)> {
+        let mut endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(|error| -> Error { format!("'{url}' is no URL of a server: {error}").into() })?
+            .tcp_nodelay(true);
+        if url.starts_with("https:") {
+            endpoint = endpoint.tls_config(access.tls()?)?;
         }
-        let (url, collection) = (url.to_owned(), name.to_owned());
-        let remote = Self { url, bearer, collection, process: Process::Unknown, write: Write::Calls };
+        let (url, collection, bearer) = (url.to_owned(), name.to_owned(), access.bearer()?);
+        let (process, write) = (Process::Unknown, Write::Calls);
+        let remote = Self { endpoint, url, bearer, collection, process, write };
         let connection = remote.connect(Builder::new_current_thread())?;
         let message = pb::CreateCollectionRequest {
             name: name.to_owned(),
@@ -97,10 +141,7 @@ impl Remote {
 
     fn connect(&self, mut builder: Builder) -> Result<Connection> {
         let runtime = builder.enable_all().build()?;
-        let endpoint = Endpoint::from_shared(self.url.clone())
-            .map_err(|error| -> Error { format!("'{}' is no URL of a server: {error}", self.url).into() })?
-            .tcp_nodelay(true);
-        let channel = runtime.block_on(endpoint.connect()).map_err(|error| -> Error {
+        let channel = runtime.block_on(self.endpoint.connect()).map_err(|error| -> Error {
             let cause =
                 std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             format!("cannot connect to {}: {error}{cause}", self.url).into()
@@ -180,16 +221,45 @@ impl Engine for Remote {
         Ok(explain.stages.iter().map(|stage| stage.read_bytes).sum())
     }
 
+    fn vectors(&self, rows: &[usize]) -> Result<Vec<Option<Vec<f32>>>> {
+        let connection = self.connect(Builder::new_current_thread())?;
+        let request = connection.request(pb::GetRowsRequest {
+            collection: self.collection.clone(),
+            tenant: String::new(),
+            keys: rows.iter().map(usize::to_string).collect(),
+            fields: Some(pb::Fields { mode: pb::fields::Mode::All.into(), names: Vec::new() }),
+        });
+        let mut client =
+            RowServiceClient::new(connection.channel.clone()).max_decoding_message_size(usize::MAX);
+        let answer = connection.runtime.block_on(client.get(request)).map_err(told)?.into_inner();
+        let vector = |row: pb::MaybeRow| wire::vector(row.row?.fields.remove(VECTOR)?);
+        Ok(answer.rows.into_iter().map(vector).collect())
+    }
+
     fn process(&self) -> Process {
         self.process
     }
 
-    /// The server goes on; bytes are what it says of all its collections.
+    /// The server goes on. Its row store is one for all collections: where there are others, this one counts
+    /// for as much of it as it has of the rows.
     fn close(&self) -> Result<u64> {
         let stats = self.stats()?;
-        let segment_bytes: u64 = stats.collections.iter().map(|collection| collection.segment_bytes).sum();
-        Ok(stats.store_bytes + segment_bytes)
+        let all_rows: u64 = stats.collections.iter().map(|collection| collection.rows).sum();
+        let mine = stats.collections.iter().find(|collection| collection.name == self.collection);
+        let mine = mine.ok_or_else(|| format!("the server has no collection '{}'", self.collection))?;
+        if mine.rows != all_rows {
+            eprintln!(
+                "the server holds other collections, too: bytes of its row store are shared out by rows"
+            );
+        }
+        Ok(mine.segment_bytes + shared_out(stats.store_bytes, mine.rows, all_rows))
     }
+}
+
+/// The part of `bytes` that `rows` of `all_rows` take.
+fn shared_out(bytes: u64, rows: u64, all_rows: u64) -> u64 {
+    let part = u128::from(bytes) * u128::from(rows) / u128::from(all_rows.max(1));
+    u64::try_from(part).unwrap_or(bytes)
 }
 
 struct Calls {
@@ -288,4 +358,28 @@ fn found(answer: &pb::SearchResponse) -> Result<Vec<Found>> {
 /// The server's error as a person reads it.
 fn told(status: Status) -> Error {
     format!("the server answers {:?}: {}", status.code(), status.message()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collection_pays_for_its_own_rows() {
+        assert_eq!(shared_out(1_000, 25, 100), 250);
+        assert_eq!(shared_out(1_000, 100, 100), 1_000);
+        assert_eq!(shared_out(1_000, 0, 0), 0);
+        assert_eq!(shared_out(u64::MAX, 7, 7), u64::MAX);
+    }
+
+    #[test]
+    fn certificates_are_read_where_they_are_needed() {
+        let schema = Schema::new();
+        let open =
+            |url: &str, access: &Access| Remote::open(url, access, "x", &schema).err().unwrap().to_string();
+        let missing = Access { ca_cert: Some("/nowhere/ca.pem".into()), ..Access::default() };
+        assert!(open("https://127.0.0.1:1", &missing).contains("/nowhere/ca.pem"));
+        assert!(open("http://127.0.0.1:1", &missing).contains("cannot connect"));
+        assert!(open("https://127.0.0.1:1", &Access::default()).contains("cannot connect"));
+    }
 }

@@ -26,6 +26,12 @@ impl Server {
         command.args(["serve", "--json", "--listen", "127.0.0.1:0", "--metrics-listen", "off"]);
         command.args(["--log-level", "error", "--data"]).arg(dir.join("data"));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
+        // Default settings, whatever this process was told.
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("SPANDREL_")) {
+                command.env_remove(name);
+            }
+        }
         let name = binary.display();
         let child = command.spawn().map_err(|error| -> Error {
             format!("cannot start {name}: {error}; build it (cargo build --bins) or name it with --server")

@@ -32,6 +32,10 @@ impl Engine for Echo {
         Ok(0)
     }
 
+    fn vectors(&self, _rows: &[usize]) -> Result<Vec<Option<Vec<f32>>>> {
+        Err("keeps no vectors".into())
+    }
+
     fn process(&self) -> Process {
         Process::This
     }

@@ -31,6 +31,16 @@ fn field_value(field: FieldValue) -> pb::FieldValue {
     pb::FieldValue { kind: Some(kind) }
 }
 
+/// The vector of a dense field.
+pub fn vector(field: pb::FieldValue) -> Option<Vec<f32>> {
+    let Some(pb::field_value::Kind::Dense(vector)) = field.kind else { return None };
+    if vector.f32_le.is_empty() {
+        return Some(vector.values);
+    }
+    let (words, _) = vector.f32_le.as_chunks::<4>();
+    Some(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
+}
+
 fn value(payload: Value) -> pb::Value {
     use pb::value::Kind;
     let kind = match payload {
@@ -127,6 +137,10 @@ fn payload_kind(kind: PayloadKind) -> pb::PayloadKind {
 mod tests {
     use super::*;
 
+    fn vector_of(row: &pb::Row) -> Option<Vec<f32>> {
+        vector(row.fields[VECTOR].clone())
+    }
+
     #[test]
     fn a_row_keeps_everything() {
         let sent = Row::new("k")
@@ -146,5 +160,6 @@ mod tests {
         };
         let Some(pb::value::Kind::ListValue(tags)) = &tags.kind else { panic!("no list") };
         assert_eq!(tags.values.len(), 2);
+        assert_eq!(vector_of(&row).unwrap(), [1.0, -2.5]);
     }
 }

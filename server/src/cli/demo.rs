@@ -20,7 +20,7 @@ use self::show::Show;
 use super::{CliError, Common, output};
 use crate::auth::{Access, Tenants, keys};
 use crate::client::{Client, ClientSettings};
-use crate::config::Config;
+use crate::config::{Auth, Config};
 use crate::serve;
 
 /// The collection that the demo makes.
@@ -39,9 +39,11 @@ const BUDGET_TOKENS: usize = 300;
 #[command(after_help = "\
 Examples:
   spandrel demo
-  spandrel demo --data ./demo-data      keep the data, to look around with `spandrel search --data ./demo-data`")]
+  spandrel demo --data ./demo-data   keep the data, to look around with `spandrel search --data ./demo-data`
+
+The API keys that the demo makes end with it: they are in its temporary folder.")]
 pub(super) struct DemoArgs {
-    /// Keep the data in this new or empty folder
+    /// Keep the data in this folder; a demo that ran there before is done again
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
@@ -50,6 +52,7 @@ pub(super) fn run(common: &Common, args: DemoArgs) -> Result<(), CliError> {
     let started = Instant::now();
     let temporary =
         tempfile::tempdir().map_err(|error| CliError::failed(format!("temporary folder: {error}")))?;
+    let kept = args.data.is_some();
     let data = args.data.unwrap_or_else(|| temporary.path().join("data"));
     let show = Show { json: common.json };
     let corpus = Corpus::read(temporary.path())?;
@@ -60,6 +63,8 @@ pub(super) fn run(common: &Common, args: DemoArgs) -> Result<(), CliError> {
         data: data.clone(),
         listen: ([127, 0, 0, 1], 0).into(),
         metrics_listen: None,
+        // Not beside the data, which may be kept: these secrets are shown to nobody.
+        auth: Auth { keys_file: Some(temporary.path().join("keys.json")) },
         ..Config::default()
     };
     let failed = |error: keys::KeysError| CliError::failed(error.to_string());
@@ -99,6 +104,9 @@ pub(super) fn run(common: &Common, args: DemoArgs) -> Result<(), CliError> {
         }))?;
     } else {
         println!("\nThe server has shut down; everything took {total_s:.1} s.");
+        if kept {
+            println!("The data is in {0}, without keys: `spandrel serve --data {0}`", data.display());
+        }
     }
     Ok(())
 }
@@ -112,6 +120,16 @@ fn schema() -> Schema {
 
 /// Sends every row through the upsert stream; returns the seconds until all were acknowledged.
 fn import(client: &Client, corpus: &Corpus) -> Result<f64, CliError> {
+    match client.schema(COLLECTION) {
+        // Of an earlier demo in this folder.
+        Ok(there) if there == schema() => client.drop_collection(COLLECTION)?,
+        Ok(_) => {
+            let what = format!("there is a collection '{COLLECTION}' that no demo made; name another --data");
+            return Err(CliError::usage(what));
+        }
+        Err(status) if status.code() == tonic::Code::NotFound => {}
+        Err(status) => return Err(status.into()),
+    }
     client.create_collection(COLLECTION, &schema())?;
     let started = Instant::now();
     let (sender, receiver) = sync_channel(1);

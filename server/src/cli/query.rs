@@ -68,8 +68,11 @@ pub(super) struct QueryArgs {
     /// Give up after this time
     #[arg(long, value_name = "MS")]
     timeout_ms: Option<u64>,
-    /// A whole request as JSON, @FILE or -, instead of the flags above; docs/cli.md shows one
-    #[arg(long, value_name = "JSON", conflicts_with_all = ["text", "vector", "semantic", "sparse", "filter"])]
+    /// A whole request as JSON, @FILE or -, instead of all flags above but --tenant; docs/cli.md shows one
+    #[arg(long, value_name = "JSON", conflicts_with_all = [
+        "text", "text_field", "vector", "semantic", "vector_field", "sparse", "sparse_field", "fusion", "filter",
+        "k", "offset", "score_threshold", "fields", "explain", "timeout_ms",
+    ])]
     request: Option<String>,
 }
 

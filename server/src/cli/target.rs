@@ -30,8 +30,8 @@ pub(super) struct TargetArgs {
         help_heading = "Where"
     )]
     api_key: Option<String>,
-    /// PEM file of the authority that an https server's certificate is signed by [default: those that browsers
-    /// trust]
+    /// PEM file of the authority that an https server's certificate is signed by [default: those that
+    /// browsers trust]
     #[arg(long, env = "SPANDREL_CA_CERT", value_name = "FILE", help_heading = "Where")]
     ca_cert: Option<PathBuf>,
     /// PEM file of the certificate to show to a server that asks for one

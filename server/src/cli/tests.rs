@@ -65,6 +65,37 @@ fn shell_words(line: &str) -> Vec<String> {
     words
 }
 
+/// A whole request leaves nothing for flags to say, and a flag that would not count is an error.
+#[test]
+fn a_whole_request_stands_alone() {
+    let with = |flags: &[&str]| {
+        let line = ["spandrel", "search", "-c", "docs", "--request", "{}"];
+        Cli::try_parse_from(line.into_iter().chain(flags.iter().copied())).map(drop)
+    };
+    with(&[]).unwrap();
+    with(&["--tenant", "acme", "--json"]).unwrap();
+    let flags: [&[&str]; 15] = [
+        &["--text", "x"],
+        &["--text-field", "x"],
+        &["--vector", "[1]"],
+        &["--semantic", "x"],
+        &["--vector-field", "x"],
+        &["--sparse", "{}"],
+        &["--sparse-field", "x"],
+        &["--fusion", "weighted"],
+        &["--filter", "{}"],
+        &["-k", "3"],
+        &["--offset", "3"],
+        &["--score-threshold", "0.5"],
+        &["--fields", "all"],
+        &["--explain"],
+        &["--timeout-ms", "5"],
+    ];
+    for flags in flags {
+        assert_eq!(with(flags).unwrap_err().kind(), clap::error::ErrorKind::ArgumentConflict, "{flags:?}");
+    }
+}
+
 #[test]
 fn failures_have_codes_of_their_own() {
     let of_kind = |kind| CliError::from(spandrel::Error::new(kind, "x")).code;

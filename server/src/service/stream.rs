@@ -6,9 +6,9 @@
 //! slows a stream, it does not end it.
 //!
 //! A stream lives long, so what a call asks once is asked here before every batch: whether the server shuts
-//! down (UNAVAILABLE), whether the key is still in force, whether the deadline has passed. A client that sends
-//! nothing for `limits.stream_idle_timeout_ms` gives its place to another. However a stream ends, the trailing
-//! metadata tells what was written until then.
+//! down (UNAVAILABLE), whether the key is still in force, whether the deadline has passed. A client that
+//! sends nothing for `limits.stream_idle_timeout_ms` gives its place to another. However a stream ends, the
+//! trailing metadata tells what was written until then.
 
 use std::pin::Pin;
 use std::sync::Arc;
