@@ -36,6 +36,8 @@ pub struct Settings {
     pub backlog_bytes_max: u64,
     /// Cache of the row store, in bytes.
     pub row_cache_bytes: u64,
+    /// Bytes of rows that one answer may hold; a request whose rows have more is refused.
+    pub response_bytes_max: u64,
 }
 
 impl Default for Settings {
@@ -47,6 +49,7 @@ impl Default for Settings {
             fresh_bytes_max: 64 << 20,
             backlog_bytes_max: 512 << 20,
             row_cache_bytes: 64 << 20,
+            response_bytes_max: 256 << 20,
         }
     }
 }

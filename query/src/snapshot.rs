@@ -35,7 +35,7 @@ impl View {
     pub fn allow(&self, tenant: TenantId) -> Option<Allow<'_>> {
         let range = self.segment.tenant_range(tenant);
         let deleted = (!self.deleted.is_empty()).then_some(&*self.deleted);
-        let allow = Allow { range, deleted, filter: None };
+        let allow = Allow { range, deleted, filter: None, stop: None };
         (!allow.is_empty()).then_some(allow)
     }
 }

@@ -6,6 +6,7 @@ mod corruption;
 mod crash;
 mod disk;
 mod grpc;
+mod lifecycle;
 mod model;
 mod rng;
 mod served;
