@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use spandrel_storage::durable;
-use spandrel_storage::store::Store;
+use spandrel_storage::store::{self, Store};
 
 use crate::collection::Shared;
 use crate::database::{Database, MARKER, MARKER_TEXT, ROWS, SEGMENTS};
@@ -29,7 +29,7 @@ pub(crate) fn backup(parts: &Parts, dir: &Path) -> Result<()> {
     let _files: Vec<_> = parts.collections.iter().map(|shared| shared.maintenance.files.lock()).collect();
     for shared in &parts.collections {
         let to = dir.join(SEGMENTS).join(shared.id.to_string());
-        fs::create_dir_all(&to).map_err(|error| io("create", &to, error))?;
+        durable::create_folder(&to)?;
         for entry in fs::read_dir(&shared.folder).map_err(|error| io("list", &shared.folder, error))? {
             let entry = entry.map_err(|error| io("list", &shared.folder, error))?;
             if !entry.file_name().to_string_lossy().ends_with(durable::TEMP_SUFFIX) {
@@ -56,17 +56,16 @@ pub(crate) fn restore(backup: &Path, dir: &Path) -> Result<()> {
         }
     }
     empty_folder(dir)?;
-    for name in [SEGMENTS, ROWS] {
-        if backup.join(name).exists() {
-            copy_folder(&backup.join(name), &dir.join(name))?;
-        }
+    if backup.join(SEGMENTS).exists() {
+        copy_folder(&backup.join(SEGMENTS), &dir.join(SEGMENTS))?;
     }
+    store::restore(&backup.join(ROWS), &dir.join(ROWS))?;
     durable::replace_file(&dir.join(MARKER), MARKER_TEXT.as_bytes())?;
     Database::open(dir, Settings::default())?.close()
 }
 
 fn empty_folder(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|error| io("create", dir, error))?;
+    durable::create_folder(dir)?;
     let mut entries = fs::read_dir(dir).map_err(|error| io("list", dir, error))?;
     match entries.next() {
         Some(_) => {
@@ -77,7 +76,7 @@ fn empty_folder(dir: &Path) -> Result<()> {
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).map_err(|error| io("create", to, error))?;
+    durable::create_folder(to)?;
     for entry in fs::read_dir(from).map_err(|error| io("list", from, error))? {
         let entry = entry.map_err(|error| io("list", from, error))?;
         let target = to.join(entry.file_name());

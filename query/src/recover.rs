@@ -20,7 +20,7 @@ use crate::maintain;
 use crate::snapshot::View;
 use crate::write::{drop_from_views, erase_rows, mark_deleted};
 
-/// Log records replayed into one fresh segment.
+/// Log records replayed into one fresh segment, and keys looked up at once.
 const REPLAY_ROWS: usize = 1_024;
 
 /// Opens a collection and replays its log.
@@ -154,17 +154,38 @@ fn sort_records(
     rows: RangeInclusive<RowId>,
 ) -> Result<Sorted> {
     let mut sorted = Sorted::default();
+    let mut keyed = Vec::with_capacity(REPLAY_ROWS);
     for record in store.records(collection, rows, &FieldSet::NONE) {
         match record? {
-            (row, Record::Row(stored))
-                if store.lookup(collection, stored.tenant, &[&stored.key])?[0] == Some(row) =>
-            {
-                sorted.live.push((stored.tenant, row));
-            }
+            (row, Record::Row(stored)) => keyed.push((row, stored.tenant, stored.key)),
             (row, _) => sorted.dead.push(row),
         }
+        if keyed.len() == REPLAY_ROWS {
+            sorted.add(collection, store, &keyed)?;
+            keyed.clear();
+        }
     }
+    sorted.add(collection, store, &keyed)?;
     Ok(sorted)
+}
+
+impl Sorted {
+    /// Sorts rows by whether their keys still name them.
+    fn add(
+        &mut self,
+        collection: CollectionId,
+        store: &StoreSnapshot,
+        rows: &[(RowId, TenantId, String)],
+    ) -> Result<()> {
+        let keys: Vec<_> = rows.iter().map(|(_, tenant, key)| (*tenant, key.as_str())).collect();
+        for ((row, tenant, _), named) in rows.iter().zip(store.lookup(collection, &keys)?) {
+            match named == Some(*row) {
+                true => self.live.push((*tenant, *row)),
+                false => self.dead.push(*row),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Applies every log record after `covered`, building segments on disk as fresh rows fill memory.

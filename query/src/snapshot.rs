@@ -73,7 +73,7 @@ impl Snapshot {
                     let Some(stored) = stored else {
                         return corrupt(format!("row {row} is indexed and not stored"));
                     };
-                    let named = self.store.lookup(collection, tenant, &[&stored.key])?[0];
+                    let named = self.store.lookup(collection, &[(tenant, &stored.key)])?[0];
                     if named != Some(*row) {
                         return corrupt(format!(
                             "row {row} is indexed; its key '{}' names {named:?}",
