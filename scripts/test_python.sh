@@ -13,4 +13,4 @@ if ! python="$(scripts/python_env.sh grpc-client tests/python/requirements.txt 3
     exit 0
 fi
 target="${CARGO_TARGET_DIR:-target}"
-SPANDREL_BIN="$(cd "$target" && pwd)/debug/spandrel" exec "$python" -B tests/python/client_test.py
+SERVER_BINARY="$(cd "$target" && pwd)/debug/spandrel" exec "$python" -B tests/python/client_test.py

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use spandrel_storage::durable;
 use spandrel_storage::manifest::{Manifest, SegmentEntry, segment_name};
-use spandrel_storage::store::Store;
+use spandrel_storage::store::{self, Store};
 
 use crate::database::{Database, MARKER, MARKER_TEXT, ROWS, SEGMENTS};
 use crate::error::{Error, ErrorKind, Result};
@@ -76,7 +76,7 @@ impl<'a> Held<'a> {
     }
 
     fn write(&self, to: &Path) -> Result<()> {
-        fs::create_dir_all(to).map_err(|error| io("create", to, error))?;
+        durable::create_folder(to)?;
         for (entry, file) in self.manifest.segments.iter().zip(&self.files) {
             let path = to.join(segment_name(entry.id));
             // Linked while it has its name; a merge may have removed it meanwhile, or the backup is on
@@ -104,26 +104,25 @@ impl Drop for Held<'_> {
 /// Makes a database in `dir` from a backup and opens it once to check it.
 pub(crate) fn restore(backup: &Path, dir: &Path) -> Result<()> {
     match fs::read_to_string(backup.join(MARKER)) {
-        Ok(text) if text == MARKER_TEXT => {}
+        Ok(text) if text == MARKER_TEXT && backup.join(ROWS).is_dir() => {}
         _ => {
             return Err(Error::invalid(format!(
-                "{} is not a complete backup: it has no {MARKER} file of this format",
+                "{} is not a complete backup: it has no {MARKER} file of this format, or no {ROWS}",
                 backup.display()
             )));
         }
     }
     empty_folder(dir)?;
-    for name in [SEGMENTS, ROWS] {
-        if backup.join(name).exists() {
-            copy_folder(&backup.join(name), &dir.join(name))?;
-        }
+    if backup.join(SEGMENTS).exists() {
+        copy_folder(&backup.join(SEGMENTS), &dir.join(SEGMENTS))?;
     }
+    store::restore(&backup.join(ROWS), &dir.join(ROWS))?;
     durable::replace_file(&dir.join(MARKER), MARKER_TEXT.as_bytes())?;
     Database::open(dir, Settings::default())?.close()
 }
 
 fn empty_folder(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|error| io("create", dir, error))?;
+    durable::create_folder(dir)?;
     let mut entries = fs::read_dir(dir).map_err(|error| io("list", dir, error))?;
     match entries.next() {
         Some(_) => {
@@ -134,7 +133,7 @@ fn empty_folder(dir: &Path) -> Result<()> {
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).map_err(|error| io("create", to, error))?;
+    durable::create_folder(to)?;
     for entry in fs::read_dir(from).map_err(|error| io("list", from, error))? {
         let entry = entry.map_err(|error| io("list", from, error))?;
         let target = to.join(entry.file_name());

@@ -324,7 +324,7 @@ impl Drop for Inner {
 /// Makes `path` a database folder, or checks that it is one.
 fn claim(path: &Path) -> Result<()> {
     let io = |action, error| Error::from(spandrel_storage::Error::io(action, path, error));
-    fs::create_dir_all(path).map_err(|error| io("create", error))?;
+    durable::create_folder(path)?;
     let marker = path.join(MARKER);
     match fs::read_to_string(&marker) {
         Ok(text) if text == MARKER_TEXT => return Ok(()),

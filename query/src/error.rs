@@ -93,7 +93,7 @@ impl From<spandrel_storage::Error> for Error {
             Storage::Exists { .. } | Storage::Locked { .. } => ErrorKind::Conflict,
             Storage::NoSpace { .. } => ErrorKind::Exhausted,
             Storage::Corrupt { .. } => ErrorKind::Corrupt,
-            Storage::Poisoned { .. } => ErrorKind::Poisoned,
+            Storage::Poisoned { .. } | Storage::SyncFailed { .. } => ErrorKind::Poisoned,
             Storage::Io { .. } => ErrorKind::Unavailable,
             _ => ErrorKind::Internal,
         };

@@ -115,8 +115,8 @@ pub fn get(
     let wanted = field_set(&shared.schema, fields)?;
     let Some(id) = shared.tenants.get(tenant) else { return Ok(vec![None; keys.len()]) };
     let snapshot = shared.snapshot();
-    let names: Vec<&str> = keys.iter().map(String::as_str).collect();
-    let rows = snapshot.store.lookup(shared.id, id, &names)?;
+    let names: Vec<_> = keys.iter().map(|key| (id, key.as_str())).collect();
+    let rows = snapshot.store.lookup(shared.id, &names)?;
     let present: Vec<RowId> = rows.iter().flatten().copied().collect();
     let mut stored = stored(shared, &snapshot.store, &present, &wanted, stop)?.into_iter();
     rows.into_iter()

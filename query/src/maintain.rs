@@ -207,6 +207,12 @@ fn step(shared: &Shared, lane: Lane) -> bool {
         }
         // Closing or dropping makes a job give up.
         Err(_) if shared.writable().is_err() || shared.wake.stopped() => false,
+        // What a failed sync left on the disk is not known, and trying again would not tell.
+        Err(error) if error.kind() == ErrorKind::Poisoned => {
+            shared.store.poison(error.message());
+            shared.poison(error.message());
+            false
+        }
         Err(error) => {
             tracing::error!(collection = %shared.name, %error, "maintenance failed; it is tried again");
             *shared.maintenance.failure(lane).lock() = Some((Instant::now(), error));
@@ -218,11 +224,13 @@ fn step(shared: &Shared, lane: Lane) -> bool {
 /// Runs the next job of a lane; returns whether there was one.
 pub fn run_next(shared: &Shared, lane: Lane) -> Result<bool> {
     let _busy = shared.maintenance.busy.read();
+    // Before each merge: under a steady load there is always another one.
+    let trimmed = lane == Lane::Disk && publish::trim(shared)?;
     let snapshot = shared.snapshot();
     let Some(job) = choose(shared, &snapshot, lane) else {
         return match lane {
             Lane::Fresh => Ok(false),
-            Lane::Disk => Ok(publish::cover(shared)? | publish::trim(shared)? | publish::compact(shared)?),
+            Lane::Disk => Ok(trimmed | publish::cover(shared)? | publish::compact(shared)?),
         };
     };
     match job {

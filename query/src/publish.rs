@@ -10,7 +10,7 @@ use spandrel_storage::manifest::{Manifest, SegmentEntry};
 use spandrel_storage::store::{Commit, Durability};
 use spandrel_storage::{RowId, failpoint};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::shared::{Shared, Writer};
 use crate::snapshot::View;
 
@@ -114,7 +114,7 @@ fn carried_deletes(output: &Segment, before: &[View], now: &[View]) -> RoaringBi
 /// Writes what `views` says. The caller holds the write lock.
 ///
 /// # Errors
-/// [`ErrorKind::Poisoned`] after a failed sync, which poisons the database; others leave the manifest as it
+/// [`ErrorKind::Poisoned`] after a failed sync; others leave the manifest as it
 /// was.
 pub fn save_manifest(shared: &Shared, writer: &mut Writer, views: &[View], last_row: RowId) -> Result<()> {
     if shared.durability() == Durability::Buffered {
@@ -143,13 +143,7 @@ pub fn save_manifest(shared: &Shared, writer: &mut Writer, views: &[View], last_
         next_segment: writer.next_segment,
         segments,
     };
-    if let Err(error) = manifest.save(&shared.folder) {
-        let error = Error::from(error);
-        if error.kind() == ErrorKind::Poisoned {
-            shared.poison(error.message());
-        }
-        return Err(error);
-    }
+    manifest.save(&shared.folder)?;
     writer.manifest = manifest;
     Ok(())
 }

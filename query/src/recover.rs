@@ -4,7 +4,6 @@
 //! that all are. What cannot be derived is checked: a row store that ends before the manifest's last row has
 //! lost rows, and is refused.
 
-use std::fs;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use spandrel_index::segment::{self, IndexDoc, Segment};
 use spandrel_storage::manifest::{Manifest, SegmentEntry, segment_name};
 use spandrel_storage::record::{FieldSet, Record};
 use spandrel_storage::store::StoreSnapshot;
-use spandrel_storage::{CollectionId, RowId, TenantId};
+use spandrel_storage::{CollectionId, RowId, TenantId, durable};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::maintain::{self, Lane};
@@ -21,7 +20,7 @@ use crate::shared::{Shared, SharedParts, Writer};
 use crate::snapshot::View;
 use crate::write::{drop_from_views, mark_deleted};
 
-/// Log records replayed into one fresh segment.
+/// Log records replayed into one fresh segment, and keys looked up at once.
 const REPLAY_ROWS: usize = 1_024;
 
 /// Opens a collection and replays its log.
@@ -29,8 +28,7 @@ const REPLAY_ROWS: usize = 1_024;
 /// # Errors
 /// When the row store is damaged or has lost acknowledged rows; damage to segments is repaired instead.
 pub fn open(parts: SharedParts) -> Result<Arc<Shared>> {
-    fs::create_dir_all(&parts.folder)
-        .map_err(|error| spandrel_storage::Error::io("create", &parts.folder, error))?;
+    durable::create_folder(&parts.folder)?;
     let mut manifest = load_manifest(&parts)?;
     let last_row = parts.store.last_row_id(parts.id)?;
     if last_row < manifest.last_row {
@@ -171,17 +169,38 @@ fn sort_records(
     rows: RangeInclusive<RowId>,
 ) -> Result<Sorted> {
     let mut sorted = Sorted::default();
+    let mut keyed = Vec::with_capacity(REPLAY_ROWS);
     for record in store.records(collection, rows, &FieldSet::NONE) {
         match record? {
-            (row, Record::Row(stored))
-                if store.lookup(collection, stored.tenant, &[&stored.key])?[0] == Some(row) =>
-            {
-                sorted.live.push((stored.tenant, row));
-            }
+            (row, Record::Row(stored)) => keyed.push((row, stored.tenant, stored.key)),
             (row, _) => sorted.dead.push(row),
         }
+        if keyed.len() == REPLAY_ROWS {
+            sorted.add(collection, store, &keyed)?;
+            keyed.clear();
+        }
     }
+    sorted.add(collection, store, &keyed)?;
     Ok(sorted)
+}
+
+impl Sorted {
+    /// Sorts rows by whether their keys still name them.
+    fn add(
+        &mut self,
+        collection: CollectionId,
+        store: &StoreSnapshot,
+        rows: &[(RowId, TenantId, String)],
+    ) -> Result<()> {
+        let keys: Vec<_> = rows.iter().map(|(_, tenant, key)| (*tenant, key.as_str())).collect();
+        for ((row, tenant, _), named) in rows.iter().zip(store.lookup(collection, &keys)?) {
+            match named == Some(*row) {
+                true => self.live.push((*tenant, *row)),
+                false => self.dead.push(*row),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Applies every log record after `covered`, building segments on disk as fresh rows fill memory.

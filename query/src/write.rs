@@ -246,13 +246,16 @@ impl Planner<'_> {
         row
     }
 
-    /// Rows that the keys have now, this group's earlier work included.
-    fn lookup(&self, tenant: TenantId, keys: &[&str]) -> Result<Vec<Option<RowId>>> {
-        // A tenant that this very group names first has no rows yet.
-        if tenant >= self.shared.tenants.next() {
-            return Ok(vec![None; keys.len()]);
-        }
-        Ok(self.snapshot.store.lookup(self.shared.id, tenant, keys)?)
+    /// Rows that the keys have in the store. A tenant that this group adds has none there.
+    fn lookup(&self, keys: &[(TenantId, &str)]) -> Result<Vec<Option<RowId>>> {
+        let first_new = self.shared.tenants.next();
+        let known: Vec<_> = keys.iter().copied().filter(|(tenant, _)| *tenant < first_new).collect();
+        let mut rows = self.snapshot.store.lookup(self.shared.id, &known)?.into_iter();
+        let row_of = |(tenant, _): &(TenantId, &str)| match *tenant < first_new {
+            true => rows.next().flatten(),
+            false => None,
+        };
+        Ok(keys.iter().map(row_of).collect())
     }
 
     /// The record of a replaced row, if it may go with this very commit. Until a manifest covers it, it stays
@@ -289,14 +292,9 @@ impl Planner<'_> {
     fn upsert(&mut self, rows: Vec<PreparedRow>) -> Result<u64> {
         let count = rows.len() as u64;
         let tenants: Vec<TenantId> = rows.iter().map(|row| self.tenant_or_new(&row.tenant)).collect();
-        let mut stored = vec![None; rows.len()];
-        let mut at = 0;
-        // One lookup for each run of rows of one tenant.
-        for run in tenants.chunk_by(|a, b| a == b) {
-            let keys: Vec<&str> = rows[at..at + run.len()].iter().map(|row| row.key.as_str()).collect();
-            stored[at..at + run.len()].copy_from_slice(&self.lookup(run[0], &keys)?);
-            at += run.len();
-        }
+        let keys: Vec<_> =
+            tenants.iter().zip(&rows).map(|(tenant, row)| (*tenant, row.key.as_str())).collect();
+        let stored = self.lookup(&keys)?;
         for ((row, tenant), stored) in rows.into_iter().zip(tenants).zip(stored) {
             let PreparedRow { key, tenant: _, mut record, values } = row;
             let id = self.next_row();
@@ -348,8 +346,8 @@ impl Planner<'_> {
 
     fn delete(&mut self, tenant: &str, keys: Vec<String>) -> Result<u64> {
         let Some(tenant) = self.tenant(tenant) else { return Ok(0) };
-        let names: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let stored = self.lookup(tenant, &names)?;
+        let names: Vec<_> = keys.iter().map(|key| (tenant, key.as_str())).collect();
+        let stored = self.lookup(&names)?;
         let mut count = 0;
         for (key, stored) in keys.into_iter().zip(stored) {
             if let Some(old) = self.replace(tenant, &key, stored, None) {

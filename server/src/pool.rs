@@ -3,9 +3,9 @@
 //!
 //! A call waits in a queue of bounded length, then runs on a blocking thread; at most `threads` of a pool run
 //! at once. Dropping the future of a waiting call (its client went away) takes it out of the queue without a
-//! trace; a call whose deadline passes while it waits is answered and never started. A call that runs is not
-//! interrupted: its client is answered at the deadline, its thread is counted until it returns. Panics become
-//! INTERNAL.
+//! trace; a call whose deadline passes while it waits is answered and never started. A call that runs is answered at
+//! the deadline; its thread is counted until it returns, soon after, since the engine is told to give up. Panics
+//! become INTERNAL.
 //!
 //! Reads, writes and administration have a pool each, so that writers that wait for a disk or for the
 //! maintainer do not hold up searches. Order is first come, first served. Cost: two semaphores and one thread
@@ -41,6 +41,11 @@ impl Deadline {
         }
     }
 
+    /// The moment itself; none where there is no deadline.
+    pub fn instant(self) -> Option<Instant> {
+        self.0
+    }
+
     /// Time left; none where there is no deadline; zero when it has passed.
     pub fn left(self) -> Option<Duration> {
         self.0.map(|at| at.saturating_duration_since(Instant::now()))
@@ -52,7 +57,7 @@ impl Deadline {
     }
 
     /// Waits for it; for ever where there is none.
-    async fn passed(self) {
+    pub async fn passed(self) {
         match self.0 {
             Some(at) => tokio::time::sleep_until(at.into()).await,
             None => std::future::pending().await,
@@ -172,7 +177,8 @@ impl Pool {
     }
 }
 
-fn expired(when: &str) -> Status {
+/// DEADLINE_EXCEEDED.
+pub fn expired(when: &str) -> Status {
     Status::deadline_exceeded(format!("the deadline passed {when}"))
 }
 

@@ -133,6 +133,7 @@ pub async fn start(database: Database, config: &Config) -> Result<Server, ServeE
         metrics: Arc::clone(&metrics),
         backup_folder: config.backup_folder(),
         streams: Arc::new(Semaphore::new(config.limits.streams_max)),
+        keyring: Arc::clone(&keyring),
         stopping: stopping.clone(),
     });
     let health = HealthReporter::new();

@@ -1,7 +1,7 @@
 """The wire as another implementation sees it: Python's grpcio, with stubs made from proto/schema, against the real
 `spandrel` binary.
 
-Run by `make test-python`. SPANDREL_BIN names the binary. Answers are computed again here, in plain Python, from the
+Run by `make test-python`. SERVER_BINARY names the binary. Answers are computed again here, in plain Python, from the
 comments of the .proto files and nothing else: dense order and scores, BM25, reciprocal rank fusion, filters, spans.
 """
 
@@ -22,7 +22,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_tools import protoc
 
-BINARY = os.environ["SPANDREL_BIN"]
+BINARY = os.environ["SERVER_BINARY"]
+# Settings of the shell that runs this must not reach the servers.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SPANDREL_")}
 SCHEMA = Path(__file__).resolve().parents[2] / "proto" / "schema"
 SEED = 7
 DIM = 16
@@ -61,7 +63,7 @@ class Server:
         command = [BINARY, "--json", "serve", "--data", str(data), "--listen", "127.0.0.1:0"]
         command += ["--metrics-listen", "off", *arguments]
         log = open(f"{data}.log", "ab")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=ENVIRONMENT)
         log.close()
         # The announcement is one JSON object, on one line or several.
         text, decoder = "", json.JSONDecoder()
@@ -239,11 +241,7 @@ class Served(unittest.TestCase):
         fields = common.Fields(mode=common.Fields.MODE_ALL)
         get = rows.GetRowsRequest(collection="docs", tenant="acme", keys=[doc.key, "none"], fields=fields)
         found, nothing = self.client.call("rows", "Get", get).rows
-        sent = doc.row(True)
-        micros = found.row.fields["at"].payload.integer_value
-        self.assertEqual(micros % 86_400_000_000, 0)
-        sent.fields["at"].payload.integer_value = micros
-        self.assertEqual(found.row, sent)
+        self.assertEqual(found.row, doc.row(True))
         self.assertFalse(nothing.HasField("row"))
 
     def test_dense_order_and_scores(self):
@@ -372,8 +370,6 @@ class Served(unittest.TestCase):
         with self.fails(grpc.StatusCode.ALREADY_EXISTS, "docs"):
             create = collections.CreateCollectionRequest(name="docs", schema=schema())
             self.client.call("collections", "Create", create)
-        with self.fails(grpc.StatusCode.DEADLINE_EXCEEDED):
-            self.client.call("admin", "Stats", admin.StatsRequest(), timeout=0)
 
     def test_health_and_reflection(self):
         health = health_pb2_grpc.HealthStub(self.client.channel)
@@ -436,6 +432,7 @@ class Lives(unittest.TestCase):
                 [BINARY, "--json", "key", "create", "--data", str(self.data), *arguments],
                 check=True,
                 capture_output=True,
+                env=ENVIRONMENT,
             ).stdout
         )["key"]
         operator = key("--name", "operator", "--access", "admin", "--tenant", "*")

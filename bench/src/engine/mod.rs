@@ -81,6 +81,13 @@ pub trait Engine: Sync {
     /// The engine's.
     fn flush(&self) -> Result<()>;
 
+    /// As [`flush`](Self::flush), and waits until background merging has ended: nothing runs beside what is
+    /// measured next.
+    ///
+    /// # Errors
+    /// The engine's.
+    fn settle(&self) -> Result<()>;
+
     /// What it takes now.
     ///
     /// # Errors

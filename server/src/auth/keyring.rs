@@ -91,8 +91,11 @@ impl Keyring {
         }
         let read = keys::read(&self.path);
         let mut state = self.state.write();
-        // A damaged file is reported once, not twice a second.
-        state.stamp = stamp;
+        // A damaged file is reported once, not twice a second. One that could not be read is looked at
+        // again: it may take a key away.
+        if !matches!(read, Err(KeysError::Io { .. })) {
+            state.stamp = stamp;
+        }
         state.keys = match read? {
             Some(keys) => Some(Arc::new(keys)),
             None => state.keys.as_ref().map(|_| Arc::default()),
@@ -106,7 +109,11 @@ impl Keyring {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            match self.refresh() {
+            let keyring = Arc::clone(&self);
+            let refreshed = tokio::task::spawn_blocking(move || keyring.refresh()).await;
+            // It is cancelled only when the server ends, and it does not panic.
+            let Ok(refreshed) = refreshed else { return };
+            match refreshed {
                 Ok(false) => {}
                 Ok(true) => {
                     let keys = self.state.read().keys.as_ref().map_or(0, |keys| keys.len());
@@ -114,6 +121,19 @@ impl Keyring {
                 }
                 Err(error) => tracing::error!(%error, "the keys read before stay in force"),
             }
+        }
+    }
+
+    /// Whether a caller who was let in earlier would be let in as the same one now.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED when the key was revoked or changed since.
+    pub fn still_allows(&self, caller: &Caller) -> Result<(), Status> {
+        match &self.state.read().keys {
+            Some(keys) if !keys.knows(caller) => {
+                Err(Status::unauthenticated("the API key was revoked or changed since the stream began"))
+            }
+            _ => Ok(()),
         }
     }
 

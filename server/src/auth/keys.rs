@@ -109,6 +109,11 @@ impl KeySet {
         (equal && prefix == PREFIX).then(|| Caller::new(&record.id, record.access, record.tenants.clone()))
     }
 
+    /// Whether the key that `caller` came with is here, with the same rights.
+    pub fn knows(&self, caller: &Caller) -> bool {
+        self.keys.get(caller.id()).is_some_and(|record| caller.has(record.access, &record.tenants))
+    }
+
     /// How many keys there are.
     pub fn len(&self) -> usize {
         self.keys.len()
@@ -125,13 +130,21 @@ const UNKNOWN: &str = "000000000000000000000000000000000000000000000000000000000
 
 /// The keys file of a data folder, where the configuration names none: beside the folder.
 pub fn default_path(data: &Path) -> PathBuf {
-    let mut name = data.as_os_str().to_owned();
-    // "data/" and "data" are the same folder.
-    while name.to_str().is_some_and(|text| text.len() > 1 && text.ends_with('/')) {
-        let trimmed = name.to_string_lossy().trim_end_matches('/').to_owned();
-        name = trimmed.into();
+    beside(data, ".keys.json")
+}
+
+/// The path of what stands beside a folder under the folder's name with an ending, never inside of it: `data/`,
+/// `./data` and `data` have the same neighbours, and those of `.` are beside the current folder.
+pub fn beside(folder: &Path, ending: &str) -> PathBuf {
+    // Components leave out trailing slashes and inner dots.
+    let mut plain: PathBuf = folder.components().collect();
+    if plain.file_name().is_none()
+        && let Ok(whole) = std::path::absolute(&plain).and_then(|whole| whole.canonicalize().or(Ok(whole)))
+    {
+        plain = whole;
     }
-    name.push(".keys.json");
+    let mut name = plain.into_os_string();
+    name.push(ending);
     PathBuf::from(name)
 }
 

@@ -114,6 +114,11 @@ impl Caller {
         &self.0.id
     }
 
+    /// Whether these are the caller's rights.
+    pub fn has(&self, access: Access, tenants: &Tenants) -> bool {
+        self.0.access == access && self.0.tenants == *tenants
+    }
+
     /// Whether the caller may know of this tenant.
     pub fn may_see(&self, tenant: &str) -> bool {
         self.0.tenants.contains(tenant)

@@ -225,6 +225,12 @@ pub const KEYS: &[Key] = &[
     key("engine.backlog_bytes_max", Kind::Bytes, "536870912", "Bytes of fresh rows at which writers wait."),
     key("engine.row_cache_bytes", Kind::Bytes, "67108864", "Cache of the row store."),
     key(
+        "engine.response_bytes_max",
+        Kind::Bytes,
+        "268435456",
+        "Bytes of rows that one answer may hold; more is refused.",
+    ),
+    key(
         "embedder.model",
         Kind::Text,
         "",

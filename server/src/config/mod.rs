@@ -21,8 +21,18 @@ use keys::Kind;
 
 /// What environment variables of the configuration start with.
 pub const ENV_PREFIX: &str = "SPANDREL_";
-/// Variables with that prefix that are not keys of the configuration: they belong to the command line.
-const ENV_OTHERS: [&str; 4] = ["SPANDREL_CONFIG", "SPANDREL_URL", "SPANDREL_API_KEY", "SPANDREL_CA_CERT"];
+/// Variables with that prefix that are not keys of the configuration: they belong to the command line, and to the
+/// scripts of a checkout.
+const ENV_OTHERS: [&str; 8] = [
+    "SPANDREL_CONFIG",
+    "SPANDREL_URL",
+    "SPANDREL_API_KEY",
+    "SPANDREL_CA_CERT",
+    "SPANDREL_CACHE",
+    "SPANDREL_SETUP",
+    "SPANDREL_PYTHON_TESTS",
+    "SPANDREL_CRASH_AT",
+];
 
 /// Everything a server is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -173,7 +183,13 @@ pub struct Sources {
 impl Sources {
     /// Flags, the environment of this process, and the file that `file` or `SPANDREL_CONFIG` names.
     pub fn of_process(flags: Vec<(String, String)>, file: Option<PathBuf>) -> Self {
-        let env: Vec<_> = std::env::vars().filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
+        // What is not text is nobody's setting, or is refused by its name when it is one of ours.
+        let env: Vec<_> = std::env::vars_os()
+            .filter_map(|(name, value)| {
+                let name = name.into_string().ok().filter(|name| name.starts_with(ENV_PREFIX))?;
+                Some((name, value.to_string_lossy().into_owned()))
+            })
+            .collect();
         let named =
             || env.iter().find(|(name, _)| name == "SPANDREL_CONFIG").map(|(_, path)| PathBuf::from(path));
         let file = file.or_else(named);
@@ -228,11 +244,7 @@ impl Config {
 
     /// The folder of backups in use.
     pub fn backup_folder(&self) -> PathBuf {
-        self.backup_dir.clone().unwrap_or_else(|| {
-            let mut name = self.data.as_os_str().to_owned();
-            name.push(".backups");
-            PathBuf::from(name)
-        })
+        self.backup_dir.clone().unwrap_or_else(|| crate::auth::keys::beside(&self.data, ".backups"))
     }
 
     /// Checks what no single key can tell.

@@ -15,9 +15,10 @@ use spandrel_proto::v1 as pb;
 use tonic::metadata::MetadataValue;
 use tonic::{Status, Streaming};
 
-use super::{Backend, rows};
+use super::{Backend, Task, rows};
 use crate::call::Call;
 use crate::convert::response::written_to_wire;
+use crate::pool::expired;
 use crate::status;
 use crate::telemetry::metrics::Metrics;
 
@@ -116,18 +117,28 @@ async fn write_all(
                     totals.add(written?);
                 }
                 () = stopped(&mut stopping), if pending.is_none() => {
-                    return Err(Status::unavailable("the server is shutting down"));
+                    return Err(shutting_down());
                 }
                 message = messages.message() => break message?,
+                () = call.deadline.passed() => return Err(expired("while the stream waited for a batch")),
             }
         };
         if let Some(earlier) = pending.take() {
             totals.add(earlier.await?);
         }
         let Some(message) = message else { return Ok(()) };
+        // Between two batches, however fast they come.
+        if *stopping.borrow() {
+            return Err(shutting_down());
+        }
+        backend.keyring.still_allows(&call.caller)?;
         take_over(&mut collection, &mut tenant, &message)?;
         pending = Some(write_one(backend, call, &collection, &tenant, message.rows));
     }
+}
+
+fn shutting_down() -> Status {
+    Status::unavailable("the server is shutting down")
 }
 
 /// The collection and tenant of this message: its own, or those of the message before.
@@ -160,9 +171,9 @@ fn write_one(
     let (backend, call) = (Arc::clone(backend), call.clone());
     let (collection, tenant) = (collection.to_owned(), tenant.to_owned());
     Box::pin(async move {
-        let pool = backend.pools.write.clone();
-        let work = move || rows::upsert(&backend, &call.caller, &collection, &tenant, rows);
-        pool.run_patiently(call.deadline, work).await
+        let caller = call.caller.clone();
+        let work = move |task: &Task| rows::upsert(task, &caller, &collection, &tenant, rows);
+        backend.write_patiently(&call, work).await
     })
 }
 
