@@ -208,7 +208,7 @@ pub const KEYS: &[Key] = &[
         "engine.memory_budget_bytes",
         Kind::Bytes,
         "1073741824",
-        "Caps resident indexes and caches together.",
+        "Caps the dense vectors of segments kept in memory; beyond it they are read from disk.",
     ),
     key(
         "engine.fresh_rows_max",
