@@ -25,8 +25,8 @@ pub enum Durability {
 pub struct Settings {
     /// When a write is acknowledged.
     pub durability: Durability,
-    /// Caps the dense vectors of segments that are kept in memory, in bytes; beyond it they are read from disk on
-    /// every query. Text, sparse and payload indexes, fresh rows and the row cache come on top.
+    /// Caps the dense vectors of segments that are kept in memory, in bytes; beyond it they are read from
+    /// disk on every query. Text, sparse and payload indexes, fresh rows and the row cache come on top.
     pub memory_budget_bytes: u64,
     /// Fresh rows a collection holds in memory before they are built into a segment on disk.
     pub fresh_rows_max: usize,

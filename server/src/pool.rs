@@ -3,9 +3,9 @@
 //!
 //! A call waits in a queue of bounded length, then runs on a blocking thread; at most `threads` of a pool run
 //! at once. Dropping the future of a waiting call (its client went away) takes it out of the queue without a
-//! trace; a call whose deadline passes while it waits is answered and never started. A call that runs is answered at
-//! the deadline; its thread is counted until it returns, soon after, since the engine is told to give up. Panics
-//! become INTERNAL.
+//! trace; a call whose deadline passes while it waits is answered and never started. A call that runs is
+//! answered at the deadline; its thread is counted until it returns, soon after, since the engine is told to
+//! give up. Panics become INTERNAL.
 //!
 //! Reads, writes and administration have a pool each, so that writers that wait for a disk or for the
 //! maintainer do not hold up searches. Order is first come, first served. Cost: two semaphores and one thread

@@ -1,5 +1,5 @@
-//! Readers beside writers: a batch is seen whole or not at all, by every way of reading, while segments are built
-//! and merged underneath.
+//! Readers beside writers: a batch is seen whole or not at all, by every way of reading, while segments are
+//! built and merged underneath.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -1,5 +1,5 @@
-//! Damaged bytes are an error and never a panic: every decoder over thousands of mutations of bytes that were really
-//! written. The coverage-guided form of the same is in tests/fuzz.
+//! Damaged bytes are an error and never a panic: every decoder over thousands of mutations of bytes that were
+//! really written.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! What happens around a database's life: reopening after much was replaced, backups while it goes on, drops, ends.
+//! What happens around a database's life: reopening after much was replaced, backups while it goes on, drops,
+//! ends.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,7 +51,8 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
-/// More log records than one replay batch holds, all of which replace rows of a segment: their records are gone.
+/// More log records than one replay batch holds, all of which replace rows of a segment: their records are
+/// gone.
 #[test]
 fn a_crash_after_everything_was_replaced_or_deleted_is_recovered() {
     for deleted in [false, true] {

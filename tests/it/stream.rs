@@ -1,5 +1,5 @@
-//! Upsert streams that meet something: a shutdown, a revoked key, a deadline. Each ends between two batches and says
-//! how far it came.
+//! Upsert streams that meet something: a shutdown, a revoked key, a deadline. Each ends between two batches
+//! and says how far it came.
 
 use std::time::{Duration, Instant};
 

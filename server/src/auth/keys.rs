@@ -133,8 +133,8 @@ pub fn default_path(data: &Path) -> PathBuf {
     beside(data, ".keys.json")
 }
 
-/// The path of what stands beside a folder under the folder's name with an ending, never inside of it: `data/`,
-/// `./data` and `data` have the same neighbours, and those of `.` are beside the current folder.
+/// The path of what stands beside a folder under the folder's name with an ending, never inside of it:
+/// `data/`, `./data` and `data` have the same neighbours, and those of `.` are beside the current folder.
 pub fn beside(folder: &Path, ending: &str) -> PathBuf {
     // Components leave out trailing slashes and inner dots.
     let mut plain: PathBuf = folder.components().collect();

@@ -21,8 +21,8 @@ use keys::Kind;
 
 /// What environment variables of the configuration start with.
 pub const ENV_PREFIX: &str = "SPANDREL_";
-/// Variables with that prefix that are not keys of the configuration: they belong to the command line, and to the
-/// scripts of a checkout.
+/// Variables with that prefix that are not keys of the configuration: they belong to the command line, and to
+/// the scripts of a checkout.
 const ENV_OTHERS: [&str; 8] = [
     "SPANDREL_CONFIG",
     "SPANDREL_URL",

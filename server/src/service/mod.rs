@@ -42,7 +42,8 @@ pub struct Backend {
     pub stopping: watch::Receiver<bool>,
 }
 
-/// The backend as one call sees it: what the call starts gives up at its deadline, and when its client goes away.
+/// The backend as one call sees it: what the call starts gives up at its deadline, and when its client goes
+/// away.
 pub struct Task {
     backend: Arc<Backend>,
     stop: Stop,
