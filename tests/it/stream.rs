@@ -57,8 +57,13 @@ async fn a_sender_that_never_pauses_does_not_hold_up_a_shutdown() {
     // The grace of these tests is five seconds: the stream did not use it up.
     assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     let status = stream.await.unwrap().unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable, "{status}");
-    assert!(rows_written(&status) > 0);
+    // A client that is still sending may meet the closed connection before it reads the answer.
+    if status.metadata().contains_key("spandrel-rows-written") {
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert!(rows_written(&status) > 0);
+    } else {
+        assert!(status.message().contains("transport error"), "{status}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
