@@ -281,7 +281,7 @@ fn open(args: &Args, dim: usize, dir: &Path) -> Result<(Box<dyn Engine>, bool)> 
     Ok((Box::new(embedded), was_there))
 }
 
-/// Loads `rows` rows of the base and builds them into segments: seconds until both are done.
+/// Loads `rows` rows of the base, builds them into segments and lets merging end: seconds until all is done.
 ///
 /// # Errors
 /// The base cannot be read; the engine fails.
@@ -301,8 +301,8 @@ pub fn build(engine: &dyn Engine, base: &Path, rows: usize) -> Result<f64> {
         Ok(())
     })?;
     writer.finish()?;
-    bar.set_message("flush");
-    engine.flush()?;
+    bar.set_message("build");
+    engine.settle()?;
     bar.finish_and_clear();
     Ok(begin.elapsed().as_secs_f64())
 }

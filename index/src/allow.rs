@@ -1,5 +1,5 @@
-//! Which docs of a segment a query may see: its tenant's range, minus the deleted, and in the filter when
-//! there is one.
+//! Which docs of a segment a query may see, and until when: its tenant's range, minus the deleted, and in the
+//! filter when there is one.
 //!
 //! Borrowed bitmaps, nothing is combined up front: testing a doc costs two bitmap look-ups, walking over the
 //! allowed docs costs `O(allowed + deleted)` of the range. An index that scores everything tests only what
@@ -10,6 +10,9 @@ use std::ops::Range;
 use roaring::RoaringBitmap;
 use spandrel_storage::DocId;
 
+use crate::error::Result;
+use crate::stop::Stop;
+
 /// The docs a query may see.
 #[derive(Clone, Debug)]
 pub struct Allow<'a> {
@@ -19,12 +22,14 @@ pub struct Allow<'a> {
     pub deleted: Option<&'a RoaringBitmap>,
     /// Docs that pass the filter; `None` when there is no filter.
     pub filter: Option<&'a RoaringBitmap>,
+    /// Ends the search early; `None`: nothing does.
+    pub stop: Option<&'a Stop>,
 }
 
 impl<'a> Allow<'a> {
     /// Every doc of a segment of `docs` docs.
     pub fn all(docs: u32) -> Self {
-        Self { range: 0..docs, deleted: None, filter: None }
+        Self { range: 0..docs, deleted: None, filter: None, stop: None }
     }
 
     /// Whether the query may see `doc`.
@@ -33,6 +38,15 @@ impl<'a> Allow<'a> {
         self.range.contains(&doc)
             && self.deleted.is_none_or(|deleted| !deleted.contains(doc))
             && self.filter.is_none_or(|filter| filter.contains(doc))
+    }
+
+    /// Goes on or gives up: see [`Stop::check`].
+    ///
+    /// # Errors
+    /// As [`Stop::check`].
+    #[inline]
+    pub fn check_stop(&self) -> Result<()> {
+        self.stop.map_or(Ok(()), Stop::check)
     }
 
     /// How many docs the query may see.
@@ -147,7 +161,7 @@ mod tests {
         for range in [0..docs, 0..0, 7..8, 65_536..131_072, 65_531..65_540, 100_000..docs] {
             for deleted in std::iter::once(None).chain(bitmaps.iter().map(Some)) {
                 for filter in std::iter::once(None).chain(bitmaps.iter().map(Some)) {
-                    check(&Allow { range: range.clone(), deleted, filter }, docs);
+                    check(&Allow { range: range.clone(), deleted, filter, stop: None }, docs);
                 }
             }
         }
@@ -156,7 +170,7 @@ mod tests {
     #[test]
     fn a_backward_range_is_empty() {
         #[expect(clippy::reversed_empty_ranges, reason = "a caller's mistake")]
-        let allow = Allow { range: 9..3, deleted: None, filter: None };
+        let allow = Allow { range: 9..3, deleted: None, filter: None, stop: None };
         assert!(allow.is_empty() && allow.count() == 0 && allow.count_max() == 0);
         assert_eq!(Allow::all(4).iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
     }

@@ -12,17 +12,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct MemoryBudget {
     limit_bytes: u64,
     used_bytes: AtomicU64,
+    returning_bytes: AtomicU64,
 }
 
 impl MemoryBudget {
     /// A budget of `limit_bytes`, none of it used.
     pub fn new(limit_bytes: u64) -> Self {
-        Self { limit_bytes, used_bytes: AtomicU64::new(0) }
+        Self { limit_bytes, used_bytes: AtomicU64::new(0), returning_bytes: AtomicU64::new(0) }
+    }
+
+    /// Lets reservations use `bytes` that are about to be given back, while the guard lives: the output of a
+    /// merge is opened before its inputs go, and would be sent to disk for ever if both had to fit at once.
+    pub fn returning(self: &Arc<Self>, bytes: u64) -> Returning {
+        self.returning_bytes.fetch_add(bytes, Ordering::AcqRel);
+        Returning { budget: Arc::clone(self), bytes }
     }
 
     /// Takes `bytes` if they fit; they are given back when the reservation is dropped.
     pub fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
-        let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.limit_bytes);
+        let limit = self.limit_bytes.saturating_add(self.returning_bytes.load(Ordering::Acquire));
+        let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= limit);
         self.used_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
         Some(Reservation { budget: Arc::clone(self), bytes })
     }
@@ -45,6 +54,26 @@ pub struct Reservation {
     bytes: u64,
 }
 
+impl Reservation {
+    /// Bytes taken.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// See [`MemoryBudget::returning`].
+#[derive(Debug)]
+pub struct Returning {
+    budget: Arc<MemoryBudget>,
+    bytes: u64,
+}
+
+impl Drop for Returning {
+    fn drop(&mut self) {
+        self.budget.returning_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.budget.used_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
@@ -65,7 +94,12 @@ mod tests {
         drop(first);
         assert_eq!(budget.used_bytes(), 40);
         assert!(budget.reserve(u64::MAX).is_none());
-        drop(second);
+        let expected = budget.returning(40);
+        let third = budget.reserve(90).unwrap();
+        drop((second, expected));
+        assert_eq!(budget.used_bytes(), 90);
+        assert!(budget.reserve(20).is_none());
+        drop(third);
         assert_eq!(budget.used_bytes(), 0);
     }
 }

@@ -21,6 +21,12 @@ pub enum Error {
     /// A query or value that does not fit the field.
     #[error("{0}")]
     Invalid(String),
+    /// The request's time was over before it was done.
+    #[error("the search did not finish within its time; allow more, or ask for less")]
+    Deadline,
+    /// Whoever asked has gone.
+    #[error("the search was cancelled")]
+    Cancelled,
     /// The text index failed.
     #[error("text index: {0}")]
     Text(String),

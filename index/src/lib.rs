@@ -15,6 +15,7 @@ pub mod scratch;
 pub mod segment;
 pub mod simd;
 pub mod sparse;
+pub mod stop;
 pub mod text;
 pub mod topk;
 

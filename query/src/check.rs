@@ -21,6 +21,8 @@ use crate::request::ROWS_MAX;
 pub const ELEMENT_ABS_MAX: f32 = 1.0e15;
 /// Largest magnitude of an element kept as f16.
 pub const F16_ABS_MAX: f32 = 65_504.0;
+/// Largest element of a vector that still has a direction: below it the squared norm underflows in f32.
+const DIRECTION_ABS_MIN: f32 = 1.0e-15;
 /// Most non-zero weights of a sparse vector.
 pub const SPARSE_NNZ_MAX: usize = 65_536;
 /// Longest text of a field, in bytes.
@@ -143,9 +145,6 @@ fn check_value(kind: &FieldKind, value: FieldValue) -> Result<FieldValue> {
     match (kind, value) {
         (FieldKind::Dense(spec), FieldValue::Dense(vector)) => {
             check_dense(spec, &vector)?;
-            if spec.element == Element::I8 {
-                check_i8(&vector)?;
-            }
             Ok(FieldValue::Dense(vector))
         }
         (FieldKind::Sparse, FieldValue::Sparse(vector)) => Ok(FieldValue::Sparse(check_sparse(vector)?)),
@@ -181,12 +180,34 @@ fn check_len(what: &str, len: usize, max: usize) -> Result<()> {
     Ok(())
 }
 
-/// Checks a dense vector or query against its field.
+/// Checks a dense vector of a row against its field: its dimension, finite elements that the field can hold,
+/// and a direction under cosine.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) naming the first element that is wrong.
 pub fn check_dense(spec: &DenseSpec, vector: &[f32]) -> Result<()> {
+    // A vector is normalised before it is rounded, so under cosine its length does not matter.
+    let rounded = spec.element == Element::F16 && spec.metric != Metric::Cosine;
+    check_elements(spec, vector, if rounded { F16_ABS_MAX } else { ELEMENT_ABS_MAX })?;
+    if spec.element == Element::I8 {
+        check_i8(vector)?;
+    }
+    Ok(())
+}
+
+/// Checks a query of a dense field: as [`check_dense`], but its elements need not be of the kind that the
+/// field keeps.
+///
+/// # Errors
+/// As [`check_dense`].
+pub fn check_query(spec: &DenseSpec, query: &[f32]) -> Result<()> {
+    check_elements(spec, query, ELEMENT_ABS_MAX)
+}
+
+fn check_elements(spec: &DenseSpec, vector: &[f32], max: f32) -> Result<()> {
     if vector.len() != spec.dim as usize {
         return Err(Error::invalid(format!("wrong dimension: expected {}, got {}", spec.dim, vector.len())));
     }
-    let max = if spec.element == Element::F16 { F16_ABS_MAX } else { ELEMENT_ABS_MAX };
     for (at, element) in vector.iter().enumerate() {
         if !element.is_finite() {
             return Err(Error::invalid(format!("element {at} is {element}; vectors hold finite numbers")));
@@ -197,20 +218,13 @@ pub fn check_dense(spec: &DenseSpec, vector: &[f32]) -> Result<()> {
             )));
         }
     }
-    if spec.metric == Metric::Cosine && norm_is_zero(spec.element, vector) {
+    let largest = vector.iter().fold(0.0_f32, |largest, element| largest.max(element.abs()));
+    if spec.metric == Metric::Cosine && largest < DIRECTION_ABS_MIN {
         return Err(Error::invalid(
             "a zero vector has no direction; the cosine metric needs a non-zero vector",
         ));
     }
     Ok(())
-}
-
-/// Whether the vector, or what is kept of it, has no direction.
-fn norm_is_zero(element: Element, vector: &[f32]) -> bool {
-    let largest = vector.iter().fold(0.0_f32, |largest, element| largest.max(element.abs()));
-    // Below this the squared norm underflows in f32, whatever the dimension.
-    let smallest = if element == Element::I8 { 0.5 } else { 1.0e-15 };
-    largest < smallest
 }
 
 fn check_i8(vector: &[f32]) -> Result<()> {

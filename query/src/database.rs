@@ -4,7 +4,7 @@
 //! FOLDER/SPANDREL                  marker: what this folder is, and its format version
 //! FOLDER/rows/                     the row store (RocksDB): everything that cannot be derived
 //! FOLDER/segments/ID/MANIFEST      which segment files of collection ID are live
-//! FOLDER/segments/ID/N.segment     one immutable segment
+//! FOLDER/segments/ID/N.seg         one immutable segment
 //! ```
 
 use std::collections::HashMap;
@@ -21,12 +21,14 @@ use spandrel_storage::schema::check_name;
 use spandrel_storage::store::{CollectionMeta, Store, StoreOptions};
 use spandrel_storage::{Schema, durable};
 
-use crate::collection::{Collection, Shared, SharedParts};
+use crate::collection::Collection;
 use crate::error::{Error, ErrorKind, Result};
-use crate::maintain::{self, Served, Wake};
+use crate::maintain::{self, Lane, Served, Wake};
+use crate::publish;
 use crate::recover;
 use crate::response::DatabaseStats;
 use crate::settings::{Components, Settings};
+use crate::shared::{End, Shared, SharedParts, Writer};
 use crate::tenants::Tenants;
 
 pub(crate) const MARKER: &str = "SPANDREL";
@@ -51,11 +53,11 @@ struct Inner {
     /// Held while collections are created or dropped.
     catalogue: Mutex<()>,
     wake: Arc<Wake>,
-    maintainer: Mutex<Option<JoinHandle<()>>>,
+    maintainers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Database {
-    /// Opens the database in `path`, creating the folder if it is not there, with default settings.
+    /// Opens the database in `path`, creating the folder if it is not there.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when another process has it open; [`ErrorKind::Invalid`] when the folder is
@@ -87,7 +89,7 @@ impl Database {
             collections: Arc::new(RwLock::new(HashMap::new())),
             catalogue: Mutex::new(()),
             wake: Arc::new(Wake::default()),
-            maintainer: Mutex::new(None),
+            maintainers: Mutex::default(),
         });
         for meta in inner.store.collections()? {
             let name = meta.name.clone();
@@ -96,15 +98,15 @@ impl Database {
             inner.collections.write().insert(name, shared);
         }
         inner.remove_dropped()?;
-        let (served, wake) = (Arc::clone(&inner.collections), Arc::clone(&inner.wake));
-        let thread = std::thread::Builder::new()
-            .name("spandrel-maintain".into())
-            .spawn(move || maintain::run(&served, &wake))
-            .map_err(|error| {
-                Error::new(ErrorKind::Unavailable, format!("cannot start the maintainer thread: {error}"))
+        for (lane, name) in [(Lane::Fresh, "spandrel-fresh"), (Lane::Disk, "spandrel-disk")] {
+            let (served, wake) = (Arc::clone(&inner.collections), Arc::clone(&inner.wake));
+            let thread = std::thread::Builder::new().name(name.into());
+            let thread = thread.spawn(move || maintain::run(&served, &wake, lane)).map_err(|error| {
+                Error::new(ErrorKind::Unavailable, format!("cannot start a maintainer thread: {error}"))
             })?;
-        *inner.maintainer.lock() = Some(thread);
-        inner.wake.wake();
+            inner.maintainers.lock().push(thread);
+            inner.wake.wake(lane);
+        }
         Ok(Self { inner })
     }
 
@@ -118,9 +120,13 @@ impl Database {
         let _catalogue = self.inner.catalogue.lock();
         self.inner.usable()?;
         let meta = self.inner.store.create_collection(name, &schema)?;
-        let shared = self.inner.open_collection(meta)?;
+        let id = meta.id;
+        let shared = self.inner.open_collection(meta).inspect_err(|_| {
+            // The name is free again, whatever kept the collection from being opened.
+            let _ = self.inner.store.drop_collection(id);
+        })?;
         self.inner.collections.write().insert(name.to_owned(), Arc::clone(&shared));
-        Ok(Arc::new(Collection { shared }))
+        Ok(Arc::new(Collection::new(shared)))
     }
 
     /// The collection called `name`.
@@ -129,7 +135,7 @@ impl Database {
     /// [`ErrorKind::NotFound`] when there is none.
     pub fn collection(&self, name: &str) -> Result<Arc<Collection>> {
         match self.inner.collections.read().get(name) {
-            Some(shared) => Ok(Arc::new(Collection { shared: Arc::clone(shared) })),
+            Some(shared) => Ok(Arc::new(Collection::new(Arc::clone(shared)))),
             None => Err(self.inner.no_such_collection(name)),
         }
     }
@@ -141,20 +147,24 @@ impl Database {
         names
     }
 
-    /// Drops a collection with all its rows and gives its space back. Searches under way finish.
+    /// Drops a collection with all its rows and gives its space back. Searches under way finish or fail with
+    /// [`ErrorKind::NotFound`].
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when there is none of this name.
+    /// [`ErrorKind::NotFound`] when there is none of this name; [`ErrorKind::Poisoned`] after a failed write.
+    /// The collection stays as it was then.
     pub fn drop_collection(&self, name: &str) -> Result<()> {
         let _catalogue = self.inner.catalogue.lock();
         let shared = self.inner.collections.read().get(name).cloned();
         let shared = shared.ok_or_else(|| self.inner.no_such_collection(name))?;
-        shared.close();
-        // No write and no segment build is under way while both are held, and none starts after.
-        let _files = shared.maintenance.files.lock();
-        let _writer = shared.writer.lock();
+        // What is under way gives up, and nothing starts after.
+        shared.end(Some(End::Dropped));
+        {
+            let _busy = shared.maintenance.busy.write();
+            let _writer = shared.writer.lock();
+            self.inner.store.drop_collection(shared.id).inspect_err(|_| shared.end(None))?;
+        }
         self.inner.collections.write().remove(name);
-        self.inner.store.drop_collection(shared.id)?;
         remove_folder(&shared.folder)
     }
 
@@ -165,7 +175,7 @@ impl Database {
     pub fn stats(&self) -> Result<DatabaseStats> {
         let shared: Vec<Arc<Shared>> = self.inner.collections.read().values().cloned().collect();
         let mut collections =
-            shared.into_iter().map(|shared| Collection { shared }.stats()).collect::<Result<Vec<_>>>()?;
+            shared.into_iter().map(|shared| Collection::new(shared).stats()).collect::<Result<Vec<_>>>()?;
         collections.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(DatabaseStats {
             collections,
@@ -182,6 +192,7 @@ impl Database {
     /// [`ErrorKind::Conflict`] when `dir` holds something; [`ErrorKind::Unavailable`] when files cannot be
     /// written.
     pub fn backup(&self, dir: impl AsRef<Path>) -> Result<()> {
+        self.inner.usable()?;
         crate::backup::backup(&self.inner.backup_parts(), dir.as_ref())
     }
 
@@ -194,11 +205,12 @@ impl Database {
         crate::backup::restore(backup.as_ref(), dir.as_ref())
     }
 
-    /// Syncs, stops the maintainer and closes. Everything acknowledged is kept; later calls on any clone
-    /// fail.
+    /// Syncs, stops the maintainers and closes. Everything acknowledged is kept; later calls on any clone,
+    /// and on its collections, fail with [`ErrorKind::Closed`]. The folder is free for another process when
+    /// the last clone and the last [`Collection`] are gone.
     ///
     /// # Errors
-    /// When the last sync fails.
+    /// When the last sync fails, or what a collection has to note for the next open.
     pub fn close(&self) -> Result<()> {
         self.inner.close()
     }
@@ -240,7 +252,7 @@ impl Inner {
 
     fn usable(&self) -> Result<()> {
         match self.wake.stopped() {
-            true => Err(Error::new(ErrorKind::NotFound, "the database is closed")),
+            true => Err(Error::new(ErrorKind::Closed, "the database is closed; open it again")),
             false => Ok(()),
         }
     }
@@ -265,25 +277,39 @@ impl Inner {
     fn close(&self) -> Result<()> {
         let _catalogue = self.catalogue.lock();
         self.wake.stop();
-        if let Some(thread) = self.maintainer.lock().take() {
+        for thread in self.maintainers.lock().drain(..) {
             let _ = thread.join();
         }
         let collections: Vec<Arc<Shared>> =
             self.collections.write().drain().map(|(_, shared)| shared).collect();
-        for shared in collections.iter().filter(|shared| shared.usable().is_ok()) {
-            shared.close();
-            let mut writer = shared.writer.lock();
-            // Records how far the row store reached, so that losing its tail is noticed at the next open.
-            let snapshot = shared.snapshot();
-            if writer.manifest.last_row < snapshot.last_row {
-                self.store.sync()?;
-                let next = writer.manifest.next_segment;
-                maintain::save_manifest(shared, &mut writer, &snapshot.views, snapshot.last_row, next)?;
-                maintain::trim(shared, &mut writer)?;
+        let mut result = Ok(());
+        for shared in &collections {
+            let poisoned = shared.writable().is_err();
+            shared.end(Some(End::Closed));
+            if !poisoned && let Err(error) = self.note_end(shared) {
+                tracing::error!(collection = %shared.name, %error, "closing a collection failed");
+                result = result.and(Err(error));
             }
         }
-        self.store.sync()?;
-        Ok(())
+        result.and(self.store.sync().map_err(Error::from))
+    }
+
+    /// Records how far the row store reached, so that losing its tail is noticed at the next open, and leaves
+    /// that open little to do.
+    fn note_end(&self, shared: &Shared) -> Result<()> {
+        let snapshot = shared.snapshot();
+        let save =
+            |writer: &mut Writer| publish::save_manifest(shared, writer, &snapshot.views, snapshot.last_row);
+        {
+            let mut writer = shared.writer.lock();
+            if writer.manifest.last_row < snapshot.last_row {
+                self.store.sync()?;
+                save(&mut writer)?;
+            }
+        }
+        publish::trim(shared)?;
+        let mut writer = shared.writer.lock();
+        if writer.trimmed != writer.manifest.trimmed { save(&mut writer) } else { Ok(()) }
     }
 }
 
@@ -298,7 +324,7 @@ impl Drop for Inner {
 /// Makes `path` a database folder, or checks that it is one.
 fn claim(path: &Path) -> Result<()> {
     let io = |action, error| Error::from(spandrel_storage::Error::io(action, path, error));
-    fs::create_dir_all(path).map_err(|error| io("create", error))?;
+    durable::create_folder(path)?;
     let marker = path.join(MARKER);
     match fs::read_to_string(&marker) {
         Ok(text) if text == MARKER_TEXT => return Ok(()),

@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Corrupt,
     /// An earlier write could not be made durable; reopen the database.
     Poisoned,
+    /// The database was closed; open it again.
+    Closed,
     /// A defect of the engine; please report it.
     Internal,
 }
@@ -91,7 +93,7 @@ impl From<spandrel_storage::Error> for Error {
             Storage::Exists { .. } | Storage::Locked { .. } => ErrorKind::Conflict,
             Storage::NoSpace { .. } => ErrorKind::Exhausted,
             Storage::Corrupt { .. } => ErrorKind::Corrupt,
-            Storage::Poisoned { .. } => ErrorKind::Poisoned,
+            Storage::Poisoned { .. } | Storage::SyncFailed { .. } => ErrorKind::Poisoned,
             Storage::Io { .. } => ErrorKind::Unavailable,
             _ => ErrorKind::Internal,
         };
@@ -105,6 +107,7 @@ impl From<spandrel_index::Error> for Error {
         match error {
             Index::Storage(error) => error.into(),
             Index::Invalid(message) => Self::invalid(message),
+            error @ (Index::Deadline | Index::Cancelled) => Self::new(ErrorKind::Deadline, error.to_string()),
             error @ Index::Section { .. } => {
                 Self { kind: ErrorKind::Corrupt, message: error.to_string(), source: Some(Box::new(error)) }
             }

@@ -1,18 +1,22 @@
 //! From row ids back to rows, with the fields that were asked for.
 
 use spandrel_index::payload::datetime;
+use spandrel_index::stop::Stop;
 use spandrel_storage::record::{FieldSet, StoredRow};
+use spandrel_storage::store::StoreSnapshot;
 use spandrel_storage::{FieldId, FieldKind, FieldValue, PayloadKind, Row, RowId, Schema, Value};
 
 use crate::check::unknown_field;
-use crate::collection::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::{CheckedFilter, KeyLookup};
 use crate::request::{Fields, K_MAX, ScrollRequest};
 use crate::response::ScrollResponse;
+use crate::shared::Shared;
 
 /// Keys read at once while scrolling under a filter.
 const SCROLL_KEYS: usize = 1_024;
+/// Rows fetched between two looks at the clock and the bound of the answer.
+const FETCH_ROWS: usize = 256;
 
 /// The ids of the fields asked for.
 pub fn field_set(schema: &Schema, fields: &Fields) -> Result<FieldSet> {
@@ -72,15 +76,49 @@ pub fn missing(shared: &Shared, row: RowId) -> Error {
     )
 }
 
+/// Records of rows, in their order. What one answer may take of memory is bounded.
+pub fn stored(
+    shared: &Shared,
+    store: &StoreSnapshot,
+    rows: &[RowId],
+    wanted: &FieldSet,
+    stop: &Stop,
+) -> Result<Vec<Option<StoredRow>>> {
+    let max = shared.settings.response_bytes_max;
+    let (mut found, mut bytes) = (Vec::with_capacity(rows.len()), 0);
+    for rows in rows.chunks(FETCH_ROWS) {
+        stop.check()?;
+        let stored = store.get(shared.id, rows, wanted)?;
+        bytes += stored.iter().flatten().map(StoredRow::bytes).sum::<usize>() as u64;
+        if bytes > max {
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                format!(
+                    "the rows of this answer have more than {max} bytes (response_bytes_max); ask for fewer rows or \
+                     fields"
+                ),
+            ));
+        }
+        found.extend(stored);
+    }
+    Ok(found)
+}
+
 /// Rows by key.
-pub fn get(shared: &Shared, tenant: &str, keys: &[String], fields: &Fields) -> Result<Vec<Option<Row>>> {
+pub fn get(
+    shared: &Shared,
+    tenant: &str,
+    keys: &[String],
+    fields: &Fields,
+    stop: &Stop,
+) -> Result<Vec<Option<Row>>> {
     let wanted = field_set(&shared.schema, fields)?;
     let Some(id) = shared.tenants.get(tenant) else { return Ok(vec![None; keys.len()]) };
     let snapshot = shared.snapshot();
-    let names: Vec<&str> = keys.iter().map(String::as_str).collect();
-    let rows = snapshot.store.lookup(shared.id, id, &names)?;
+    let names: Vec<_> = keys.iter().map(|key| (id, key.as_str())).collect();
+    let rows = snapshot.store.lookup(shared.id, &names)?;
     let present: Vec<RowId> = rows.iter().flatten().copied().collect();
-    let mut stored = snapshot.store.get(shared.id, &present, &wanted)?.into_iter();
+    let mut stored = stored(shared, &snapshot.store, &present, &wanted, stop)?.into_iter();
     rows.into_iter()
         .map(|row| {
             row.map(|row| {
@@ -93,7 +131,7 @@ pub fn get(shared: &Shared, tenant: &str, keys: &[String], fields: &Fields) -> R
 }
 
 /// A page of rows in key order.
-pub fn scroll(shared: &Shared, request: &ScrollRequest) -> Result<ScrollResponse> {
+pub fn scroll(shared: &Shared, request: &ScrollRequest, stop: &Stop) -> Result<ScrollResponse> {
     if request.limit == 0 || request.limit > K_MAX {
         return Err(Error::invalid(format!("limit is {}; a page has 1 to {K_MAX} rows", request.limit)));
     }
@@ -110,6 +148,7 @@ pub fn scroll(shared: &Shared, request: &ScrollRequest) -> Result<ScrollResponse
     let mut passing = Vec::new();
     if let Some(filter) = &filter {
         for view in &snapshot.views {
+            stop.check()?;
             passing.push(match view.allow(id) {
                 Some(allow) => filter.docs(&view.segment, id, &allow.range)? - &*view.deleted,
                 None => Default::default(),
@@ -123,6 +162,7 @@ pub fn scroll(shared: &Shared, request: &ScrollRequest) -> Result<ScrollResponse
     let mut page: Vec<(String, RowId)> = Vec::new();
     // One more than the page tells whether there is a next one.
     while page.len() <= request.limit {
+        stop.check()?;
         let want = if filter.is_some() { SCROLL_KEYS } else { request.limit + 1 };
         let keys = snapshot.store.keys_after(shared.id, id, after.as_deref(), want)?;
         let Some((last, _)) = keys.last() else { break };
@@ -133,7 +173,7 @@ pub fn scroll(shared: &Shared, request: &ScrollRequest) -> Result<ScrollResponse
     page.truncate(request.limit);
     let next = if more { page.last().map(|(key, _)| key.clone()) } else { None };
     let ids: Vec<RowId> = page.iter().map(|(_, row)| *row).collect();
-    let stored = snapshot.store.get(shared.id, &ids, &wanted)?;
+    let stored = stored(shared, &snapshot.store, &ids, &wanted, stop)?;
     let rows = ids
         .iter()
         .zip(stored)

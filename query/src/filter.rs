@@ -136,9 +136,9 @@ fn check(
         Filter::Keys(names) => {
             names.iter().try_for_each(|key| check_key(key))?;
             let Some(keys) = keys else { return Ok(Node::Rows(Vec::new())) };
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let names: Vec<_> = names.iter().map(|name| (keys.tenant, name.as_str())).collect();
             let mut rows: Vec<RowId> =
-                keys.store.lookup(keys.collection, keys.tenant, &names)?.into_iter().flatten().collect();
+                keys.store.lookup(keys.collection, &names)?.into_iter().flatten().collect();
             rows.sort_unstable();
             rows.dedup();
             Node::Rows(rows)

@@ -36,6 +36,7 @@ pub mod fuse;
 #[cfg(feature = "import")]
 pub mod import;
 mod maintain;
+mod publish;
 mod queue;
 pub mod rag;
 mod recover;
@@ -46,6 +47,7 @@ mod route;
 mod scratch;
 mod search;
 pub mod settings;
+mod shared;
 mod snapshot;
 mod tenants;
 mod write;
@@ -64,6 +66,7 @@ pub use response::{
     SearchResponse, Short, Stage, Written,
 };
 pub use settings::{Components, Durability, Settings};
+pub use spandrel_index::stop::{Cancel, Stop};
 pub use spandrel_storage::{
     Chunk, DenseSpec, Element, Field, FieldKind, FieldValue, IndexKind, Metric, PayloadKind, Row, Schema,
     SparseVector, TextSpec, Value,

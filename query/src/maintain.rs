@@ -1,28 +1,28 @@
-//! The background maintainer: fresh segments are merged, built into segments on disk, and those are merged in
-//! turn.
+//! The background maintainers: segments are built and merged, and the log is trimmed, without holding up
+//! reads.
 //!
-//! One thread serves all collections of a database. A job reads a snapshot, works without any lock, and is
-//! published under the write lock: rows deleted meanwhile are carried over by row id, the manifest is
-//! replaced (the point from which recovery sees the result), the snapshot is published, log records that the
-//! manifest covers are trimmed.
+//! Two threads a database serve all collections in turn, one job of a collection at a time, so that neither a
+//! busy collection nor a long merge holds up anyone's writers: the *fresh* lane merges what is in memory and
+//! flushes it to disk, the *disk* lane merges segments on disk, trims the log and gives space back. A job
+//! reads a snapshot, works without any lock, and is published by [`publish`](crate::publish). A job that
+//! fails or panics is noted, logged and tried again after a pause.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-use roaring::RoaringBitmap;
-use spandrel_index::segment::policy::{Bounds, Job, Size, next_job};
-use spandrel_index::segment::{self, IndexDoc, Segment};
-use spandrel_storage::manifest::{Manifest, SegmentEntry};
+use parking_lot::{Condvar, Mutex, RwLock};
+use spandrel_index::segment::policy::{Bounds, Job, Size, disk_job, fresh_job};
+use spandrel_index::segment::{IndexDoc, Segment};
+use spandrel_index::stop::Stop;
 use spandrel_storage::record::FieldSet;
-use spandrel_storage::store::Commit;
-use spandrel_storage::{RowId, TenantId, failpoint};
+use spandrel_storage::{RowId, TenantId};
 
-use crate::collection::{Shared, Writer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::publish::{self, to_disk};
+use crate::shared::Shared;
 use crate::snapshot::{Snapshot, View};
 
 /// Rows read from the row store at once when segments are merged.
@@ -31,41 +31,68 @@ const FETCH_ROWS: usize = 1_024;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(600);
 /// Pause after a failed job, so that a full disk is not hammered.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// Longest time a maintainer sleeps; it is woken when there is something to do.
+const IDLE: Duration = Duration::from_secs(2);
 
-/// Wakes the maintainer, and what it is asked to do besides the policy.
+/// Which jobs a maintainer thread runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Merges in memory and flushes to disk: writers may wait for these.
+    Fresh,
+    /// Merges on disk, trims and compactions.
+    Disk,
+}
+
+/// What wakes and stops the maintainer threads.
 #[derive(Default)]
 pub struct Wake {
-    pending: Mutex<bool>,
-    changed: Condvar,
+    fresh: Bell,
+    disk: Bell,
     stop: AtomicBool,
 }
 
+#[derive(Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    changed: Condvar,
+}
+
 impl Wake {
-    /// There may be something to do.
-    pub fn wake(&self) {
-        *self.pending.lock() = true;
-        self.changed.notify_all();
+    /// There may be something to do in a lane.
+    pub fn wake(&self, lane: Lane) {
+        let bell = self.bell(lane);
+        *bell.rung.lock() = true;
+        bell.changed.notify_all();
     }
 
-    /// Ends the maintainer's loop after the job at hand.
+    /// Ends the maintainers' loops; jobs under way give up where they can.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    /// Waits for [`Wake::wake`] or `timeout`; false when stopped.
-    pub fn wait(&self, timeout: Duration) -> bool {
-        let mut pending = self.pending.lock();
-        if !*pending && !self.stopped() {
-            self.changed.wait_for(&mut pending, timeout);
-        }
-        *pending = false;
-        !self.stopped()
+        self.wake(Lane::Fresh);
+        self.wake(Lane::Disk);
     }
 
     /// Whether [`Wake::stop`] was called.
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// Waits until the lane is woken or `timeout` passes; false when stopped.
+    fn wait(&self, lane: Lane, timeout: Duration) -> bool {
+        let bell = self.bell(lane);
+        let mut rung = bell.rung.lock();
+        if !*rung && !self.stopped() {
+            bell.changed.wait_for(&mut rung, timeout);
+        }
+        *rung = false;
+        !self.stopped()
+    }
+
+    fn bell(&self, lane: Lane) -> &Bell {
+        match lane {
+            Lane::Fresh => &self.fresh,
+            Lane::Disk => &self.disk,
+        }
     }
 }
 
@@ -74,33 +101,70 @@ impl Wake {
 pub struct Maintenance {
     /// Fresh rows up to this one are to be on disk, whatever the policy says.
     flush_to: AtomicU64,
-    /// Failed jobs since the last one that succeeded, and what the last failure was.
-    failure: Mutex<Option<(Instant, Error)>>,
-    /// Held while segment files or the manifest change, and by a backup.
-    pub files: Mutex<()>,
+    /// The last failure of each lane since it last succeeded.
+    failures: [Mutex<Option<(Instant, Error)>>; 2],
+    /// Read-held while a job works on the collection's files; a drop takes it whole.
+    pub busy: RwLock<()>,
 }
 
-/// Builds every row written so far into segments on disk and waits for it.
-pub fn flush(shared: &Shared) -> Result<()> {
-    shared.usable()?;
+impl Maintenance {
+    fn failure(&self, lane: Lane) -> &Mutex<Option<(Instant, Error)>> {
+        &self.failures[lane as usize]
+    }
+
+    /// Why fresh rows do not get to disk, when they do not.
+    pub fn fresh_failure(&self) -> Option<String> {
+        self.failure(Lane::Fresh).lock().as_ref().map(|(_, error)| error.to_string())
+    }
+
+    fn paused(&self, lane: Lane) -> bool {
+        self.failure(lane).lock().as_ref().is_some_and(|(at, _)| at.elapsed() < RETRY_PAUSE)
+    }
+}
+
+/// Builds every row written so far into segments on disk and waits for it, at most as long as `stop` allows.
+pub fn flush(shared: &Shared, stop: &Stop) -> Result<()> {
+    shared.writable()?;
     let target = shared.snapshot().last_row;
     let started = Instant::now();
     shared.maintenance.flush_to.fetch_max(target.0, Ordering::AcqRel);
-    shared.wake_maintainer();
-    let deadline = started + FLUSH_TIMEOUT;
+    shared.wake.wake(Lane::Fresh);
+    let limit = started + FLUSH_TIMEOUT;
+    let deadline = stop.deadline().map_or(limit, |deadline| deadline.min(limit));
     loop {
+        stop.check()?;
         let slice = (Instant::now() + Duration::from_millis(200)).min(deadline);
         let done = |snapshot: &Snapshot| fresh_up_to(&snapshot.views, target) == 0;
-        match shared.wait_until(slice, done) {
-            Err(error) if error.kind() == ErrorKind::Unavailable && slice < deadline => {
-                if let Some((at, failure)) = &*shared.maintenance.failure.lock()
-                    && *at > started
-                {
-                    return Err(Error::new(failure.kind(), format!("building segments failed: {failure}")));
-                }
-            }
-            other => return other,
+        if shared.wait_until(slice, done)? {
+            return Ok(());
         }
+        if let Some((at, failure)) = &*shared.maintenance.failure(Lane::Fresh).lock()
+            && *at > started
+        {
+            return Err(Error::new(failure.kind(), format!("building segments failed: {failure}")));
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::new(
+                ErrorKind::Deadline,
+                "the flush did not finish in time; it goes on in the background",
+            ));
+        }
+    }
+}
+
+/// Waits until the maintainers have nothing left to do for the collection: what it costs to search it is then
+/// what it will cost. Nothing else needs this; benchmarks do.
+pub fn settle(shared: &Shared, stop: &Stop) -> Result<()> {
+    flush(shared, stop)?;
+    loop {
+        shared.writable()?;
+        // Whoever works on the collection's files holds the lock.
+        let idle = shared.maintenance.busy.try_write().is_some();
+        if idle && choose(shared, &shared.snapshot(), Lane::Disk).is_none() {
+            return Ok(());
+        }
+        stop.check()?;
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -108,32 +172,66 @@ fn fresh_up_to(views: &[View], row: RowId) -> usize {
     views.iter().filter(|view| !view.segment.on_disk() && view.segment.first() <= row).count()
 }
 
-/// Runs jobs of one collection until there is nothing to do; returns whether anything failed.
-pub fn settle(shared: &Shared, stop: &Wake) -> bool {
-    if let Some((at, _)) = &*shared.maintenance.failure.lock()
-        && at.elapsed() < RETRY_PAUSE
-    {
-        return true;
-    }
-    while !stop.stopped() && shared.usable().is_ok() {
-        match run_next(shared) {
-            Ok(true) => *shared.maintenance.failure.lock() = None,
-            Ok(false) => return false,
-            Err(error) => {
-                tracing::error!(collection = %shared.name, %error, "maintenance failed; it is tried again");
-                *shared.maintenance.failure.lock() = Some((Instant::now(), error));
-                return true;
+/// The collections that the maintainers serve, by name.
+pub type Served = Arc<RwLock<HashMap<String, Arc<Shared>>>>;
+
+/// Serves one lane of all collections until stopped: a job of each in turn, for as long as any has one.
+pub fn run(served: &Served, wake: &Wake, lane: Lane) {
+    while wake.wait(lane, IDLE) {
+        let mut more = true;
+        while more {
+            more = false;
+            let all: Vec<Arc<Shared>> = served.read().values().cloned().collect();
+            for shared in all {
+                if wake.stopped() {
+                    return;
+                }
+                more |= step(&shared, lane);
             }
         }
     }
-    false
 }
 
-/// Runs the next job, if there is one.
-pub fn run_next(shared: &Shared) -> Result<bool> {
+/// Runs at most one job of a collection; returns whether there may be another.
+fn step(shared: &Shared, lane: Lane) -> bool {
+    if shared.writable().is_err() || shared.maintenance.paused(lane) {
+        return false;
+    }
+    let outcome = catch_unwind(AssertUnwindSafe(|| run_next(shared, lane)));
+    let outcome = outcome
+        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a maintenance job panicked; see the log")));
+    match outcome {
+        Ok(more) => {
+            *shared.maintenance.failure(lane).lock() = None;
+            more
+        }
+        // Closing or dropping makes a job give up.
+        Err(_) if shared.writable().is_err() || shared.wake.stopped() => false,
+        // What a failed sync left on the disk is not known, and trying again would not tell.
+        Err(error) if error.kind() == ErrorKind::Poisoned => {
+            shared.store.poison(error.message());
+            shared.poison(error.message());
+            false
+        }
+        Err(error) => {
+            tracing::error!(collection = %shared.name, %error, "maintenance failed; it is tried again");
+            *shared.maintenance.failure(lane).lock() = Some((Instant::now(), error));
+            false
+        }
+    }
+}
+
+/// Runs the next job of a lane; returns whether there was one.
+pub fn run_next(shared: &Shared, lane: Lane) -> Result<bool> {
+    let _busy = shared.maintenance.busy.read();
+    // Before each merge: under a steady load there is always another one.
+    let trimmed = lane == Lane::Disk && publish::trim(shared)?;
     let snapshot = shared.snapshot();
-    let Some(job) = choose(shared, &snapshot) else {
-        return Ok(false);
+    let Some(job) = choose(shared, &snapshot, lane) else {
+        return match lane {
+            Lane::Fresh => Ok(false),
+            Lane::Disk => Ok(trimmed | publish::cover(shared)? | publish::compact(shared)?),
+        };
     };
     match job {
         Job::MergeFresh(range) => {
@@ -144,8 +242,7 @@ pub fn run_next(shared: &Shared) -> Result<bool> {
                 true => None,
                 false => Some(Arc::new(Segment::from_docs(&shared.indexer, docs, rows)?)),
             };
-            let mut writer = shared.writer.lock();
-            publish_fresh(shared, &mut writer, inputs, output);
+            publish::fresh(shared, inputs, output);
         }
         Job::Flush(range) => {
             let inputs = &snapshot.views[range];
@@ -154,6 +251,7 @@ pub fn run_next(shared: &Shared) -> Result<bool> {
             to_disk(shared, inputs, count, &mut |_, each| {
                 docs.iter().try_for_each(|doc| each(Arc::clone(doc)))
             })?;
+            shared.wake.wake(Lane::Disk);
         }
         Job::MergeDisk(range) => {
             let inputs = &snapshot.views[range];
@@ -166,7 +264,7 @@ pub fn run_next(shared: &Shared) -> Result<bool> {
     Ok(true)
 }
 
-fn choose(shared: &Shared, snapshot: &Snapshot) -> Option<Job> {
+fn choose(shared: &Shared, snapshot: &Snapshot, lane: Lane) -> Option<Job> {
     let sizes: Vec<Size> = snapshot
         .views
         .iter()
@@ -177,18 +275,23 @@ fn choose(shared: &Shared, snapshot: &Snapshot) -> Option<Job> {
             on_disk: view.segment.on_disk(),
         })
         .collect();
+    if lane == Lane::Disk {
+        return disk_job(&sizes);
+    }
     let fresh = sizes.partition_point(|size| size.on_disk);
     let flush_to = RowId(shared.maintenance.flush_to.load(Ordering::Acquire));
-    let trim = shared.writer.lock().trim.len();
     let asked = fresh_up_to(&snapshot.views, flush_to) > 0;
-    if asked || (trim >= shared.settings.fresh_rows_max && fresh < sizes.len()) {
+    // Records that wait for a manifest to cover them are bounded like the rows themselves.
+    let log_is_long =
+        fresh < sizes.len() && shared.writer.lock().trim.len() >= shared.settings.fresh_rows_max;
+    if asked || log_is_long {
         return Some(Job::Flush(fresh..sizes.len()));
     }
     let bounds = Bounds {
         fresh_docs_max: shared.settings.fresh_rows_max as u64,
         fresh_bytes_max: shared.settings.fresh_bytes_max,
     };
-    next_job(&sizes, bounds)
+    fresh_job(&sizes, bounds)
 }
 
 /// Docs of fresh segments that are not deleted, in doc order of the segment they will make.
@@ -218,7 +321,7 @@ fn live_rows(inputs: &[View]) -> Vec<(TenantId, RowId)> {
     rows
 }
 
-/// Reads rows from the store and analyses them again; rows that are gone meanwhile are passed over.
+/// Reads rows from the store, at the snapshot that says they are live, and analyses them again.
 fn stored_docs(
     shared: &Shared,
     snapshot: &Snapshot,
@@ -227,176 +330,17 @@ fn stored_docs(
     each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>,
 ) -> spandrel_index::Result<()> {
     for chunk in order.chunks(FETCH_ROWS) {
+        if shared.wake.stopped() || shared.writable().is_err() {
+            return Err(spandrel_index::Error::Invalid("given up: the collection closes".into()));
+        }
         let ids: Vec<RowId> = chunk.iter().map(|(_, row)| *row).collect();
         let rows = snapshot.store.get(shared.id, &ids, wanted)?;
         for ((tenant, row), stored) in chunk.iter().zip(rows) {
-            if let Some(stored) = stored {
-                let values = shared.indexer.values(&stored.fields)?;
-                each(Arc::new(IndexDoc { row: *row, tenant: *tenant, values }))?;
-            }
+            // Built without it, the row would be lost to every search, in silence.
+            let stored = stored.ok_or_else(|| publish::lost(shared, *row))?;
+            let values = shared.indexer.values(&stored.fields)?;
+            each(Arc::new(IndexDoc { row: *row, tenant: *tenant, values }))?;
         }
     }
     Ok(())
-}
-
-/// Builds one segment on disk in place of `inputs` and publishes it.
-fn to_disk(shared: &Shared, inputs: &[View], docs: usize, source: segment::DocSource<'_>) -> Result<()> {
-    let started = Instant::now();
-    let _files = shared.maintenance.files.lock();
-    let rows = inputs[0].segment.first()..=inputs[inputs.len() - 1].segment.last();
-    let id = shared.writer.lock().manifest.next_segment;
-    let output = match docs {
-        0 => None,
-        _ => {
-            let path = shared.segment_path(id);
-            segment::build(&shared.indexer, &path, id, rows, source)?;
-            Some(Arc::new(Segment::open(&shared.indexer, &path, &shared.reader, &shared.memory)?))
-        }
-    };
-    failpoint::reach("segment.built");
-    let bytes = output.as_ref().map_or(0, |segment| segment.disk_bytes());
-    publish_disk(shared, inputs, output, id)?;
-    tracing::info!(
-        collection = %shared.name, segment = id, docs, bytes, inputs = inputs.len(),
-        time_ms = started.elapsed().as_millis() as u64, "segment built"
-    );
-    Ok(())
-}
-
-/// The current views with `inputs` replaced by `output`, rows deleted since included.
-fn replaced(current: &[View], inputs: &[View], output: Option<Arc<Segment>>) -> Vec<View> {
-    let at = current
-        .iter()
-        .position(|view| Arc::ptr_eq(&view.segment, &inputs[0].segment))
-        .expect("only the maintainer replaces segments, and it runs one job at a time");
-    let mut views = current[..at].to_vec();
-    if let Some(segment) = output {
-        let deleted = carried_deletes(&segment, inputs, &current[at..at + inputs.len()]);
-        views.push(View { segment, deleted: Arc::new(deleted) });
-    }
-    views.extend_from_slice(&current[at + inputs.len()..]);
-    views
-}
-
-/// Docs of the new segment whose rows were deleted after its inputs were read.
-fn carried_deletes(output: &Segment, before: &[View], now: &[View]) -> RoaringBitmap {
-    let mut deleted = RoaringBitmap::new();
-    for (before, now) in before.iter().zip(now) {
-        if Arc::ptr_eq(&before.deleted, &now.deleted) {
-            continue;
-        }
-        for doc in (&*now.deleted - &*before.deleted).iter() {
-            let row = now.segment.rows()[doc as usize];
-            deleted.extend(output.doc(now.segment.tenant_of(doc), row));
-        }
-    }
-    deleted
-}
-
-fn publish_fresh(shared: &Shared, writer: &mut Writer, inputs: &[View], output: Option<Arc<Segment>>) {
-    let current = shared.snapshot();
-    let views = replaced(&current.views, inputs, output);
-    shared.publish(views, current.last_row);
-    let _ = writer;
-}
-
-fn publish_disk(shared: &Shared, inputs: &[View], output: Option<Arc<Segment>>, id: u64) -> Result<()> {
-    // Everything the manifest is going to reflect must be durable before it is.
-    shared.store.sync()?;
-    let mut writer = shared.writer.lock();
-    let current = shared.snapshot();
-    let views = replaced(&current.views, inputs, output);
-    if let Err(error) = save_manifest(shared, &mut writer, &views, current.last_row, id + 1) {
-        // The manifest still names the inputs; the new file is an orphan, removed now or at the next open.
-        let _ = std::fs::remove_file(shared.segment_path(id));
-        return Err(error);
-    }
-    failpoint::reach("manifest.saved");
-    shared.publish(views, current.last_row);
-    trim(shared, &mut writer)?;
-    drop(writer);
-    failpoint::reach("inputs.removing");
-    for view in inputs.iter().filter(|view| view.segment.on_disk()) {
-        let path: PathBuf = shared.segment_path(view.segment.id());
-        if let Err(error) = std::fs::remove_file(&path) {
-            tracing::warn!(path = %path.display(), %error, "a merged segment could not be removed");
-        }
-    }
-    Ok(())
-}
-
-/// Writes what `views` says. The caller holds the write lock.
-pub fn save_manifest(
-    shared: &Shared,
-    writer: &mut Writer,
-    views: &[View],
-    last_row: RowId,
-    next_segment: u64,
-) -> Result<()> {
-    if shared.settings.durability == crate::settings::Durability::Buffered {
-        shared.store.sync()?;
-    }
-    let (disk, fresh) = views.split_at(views.partition_point(|view| view.segment.on_disk()));
-    let covered = fresh.first().map_or(last_row, |view| RowId(view.segment.first().0 - 1));
-    let segments = disk
-        .iter()
-        .map(|view| SegmentEntry {
-            id: view.segment.id(),
-            first: view.segment.first(),
-            last: view.segment.last(),
-            docs: view.segment.docs(),
-            bytes: view.segment.disk_bytes(),
-            checksum: view.segment.checksum(),
-            deleted: (*view.deleted).clone(),
-        })
-        .collect();
-    let manifest = Manifest {
-        collection: shared.id,
-        epoch: writer.manifest.epoch + 1,
-        covered,
-        trimmed: writer.trimmed,
-        last_row: last_row.max(writer.manifest.last_row),
-        next_segment: next_segment.max(writer.manifest.next_segment),
-        segments,
-    };
-    manifest.save(&shared.folder)?;
-    writer.manifest = manifest;
-    Ok(())
-}
-
-/// Removes log records that the manifest covers.
-pub fn trim(shared: &Shared, writer: &mut Writer) -> Result<()> {
-    let covered = writer.manifest.covered;
-    failpoint::reach("trim.before");
-    let (done, keep): (Vec<RowId>, Vec<RowId>) = writer.trim.iter().partition(|row| **row <= covered);
-    for rows in done.chunks(FETCH_ROWS) {
-        let commit = Commit {
-            collection: shared.id,
-            new_tenants: Vec::new(),
-            entries: Vec::new(),
-            trim: rows.to_vec(),
-        };
-        shared.store.commit(&commit, spandrel_storage::store::Durability::Buffered)?;
-    }
-    writer.trim = keep;
-    writer.trimmed = covered;
-    Ok(())
-}
-
-/// The collections a maintainer serves, by name.
-pub type Served = Arc<parking_lot::RwLock<HashMap<String, Arc<Shared>>>>;
-
-/// Serves all collections until stopped.
-pub fn run(served: &Served, wake: &Wake) {
-    while wake.wait(Duration::from_secs(5)) {
-        let all: Vec<Arc<Shared>> = served.read().values().cloned().collect();
-        let mut failed = false;
-        for shared in all {
-            failed |= settle(&shared, wake);
-        }
-        if failed && !wake.stopped() {
-            std::thread::sleep(Duration::from_millis(100));
-            wake.wake();
-        }
-    }
 }

@@ -6,12 +6,14 @@
 //! its own.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use spandrel_index::stop::Stop;
 
-use crate::collection::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::response::Written;
+use crate::shared::Shared;
 use crate::write::{Work, apply};
 
 /// Rows that one group commits together at most; a larger upsert is a group of its own.
@@ -36,8 +38,16 @@ struct Ticket {
 }
 
 /// Writes, in a group with whoever else is writing, and returns when it is durable and visible.
-pub fn write(shared: &Shared, work: Work) -> Result<Written> {
-    shared.usable()?;
+///
+/// # Errors
+/// [`ErrorKind::Deadline`] when `stop` says so before the commit has begun: nothing is written then. A commit
+/// that has begun is waited for.
+pub fn write(shared: &Shared, work: Work, stop: &Stop) -> Result<Written> {
+    shared.writable()?;
+    stop.check()?;
+    if work.needs_room() {
+        shared.wait_for_room(stop)?;
+    }
     let ticket = Arc::new(Ticket { work: Mutex::new(Some(work)), result: Mutex::new(None) });
     let queue = &shared.queue;
     let mut state = queue.state.lock();
@@ -47,17 +57,29 @@ pub fn write(shared: &Shared, work: Work) -> Result<Written> {
             return result.map_err(|error| Error::new(error.kind(), error.message()));
         }
         if state.leading {
-            queue.done.wait(&mut state);
+            wait(&queue.done, &mut state, stop.deadline());
+            if let Err(error) = stop.check()
+                && let Some(at) = state.waiting.iter().position(|waiting| Arc::ptr_eq(waiting, &ticket))
+            {
+                state.waiting.remove(at);
+                return Err(error.into());
+            }
             continue;
         }
         state.leading = true;
         let group = take_group(&mut state.waiting);
         drop(state);
         let leader = Leadership { queue };
-        shared.wait_for_room();
         commit_group(shared, &group);
         drop(leader);
         state = queue.state.lock();
+    }
+}
+
+fn wait(done: &Condvar, state: &mut MutexGuard<'_, QueueState>, deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) if deadline > Instant::now() => drop(done.wait_until(state, deadline)),
+        _ => done.wait(state),
     }
 }
 

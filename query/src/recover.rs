@@ -4,7 +4,6 @@
 //! that all are. What cannot be derived is checked: a row store that ends before the manifest's last row has
 //! lost rows, and is refused.
 
-use std::fs;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -12,15 +11,16 @@ use spandrel_index::segment::{self, IndexDoc, Segment};
 use spandrel_storage::manifest::{Manifest, SegmentEntry, segment_name};
 use spandrel_storage::record::{FieldSet, Record};
 use spandrel_storage::store::StoreSnapshot;
-use spandrel_storage::{CollectionId, RowId, TenantId};
+use spandrel_storage::{CollectionId, RowId, TenantId, durable};
 
-use crate::collection::{Shared, SharedParts, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::maintain;
+use crate::maintain::{self, Lane};
+use crate::publish;
+use crate::shared::{Shared, SharedParts, Writer};
 use crate::snapshot::View;
-use crate::write::{drop_from_views, erase_rows, mark_deleted};
+use crate::write::{drop_from_views, mark_deleted};
 
-/// Log records replayed into one fresh segment.
+/// Log records replayed into one fresh segment, and keys looked up at once.
 const REPLAY_ROWS: usize = 1_024;
 
 /// Opens a collection and replays its log.
@@ -28,9 +28,8 @@ const REPLAY_ROWS: usize = 1_024;
 /// # Errors
 /// When the row store is damaged or has lost acknowledged rows; damage to segments is repaired instead.
 pub fn open(parts: SharedParts) -> Result<Arc<Shared>> {
-    fs::create_dir_all(&parts.folder)
-        .map_err(|error| spandrel_storage::Error::io("create", &parts.folder, error))?;
-    let mut manifest = load_manifest(&parts);
+    durable::create_folder(&parts.folder)?;
+    let mut manifest = load_manifest(&parts)?;
     let last_row = parts.store.last_row_id(parts.id)?;
     if last_row < manifest.last_row {
         return Err(Error::new(
@@ -44,13 +43,12 @@ pub fn open(parts: SharedParts) -> Result<Arc<Shared>> {
     }
     let covered = manifest.covered;
     let (views, rebuilt) = open_segments(&parts, &mut manifest)?;
-    let writer = Writer { next_row: last_row.0 + 1, trimmed: manifest.trimmed, manifest, trim: Vec::new() };
+    let writer = Writer::new(manifest, last_row);
     let shared = Arc::new(Shared::new(parts, writer, views, covered));
     if rebuilt {
         let mut writer = shared.writer.lock();
         let views = shared.snapshot().views.clone();
-        let next = writer.manifest.next_segment;
-        maintain::save_manifest(&shared, &mut writer, &views, covered, next)?;
+        publish::save_manifest(&shared, &mut writer, &views, covered)?;
     }
     spandrel_storage::manifest::remove_orphans(&shared.folder, &shared.writer.lock().manifest)?;
     replay(&shared, covered, last_row)?;
@@ -58,20 +56,36 @@ pub fn open(parts: SharedParts) -> Result<Arc<Shared>> {
 }
 
 /// The manifest; one that says "nothing is covered" when there is none or it is damaged.
-fn load_manifest(parts: &SharedParts) -> Manifest {
+fn load_manifest(parts: &SharedParts) -> Result<Manifest> {
     match Manifest::load(&parts.folder) {
-        Ok(Some(manifest)) if manifest.collection == parts.id => return manifest,
+        Ok(Some(manifest)) if manifest.collection == parts.id => return Ok(manifest),
         Ok(None) => {}
         Ok(Some(other)) => tracing::warn!(
             collection = %parts.name, found = %other.collection,
             "the manifest is of another collection; all segments are built again from rows"
         ),
-        Err(error) => tracing::warn!(
+        Err(error @ spandrel_storage::Error::Corrupt { .. }) => tracing::warn!(
             collection = %parts.name, %error,
-            "the manifest is not usable; all segments are built again from rows"
+            "the manifest is damaged; all segments are built again from rows"
         ),
+        // Of a newer format, or it cannot be read now: building again would throw away what is whole.
+        Err(error) => return Err(error.into()),
     }
-    Manifest::new(parts.id)
+    Ok(Manifest::new(parts.id))
+}
+
+/// Whether a segment that failed like this has to be built again: it is missing or does not hold what it
+/// should. Whatever else keeps it from being opened may pass, and is the caller's to know.
+fn is_damage(error: &spandrel_index::Error) -> bool {
+    use spandrel_storage::Error as Storage;
+    match error {
+        spandrel_index::Error::Section { .. } | spandrel_index::Error::Text(_) => true,
+        spandrel_index::Error::Storage(Storage::Corrupt { .. } | Storage::NotFound { .. }) => true,
+        spandrel_index::Error::Storage(Storage::Io { source, .. }) => {
+            source.kind() == std::io::ErrorKind::NotFound
+        }
+        _ => false,
+    }
 }
 
 /// Opens every segment, building damaged ones again; says whether any was.
@@ -83,6 +97,7 @@ fn open_segments(parts: &SharedParts, manifest: &mut Manifest) -> Result<(Vec<Vi
             Ok(segment) => {
                 views.push(View { segment: Arc::new(segment), deleted: Arc::new(entry.deleted.clone()) });
             }
+            Err(error) if !is_damage(&error) => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(
                     collection = %parts.name, segment = entry.id, %error,
@@ -98,7 +113,7 @@ fn open_segments(parts: &SharedParts, manifest: &mut Manifest) -> Result<(Vec<Vi
     Ok((views, rebuilt))
 }
 
-fn open_segment(parts: &SharedParts, entry: &SegmentEntry) -> Result<Segment> {
+fn open_segment(parts: &SharedParts, entry: &SegmentEntry) -> spandrel_index::Result<Segment> {
     let path = parts.folder.join(segment_name(entry.id));
     let segment = Segment::open(&parts.indexer, &path, &parts.reader, &parts.memory)?;
     let same = segment.checksum() == entry.checksum
@@ -154,39 +169,62 @@ fn sort_records(
     rows: RangeInclusive<RowId>,
 ) -> Result<Sorted> {
     let mut sorted = Sorted::default();
+    let mut keyed = Vec::with_capacity(REPLAY_ROWS);
     for record in store.records(collection, rows, &FieldSet::NONE) {
         match record? {
-            (row, Record::Row(stored))
-                if store.lookup(collection, stored.tenant, &[&stored.key])?[0] == Some(row) =>
-            {
-                sorted.live.push((stored.tenant, row));
-            }
+            (row, Record::Row(stored)) => keyed.push((row, stored.tenant, stored.key)),
             (row, _) => sorted.dead.push(row),
         }
+        if keyed.len() == REPLAY_ROWS {
+            sorted.add(collection, store, &keyed)?;
+            keyed.clear();
+        }
     }
+    sorted.add(collection, store, &keyed)?;
     Ok(sorted)
+}
+
+impl Sorted {
+    /// Sorts rows by whether their keys still name them.
+    fn add(
+        &mut self,
+        collection: CollectionId,
+        store: &StoreSnapshot,
+        rows: &[(RowId, TenantId, String)],
+    ) -> Result<()> {
+        let keys: Vec<_> = rows.iter().map(|(_, tenant, key)| (*tenant, key.as_str())).collect();
+        for ((row, tenant, _), named) in rows.iter().zip(store.lookup(collection, &keys)?) {
+            match named == Some(*row) {
+                true => self.live.push((*tenant, *row)),
+                false => self.dead.push(*row),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Applies every log record after `covered`, building segments on disk as fresh rows fill memory.
 fn replay(shared: &Shared, covered: RowId, last_row: RowId) -> Result<()> {
     let store = shared.store.snapshot();
+    let trimmed = shared.writer.lock().trimmed;
     let mut batch = Replay::default();
     for record in store.records_after(shared.id, covered, &FieldSet::ALL) {
         let (row, record) = record?;
         batch.add(shared, row, record)?;
         if batch.records >= REPLAY_ROWS {
             batch.apply(shared, row)?;
-            while maintain::run_next(shared)? {}
+            // Not merges of segments on disk: rows that a later record of this log replaced are gone already.
+            while maintain::run_next(shared, Lane::Fresh)? {}
         }
     }
     batch.apply(shared, last_row)?;
     let mut writer = shared.writer.lock();
     // What a crash kept from being trimmed: records that the manifest covers and the one before did not.
-    let untrimmed = RowId(writer.manifest.trimmed.0 + 1)..=covered;
+    let untrimmed = RowId(trimmed.0 + 1)..=covered;
     if !untrimmed.is_empty() {
         writer.trim.extend(sort_records(shared.id, &store, untrimmed)?.dead);
     }
-    maintain::trim(shared, &mut writer)
+    Ok(())
 }
 
 #[derive(Default)]
@@ -238,8 +276,10 @@ impl Replay {
         }
         mark_deleted(&mut views, &batch.removed);
         let erase = batch.dropped.map(|tenant| drop_from_views(&mut views, tenant)).unwrap_or_default();
-        shared.writer.lock().trim.extend(batch.trim);
+        let mut writer = shared.writer.lock();
+        writer.trim.extend(batch.trim);
+        writer.erase(erase);
         shared.publish(views, row);
-        erase_rows(shared, &erase)
+        Ok(())
     }
 }

@@ -15,6 +15,8 @@ pub const K_MAX: usize = 10_000;
 pub const ROUTES_MAX: usize = 16;
 /// Most requests of one batch.
 pub const BATCH_MAX: usize = 4_096;
+/// Most hits (`offset + k`) that the requests of one batch ask for together.
+pub const BATCH_HITS_MAX: usize = 262_144;
 /// Deepest nesting of a filter.
 pub const FILTER_DEPTH_MAX: usize = 32;
 /// Most conditions, values and keys in a filter taken together.

@@ -89,6 +89,8 @@ pub struct RetrieveResponse {
     pub skipped: u64,
     /// Candidates considered.
     pub candidates: u64,
+    /// Why the search found fewer than `k` candidates, when it did.
+    pub short: Option<Short>,
     /// Set when it was asked for.
     pub explain: Option<Explain>,
 }

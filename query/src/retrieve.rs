@@ -2,15 +2,16 @@
 
 use std::time::Instant;
 
+use spandrel_index::stop::Stop;
 use spandrel_storage::{FieldId, FieldKind, FieldValue, Schema};
 
-use crate::collection::Shared;
 use crate::error::{Error, Result};
 use crate::rag::context::{Candidate, assemble};
 use crate::rag::tokens::Tokenizer;
 use crate::request::{Fields, RetrieveRequest, SearchRequest};
 use crate::response::{RetrieveResponse, Stage};
 use crate::search;
+use crate::shared::Shared;
 
 /// Largest token budget.
 pub const BUDGET_TOKENS_MAX: usize = 1 << 20;
@@ -18,7 +19,7 @@ pub const BUDGET_TOKENS_MAX: usize = 1 << 20;
 pub const SEPARATOR_BYTES_MAX: usize = 1_024;
 
 /// Searches and packs.
-pub fn retrieve(shared: &Shared, request: &RetrieveRequest) -> Result<RetrieveResponse> {
+pub fn retrieve(shared: &Shared, request: &RetrieveRequest, stop: &Stop) -> Result<RetrieveResponse> {
     if request.budget_tokens > BUDGET_TOKENS_MAX {
         return Err(Error::invalid(format!(
             "budget_tokens is {}, at most {BUDGET_TOKENS_MAX} are packed",
@@ -31,7 +32,9 @@ pub fn retrieve(shared: &Shared, request: &RetrieveRequest) -> Result<RetrieveRe
     let name = text_field_name(&shared.schema, request.text_field.as_deref())?;
     let (fields, asked) = with_field(&shared.schema, &request.search.fields, &name);
     let request_with_text = SearchRequest { fields, ..request.search.clone() };
-    let found = search::search(shared, &request_with_text)?;
+    let called = Instant::now();
+    let stop = &stop.by(request.search.timeout.and_then(|timeout| called.checked_add(timeout)));
+    let found = search::search(shared, &request_with_text, stop)?;
     let started = Instant::now();
     let candidates: Vec<Candidate> = found
         .hits
@@ -47,7 +50,8 @@ pub fn retrieve(shared: &Shared, request: &RetrieveRequest) -> Result<RetrieveRe
         .collect();
     let rows_in = candidates.len() as u64;
     let tokenizer = Tokenizer::named(&shared.schema.tokenizer)?;
-    let mut response = assemble(candidates, &request.separator, request.budget_tokens, tokenizer);
+    let mut response = assemble(candidates, &request.separator, request.budget_tokens, tokenizer, stop)?;
+    response.short = found.short;
     response.explain = found.explain.map(|mut explain| {
         let time_us = started.elapsed().as_micros() as u64;
         explain.total_us += time_us;

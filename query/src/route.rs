@@ -3,27 +3,43 @@
 use spandrel_index::Matrix;
 use spandrel_index::dense::Counters;
 use spandrel_index::sparse::SparseCounters;
+use spandrel_index::stop::Stop;
 use spandrel_index::text::{Bm25, TextCounters, TextQuery, TextStats};
 use spandrel_index::topk::{Scored, TopK};
 use spandrel_storage::{DenseSpec, DocId, FieldId, FieldKind, RowId, SparseVector, TenantId};
 
-use crate::check::{check_dense, check_sparse, unknown_field};
-use crate::collection::Shared;
+use crate::check::{check_query, check_sparse, unknown_field};
 use crate::error::{Error, Result};
 use crate::rag::embed::EmbedPurpose;
+use crate::rag::ingest::{EMBED_BATCH_MAX, check_vectors};
 use crate::request::{Route, RouteQuery};
 use crate::scratch::with_scratch;
-use crate::search::{Search, check_deadline, field_name};
+use crate::search::{Search, field_name};
+use crate::shared::Shared;
 
 /// A route whose field exists and whose query fits it.
 pub(crate) enum CheckedRoute {
-    Dense { field: FieldId, query: Vec<f32> },
-    Sparse { field: FieldId, query: SparseVector },
-    Text { field: FieldId, text: String },
+    Dense {
+        field: FieldId,
+        query: Vec<f32>,
+    },
+    Sparse {
+        field: FieldId,
+        query: SparseVector,
+    },
+    Text {
+        field: FieldId,
+        text: String,
+    },
+    /// A dense field is asked by text: [`embed`] makes a dense route of it.
+    Embed {
+        field: FieldId,
+        text: String,
+    },
 }
 
 impl CheckedRoute {
-    /// Checks a route against the schema; embeds text for a dense field.
+    /// Checks a route against the schema.
     pub fn new(shared: &Shared, route: &Route) -> Result<Self> {
         let Some((field, found)) = shared.schema.find(&route.field) else {
             return Err(unknown_field(&shared.schema, &route.field));
@@ -39,10 +55,13 @@ impl CheckedRoute {
             (FieldKind::Dense(spec), RouteQuery::Dense(query)) => {
                 Self::dense(field, spec, query.clone()).map_err(context)
             }
-            (FieldKind::Dense(spec), RouteQuery::Text(text)) => {
-                let query = embed(shared, text).map_err(context)?;
-                Self::dense(field, spec, query).map_err(context)
+            (FieldKind::Dense(_), RouteQuery::Text(_)) if shared.components.embedder.is_none() => {
+                Err(context(Error::invalid(
+                    "a dense field is searched by a vector; to search it by text, open the database with an \
+                     embedder",
+                )))
             }
+            (FieldKind::Dense(_), RouteQuery::Text(text)) => Ok(Self::Embed { field, text: text.clone() }),
             (FieldKind::Sparse, RouteQuery::Sparse(query)) => {
                 Ok(Self::Sparse { field, query: check_sparse(query.clone()).map_err(context)? })
             }
@@ -63,30 +82,51 @@ impl CheckedRoute {
     }
 
     fn dense(field: FieldId, spec: &DenseSpec, query: Vec<f32>) -> Result<Self> {
-        check_dense(spec, &query)?;
+        check_query(spec, &query)?;
         Ok(Self::Dense { field, query })
     }
 }
 
-fn embed(shared: &Shared, text: &str) -> Result<Vec<f32>> {
-    let Some(embedder) = &shared.components.embedder else {
-        return Err(Error::invalid(
-            "a dense field is searched by a vector; to search it by text, open the database with an embedder",
-        ));
+/// Embeds the texts of all routes that ask a dense field by text, in as few calls as they fit in.
+pub(crate) fn embed<'a>(
+    shared: &Shared,
+    routes: impl Iterator<Item = &'a mut CheckedRoute>,
+    stop: &Stop,
+) -> Result<()> {
+    let mut wanted: Vec<&mut CheckedRoute> =
+        routes.filter(|route| matches!(route, CheckedRoute::Embed { .. })).collect();
+    let Some(embedder) = shared.components.embedder.as_ref().filter(|_| !wanted.is_empty()) else {
+        return Ok(());
     };
-    let vectors = embedder.embed(&[text], EmbedPurpose::Query)?;
-    vectors.into_iter().next().ok_or_else(|| {
-        Error::new(
-            crate::ErrorKind::Unavailable,
-            format!("embedder '{}' returned no vector", embedder.name()),
-        )
-    })
+    let mut dim = embedder.dim();
+    for routes in wanted.chunks_mut(EMBED_BATCH_MAX) {
+        stop.check()?;
+        let text = |route: &&mut CheckedRoute| match &**route {
+            CheckedRoute::Embed { text, .. } => text.clone(),
+            _ => String::new(),
+        };
+        let texts: Vec<String> = routes.iter().map(text).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let vectors = embedder.embed(&texts, EmbedPurpose::Query, stop.deadline())?;
+        check_vectors(&vectors, texts.len(), &mut dim, embedder.name())?;
+        for (route, vector) in routes.iter_mut().zip(vectors) {
+            if let CheckedRoute::Embed { field, .. } = **route
+                && let FieldKind::Dense(spec) = &shared.schema.get(field).kind
+            {
+                let made = CheckedRoute::dense(field, spec, vector);
+                **route = made.map_err(|error| error.context(format!("embedder '{}'", embedder.name())))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What the route does, for explain.
 pub(crate) fn name(shared: &Shared, route: &CheckedRoute) -> String {
     match route {
-        CheckedRoute::Dense { field, .. } => format!("dense {} (flat)", field_name(shared, *field)),
+        CheckedRoute::Dense { field, .. } | CheckedRoute::Embed { field, .. } => {
+            format!("dense {} (flat)", field_name(shared, *field))
+        }
         CheckedRoute::Sparse { field, .. } => format!("sparse {} (flat)", field_name(shared, *field)),
         CheckedRoute::Text { field, .. } => format!("text {} (bm25)", field_name(shared, *field)),
     }
@@ -108,7 +148,7 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
     let mut sparse_counters = SparseCounters::default();
     let text = weigh_text(search, route)?;
     for scope in &search.scopes {
-        check_deadline(search.deadline)?;
+        search.stop.check()?;
         let segment = &scope.view.segment;
         let allow = scope.allow();
         match route {
@@ -124,6 +164,7 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
                     index.search(query, segment.rows(), &allow, &mut top, &mut sparse_counters)?;
                 }
             }
+            CheckedRoute::Embed { .. } => return Err(not_embedded()),
             CheckedRoute::Text { .. } => {
                 if let (Some(index), Some((query, bm25))) = (segment.text(), &text) {
                     index.search(query, bm25, segment.rows(), &allow, &mut top, &mut text_counters)?;
@@ -157,7 +198,7 @@ pub(crate) fn run_together(
     let Some((field, dim)) = on else { return Ok(Vec::new()) };
     let queries = Matrix::new(&queries, dim);
     for scope in &search.scopes {
-        check_deadline(search.deadline)?;
+        search.stop.check()?;
         let segment = &scope.view.segment;
         if let Some(index) = segment.dense(field) {
             let allow = scope.allow();
@@ -169,6 +210,10 @@ pub(crate) fn run_together(
     let lists: Vec<Vec<Scored>> = tops.into_iter().map(TopK::into_sorted).collect();
     note(search, &counters, lists.iter().map(Vec::len).sum());
     Ok(lists)
+}
+
+fn not_embedded() -> Error {
+    Error::new(crate::ErrorKind::Internal, "a route by text reached a dense index without being embedded")
 }
 
 fn note(search: &mut Search<'_>, counters: &Counters, rows_out: usize) {
@@ -211,7 +256,7 @@ pub(crate) fn cross_fill(
     union.dedup();
     let mut filled = Vec::with_capacity(routes.len());
     for (route, list) in routes.iter().zip(ranked) {
-        check_deadline(search.deadline)?;
+        search.stop.check()?;
         let mut known: Vec<RowId> = list.iter().map(|(row, _)| *row).collect();
         known.sort_unstable();
         let missing: Vec<RowId> =
@@ -252,6 +297,7 @@ fn exact_scores(search: &Search<'_>, route: &CheckedRoute, rows: &[RowId]) -> Re
                     index.score(query, &docs, &mut out)?;
                 }
             }
+            CheckedRoute::Embed { .. } => return Err(not_embedded()),
             CheckedRoute::Text { .. } => {
                 if let (Some(index), Some((query, bm25))) = (segment.text(), &text) {
                     index.score(query, bm25, &docs, &mut out)?;

@@ -5,18 +5,19 @@ use std::time::Instant;
 
 use roaring::RoaringBitmap;
 use spandrel_index::allow::Allow;
+use spandrel_index::stop::Stop;
 use spandrel_index::topk::Scored;
 use spandrel_storage::{FieldId, RowId, TenantId};
 
 use crate::check::check_tenant;
-use crate::collection::Shared;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::fetch;
 use crate::filter::{CheckedFilter, KeyLookup};
 use crate::fuse::{RouteList, fuse_top};
-use crate::request::{BATCH_MAX, Filter, Fusion, K_MAX, ROUTES_MAX, SearchRequest};
+use crate::request::{BATCH_HITS_MAX, BATCH_MAX, Filter, Fusion, K_MAX, ROUTES_MAX, SearchRequest};
 use crate::response::{Explain, Hit, RouteScore, SearchResponse, Short, Stage};
 use crate::route::{self, CheckedRoute};
+use crate::shared::Shared;
 use crate::snapshot::{Snapshot, View};
 
 /// Candidates a route contributes to a fusion at least, so that rows ranked lower by each route can still win
@@ -30,7 +31,7 @@ pub(crate) struct Search<'a> {
     pub snapshot: &'a Snapshot,
     pub tenant: TenantId,
     pub scopes: Vec<Scope<'a>>,
-    pub deadline: Option<Instant>,
+    pub stop: &'a Stop,
     pub stages: Vec<Stage>,
 }
 
@@ -39,54 +40,39 @@ pub(crate) struct Scope<'a> {
     pub view: &'a View,
     pub filter: Option<RoaringBitmap>,
     pub base: Allow<'a>,
+    pub stop: &'a Stop,
 }
 
 impl Scope<'_> {
     /// The docs the search may find.
     pub fn allow(&self) -> Allow<'_> {
-        Allow { filter: self.filter.as_ref(), ..self.base.clone() }
-    }
-}
-
-/// Fails once the deadline has passed.
-pub(crate) fn check_deadline(deadline: Option<Instant>) -> Result<()> {
-    match deadline {
-        Some(deadline) if Instant::now() >= deadline => Err(Error::new(
-            ErrorKind::Deadline,
-            "the search did not finish within its timeout; allow more time, or ask for less",
-        )),
-        _ => Ok(()),
+        Allow { filter: self.filter.as_ref(), stop: Some(self.stop), ..self.base.clone() }
     }
 }
 
 /// Finds the best rows.
-pub fn search(shared: &Shared, request: &SearchRequest) -> Result<SearchResponse> {
+pub fn search(shared: &Shared, request: &SearchRequest, stop: &Stop) -> Result<SearchResponse> {
     let started = Instant::now();
-    let deadline = request.timeout.and_then(|timeout| started.checked_add(timeout));
-    let routes = check(shared, request)?;
+    let stop = &stop.by(request.timeout.and_then(|timeout| started.checked_add(timeout)));
+    let mut routes = check(shared, request)?;
+    route::embed(shared, routes.iter_mut(), stop)?;
     let snapshot = shared.snapshot();
     let Some(tenant) = shared.tenants.get(&request.tenant) else {
         return Ok(empty(request, started));
     };
-    let mut search = Search::new(shared, request, &snapshot, tenant, deadline)?;
+    let mut search = Search::new(shared, request, &snapshot, tenant, stop)?;
     let lists = search.run_routes(&routes)?;
     search.finish(&routes, lists, started)
 }
 
 /// Runs many searches on one snapshot; those that can be are scored together.
-pub fn search_batch(shared: &Shared, requests: &[SearchRequest]) -> Result<Vec<SearchResponse>> {
+pub fn search_batch(shared: &Shared, requests: &[SearchRequest], stop: &Stop) -> Result<Vec<SearchResponse>> {
     let started = Instant::now();
-    if requests.len() > BATCH_MAX {
-        return Err(Error::invalid(format!(
-            "a batch has at most {BATCH_MAX} searches, this one has {}",
-            requests.len()
-        )));
-    }
-    let checked = requests
-        .iter()
-        .enumerate()
-        .map(|(at, request)| check(shared, request).map_err(|error| error.context(format!("search {at}"))))
-        .collect::<Result<Vec<_>>>()?;
+    let mut checked = check_batch(shared, requests)?;
+    // One call answers for all: the most impatient of them says when.
+    let timeout = requests.iter().filter_map(|request| request.timeout).min();
+    let stop = &stop.by(timeout.and_then(|timeout| started.checked_add(timeout)));
+    route::embed(shared, checked.iter_mut().flatten(), stop)?;
     let snapshot = shared.snapshot();
     let mut answers: Vec<Option<SearchResponse>> = vec![None; requests.len()];
     for group in groups(requests, &checked) {
@@ -97,9 +83,9 @@ pub fn search_batch(shared: &Shared, requests: &[SearchRequest]) -> Result<Vec<S
             }
             continue;
         };
-        let timeout = group.iter().filter_map(|at| requests[*at].timeout).min();
-        let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
-        let mut search = Search::new(shared, first, &snapshot, tenant, deadline)?;
+        let explains = group.iter().find(|at| requests[**at].explain);
+        let mut search =
+            Search::new(shared, explains.map_or(first, |at| &requests[*at]), &snapshot, tenant, stop)?;
         if group.len() == 1 {
             let lists = search.run_routes(&checked[group[0]])?;
             answers[group[0]] = Some(search.finish(&checked[group[0]], lists, started)?);
@@ -107,14 +93,36 @@ pub fn search_batch(shared: &Shared, requests: &[SearchRequest]) -> Result<Vec<S
         }
         let routes: Vec<&CheckedRoute> = group.iter().map(|at| &checked[*at][0]).collect();
         let limits: Vec<usize> = group.iter().map(|at| requests[*at].k + requests[*at].offset).collect();
-        let lists = search
-            .timed(&route::name(shared, routes[0]), |search| route::run_together(search, &routes, &limits))?;
+        let name = format!("{}, {} queries together", route::name(shared, routes[0]), routes.len());
+        let lists = search.timed(&name, |search| route::run_together(search, &routes, &limits))?;
         for (at, list) in group.into_iter().zip(lists) {
             let mut one = search.with_request(&requests[at]);
             answers[at] = Some(one.finish(&checked[at], vec![list], started)?);
         }
     }
     Ok(answers.into_iter().map(|answer| answer.expect("every request is in one group")).collect())
+}
+
+fn check_batch(shared: &Shared, requests: &[SearchRequest]) -> Result<Vec<Vec<CheckedRoute>>> {
+    if requests.len() > BATCH_MAX {
+        return Err(Error::invalid(format!(
+            "a batch has at most {BATCH_MAX} searches, this one has {}",
+            requests.len()
+        )));
+    }
+    let checked = requests
+        .iter()
+        .enumerate()
+        .map(|(at, request)| check(shared, request).map_err(|error| error.context(format!("searches[{at}]"))))
+        .collect::<Result<Vec<_>>>()?;
+    let hits: usize = requests.iter().map(|request| request.k + request.offset).sum();
+    if hits > BATCH_HITS_MAX {
+        return Err(Error::invalid(format!(
+            "the searches of the batch ask for {hits} hits together, at most {BATCH_HITS_MAX}; send fewer or a \
+             smaller k"
+        )));
+    }
+    Ok(checked)
 }
 
 /// Positions of requests that are scored together, in order of their first.
@@ -136,7 +144,7 @@ fn groups(requests: &[SearchRequest], checked: &[Vec<CheckedRoute>]) -> Vec<Vec<
 }
 
 /// How many rows of a tenant pass a filter.
-pub fn count(shared: &Shared, tenant: &str, filter: Option<&Filter>) -> Result<u64> {
+pub fn count(shared: &Shared, tenant: &str, filter: Option<&Filter>, stop: &Stop) -> Result<u64> {
     let snapshot = shared.snapshot();
     let id = shared.tenants.get(tenant);
     let lookup = KeyLookup { store: &snapshot.store, collection: shared.id, tenant: id.unwrap_or_default() };
@@ -145,6 +153,7 @@ pub fn count(shared: &Shared, tenant: &str, filter: Option<&Filter>) -> Result<u
     let mut rows = 0;
     for view in &snapshot.views {
         let Some(allow) = view.allow(id) else { continue };
+        stop.check()?;
         rows += match &filter {
             Some(filter) => (filter.docs(&view.segment, id, &allow.range)? - &*view.deleted).len(),
             None => allow.count(),
@@ -199,7 +208,7 @@ impl<'a> Search<'a> {
         request: &'a SearchRequest,
         snapshot: &'a Snapshot,
         tenant: TenantId,
-        deadline: Option<Instant>,
+        stop: &'a Stop,
     ) -> Result<Self> {
         let started = Instant::now();
         let lookup = KeyLookup { store: &snapshot.store, collection: shared.id, tenant };
@@ -212,11 +221,12 @@ impl<'a> Search<'a> {
         let (mut rows_in, mut rows_out) = (0, 0);
         for view in &snapshot.views {
             let Some(base) = view.allow(tenant) else { continue };
+            stop.check()?;
             let passed = match &filter {
                 Some(filter) => Some(filter.docs(&view.segment, tenant, &base.range)?),
                 None => None,
             };
-            let scope = Scope { view, filter: passed, base };
+            let scope = Scope { view, filter: passed, base, stop };
             if request.explain {
                 rows_in += scope.base.count();
                 rows_out += scope.allow().count();
@@ -225,7 +235,7 @@ impl<'a> Search<'a> {
                 scopes.push(scope);
             }
         }
-        let mut search = Self { shared, request, snapshot, tenant, scopes, deadline, stages: Vec::new() };
+        let mut search = Self { shared, request, snapshot, tenant, scopes, stop, stages: Vec::new() };
         if request.explain {
             let time_us = started.elapsed().as_micros() as u64;
             let name = if filter.is_some() { "filter" } else { "tenant" };
@@ -242,7 +252,7 @@ impl<'a> Search<'a> {
             snapshot: self.snapshot,
             tenant: self.tenant,
             scopes: Vec::new(),
-            deadline: self.deadline,
+            stop: self.stop,
             stages: self.stages.clone(),
         }
     }
@@ -286,7 +296,7 @@ impl<'a> Search<'a> {
         lists: Vec<Vec<Scored>>,
         started: Instant,
     ) -> Result<SearchResponse> {
-        check_deadline(self.deadline)?;
+        self.stop.check()?;
         let request = self.request;
         let mut ranked = match lists.len() {
             1 => lists[0].iter().enumerate().map(|(at, hit)| Ranked::single(at, hit)).collect(),
@@ -300,8 +310,11 @@ impl<'a> Search<'a> {
         ranked.drain(..request.offset.min(passed));
         ranked.truncate(request.k);
         let hits = self.timed("fetch", |search| search.fetch(ranked))?;
-        let reason = if passed < found { Short::Threshold } else { Short::FewMatches };
-        let short = (hits.len() < request.k).then_some(reason);
+        let short = (hits.len() < request.k).then(|| match self.snapshot.tenant_rows(self.tenant) {
+            0 => Short::EmptyTenant,
+            _ if passed < found => Short::Threshold,
+            _ => Short::FewMatches,
+        });
         let explain = request.explain.then(|| Explain {
             stages: std::mem::take(&mut self.stages),
             segments: self.snapshot.views.len() as u64,
@@ -341,7 +354,7 @@ impl<'a> Search<'a> {
     fn fetch(&mut self, ranked: Vec<Ranked>) -> Result<Vec<Hit>> {
         let rows: Vec<RowId> = ranked.iter().map(|hit| hit.row).collect();
         let wanted = fetch::field_set(&self.shared.schema, &self.request.fields)?;
-        let stored = self.snapshot.store.get(self.shared.id, &rows, &wanted)?;
+        let stored = fetch::stored(self.shared, &self.snapshot.store, &rows, &wanted, self.stop)?;
         if let Some(stage) = self.stage() {
             stage.rows_in = rows.len() as u64;
             stage.rows_out = rows.len() as u64;

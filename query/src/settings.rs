@@ -25,8 +25,8 @@ pub enum Durability {
 pub struct Settings {
     /// When a write is acknowledged.
     pub durability: Durability,
-    /// Caps resident indexes and caches together, in bytes. Beyond it, segments are read from disk on every
-    /// query.
+    /// Caps the dense vectors of segments that are kept in memory, in bytes; beyond it they are read from
+    /// disk on every query. Text, sparse and payload indexes, fresh rows and the row cache come on top.
     pub memory_budget_bytes: u64,
     /// Fresh rows a collection holds in memory before they are built into a segment on disk.
     pub fresh_rows_max: usize,
@@ -36,6 +36,8 @@ pub struct Settings {
     pub backlog_bytes_max: u64,
     /// Cache of the row store, in bytes.
     pub row_cache_bytes: u64,
+    /// Bytes of rows that one answer may hold; a request whose rows have more is refused.
+    pub response_bytes_max: u64,
 }
 
 impl Default for Settings {
@@ -47,6 +49,7 @@ impl Default for Settings {
             fresh_bytes_max: 64 << 20,
             backlog_bytes_max: 512 << 20,
             row_cache_bytes: 64 << 20,
+            response_bytes_max: 256 << 20,
         }
     }
 }

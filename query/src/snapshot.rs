@@ -35,7 +35,7 @@ impl View {
     pub fn allow(&self, tenant: TenantId) -> Option<Allow<'_>> {
         let range = self.segment.tenant_range(tenant);
         let deleted = (!self.deleted.is_empty()).then_some(&*self.deleted);
-        let allow = Allow { range, deleted, filter: None };
+        let allow = Allow { range, deleted, filter: None, stop: None };
         (!allow.is_empty()).then_some(allow)
     }
 }
@@ -68,17 +68,19 @@ impl Snapshot {
                 tenants.push(tenant);
                 let live = range.filter(|doc| !view.deleted.contains(*doc));
                 let rows: Vec<RowId> = live.map(|doc| view.segment.rows()[doc as usize]).collect();
-                let stored = self.store.get(collection, &rows, &FieldSet::NONE)?;
-                for (row, stored) in rows.iter().zip(stored) {
-                    let Some(stored) = stored else {
+                for rows in rows.chunks(VERIFY_KEYS) {
+                    let stored = self.store.get(collection, rows, &FieldSet::NONE)?;
+                    let lost = rows.iter().zip(&stored).find(|(_, stored)| stored.is_none());
+                    if let Some((row, _)) = lost {
                         return corrupt(format!("row {row} is indexed and not stored"));
-                    };
-                    let named = self.store.lookup(collection, tenant, &[&stored.key])?[0];
-                    if named != Some(*row) {
-                        return corrupt(format!(
-                            "row {row} is indexed; its key '{}' names {named:?}",
-                            stored.key
-                        ));
+                    }
+                    let keys: Vec<_> =
+                        stored.iter().flatten().map(|row| (tenant, row.key.as_str())).collect();
+                    let named = self.store.lookup(collection, &keys)?;
+                    if let Some(((row, (_, key)), named)) =
+                        rows.iter().zip(&keys).zip(named).find(|((row, _), named)| *named != Some(**row))
+                    {
+                        return corrupt(format!("row {row} is indexed; its key '{key}' names {named:?}"));
                     }
                 }
             }

@@ -16,18 +16,19 @@ use spandrel_storage::store::{Commit, Entry};
 use spandrel_storage::{DocId, RowId, TenantId, failpoint};
 
 use crate::check::CheckedRow;
-use crate::collection::{Shared, Writer};
 use crate::error::Result;
 use crate::filter::{CheckedFilter, KeyLookup};
+use crate::maintain::Lane;
 use crate::rag::ingest;
 use crate::request::Filter;
 use crate::response::Written;
+use crate::shared::{Shared, Writer};
 use crate::snapshot::{Snapshot, View, locate};
 
 /// Keys read at once while looking for the chunks of an earlier version of a document.
 const KEYS_PAGE: usize = 1_024;
-/// Rows erased in one batch after a tenant is dropped.
-const ERASE_ROWS_MAX: usize = 4_096;
+/// Rows that one commit of a delete by filter takes out.
+pub const DELETE_ROWS_MAX: usize = 65_536;
 
 /// One row on its way: encoded and analysed before any lock is taken.
 pub struct PreparedRow {
@@ -68,12 +69,14 @@ pub enum Work {
         /// Keys; unknown ones are passed over.
         keys: Vec<String>,
     },
-    /// Rows out, by filter.
+    /// Rows out, by filter: at most [`DELETE_ROWS_MAX`] a commit.
     DeleteByFilter {
         /// The tenant.
         tenant: String,
         /// Which rows.
         filter: Filter,
+        /// Rows written later stay.
+        up_to: RowId,
     },
     /// All rows of a tenant out.
     DropTenant {
@@ -92,6 +95,11 @@ impl Work {
         }
     }
 
+    /// Whether it adds fresh rows, and so has to wait for the maintainer when there are too many.
+    pub fn needs_room(&self) -> bool {
+        matches!(self, Self::Upsert(_) | Self::Document { .. })
+    }
+
     /// Whether it can share a commit: its effect does not depend on what the others of the group do.
     pub fn groups(&self) -> bool {
         matches!(self, Self::Upsert(_) | Self::Delete { .. })
@@ -106,6 +114,8 @@ struct Plan {
     removed: Vec<(TenantId, RowId)>,
     /// Log records to remove once a manifest covers them.
     trim: Vec<RowId>,
+    /// Deletes, whose space is to come back.
+    dead_rows: u64,
     dropped: Option<TenantId>,
     written: Vec<Written>,
     next_row: u64,
@@ -114,7 +124,7 @@ struct Plan {
 /// Carries out the work of a group under the write lock: durable and visible when this returns.
 pub fn apply(shared: &Shared, works: Vec<Work>) -> Result<Vec<Written>> {
     let mut writer = shared.writer.lock();
-    shared.usable()?;
+    shared.writable()?;
     let snapshot = shared.snapshot();
     let plan = plan(shared, &snapshot, &writer, works)?;
     if plan.commit.entries.is_empty() {
@@ -128,8 +138,12 @@ pub fn apply(shared: &Shared, works: Vec<Work>) -> Result<Vec<Written>> {
     let written = make_visible(shared, &mut writer, &snapshot, plan).inspect_err(|error| {
         shared.poison(&format!("a durable write could not be made visible ({error}); reopen the database"));
     })?;
+    let trim = !writer.trim.is_empty();
     drop(writer);
-    shared.wake_maintainer();
+    shared.wake.wake(Lane::Fresh);
+    if trim {
+        shared.wake.wake(Lane::Disk);
+    }
     Ok(written)
 }
 
@@ -139,20 +153,23 @@ fn make_visible(
     snapshot: &Snapshot,
     plan: Plan,
 ) -> Result<Vec<Written>> {
-    let Plan { commit, docs, removed, trim, dropped, written, next_row } = plan;
+    let Plan { commit, docs, removed, trim, dead_rows, dropped, written, next_row } = plan;
     let first = RowId(writer.next_row);
     let last = RowId(next_row - 1);
     writer.next_row = next_row;
     writer.trim.extend(trim);
+    writer.dead_rows += dead_rows;
     shared.tenants.insert(commit.new_tenants);
     let mut views = snapshot.views.clone();
     if !docs.is_empty() {
         views.push(View::new(Arc::new(Segment::from_docs(&shared.indexer, docs, first..=last)?)));
     }
     mark_deleted(&mut views, &removed);
-    let erase = dropped.map(|tenant| drop_from_views(&mut views, tenant));
+    if let Some(tenant) = dropped {
+        let rows = drop_from_views(&mut views, tenant);
+        writer.erase(rows);
+    }
     shared.publish(views, last);
-    erase_rows(shared, &erase.unwrap_or_default())?;
     Ok(written)
 }
 
@@ -160,7 +177,7 @@ fn plan(shared: &Shared, snapshot: &Snapshot, writer: &Writer, works: Vec<Work>)
     let mut planner = Planner {
         shared,
         snapshot,
-        covered: writer.manifest.covered,
+        covered: writer.covered(),
         new_tenants: HashMap::new(),
         next_tenant: shared.tenants.next().0,
         current: HashMap::new(),
@@ -174,6 +191,7 @@ fn plan(shared: &Shared, snapshot: &Snapshot, writer: &Writer, works: Vec<Work>)
             docs: Vec::new(),
             removed: Vec::new(),
             trim: Vec::new(),
+            dead_rows: 0,
             dropped: None,
             written: Vec::with_capacity(works.len()),
             next_row: writer.next_row,
@@ -184,7 +202,9 @@ fn plan(shared: &Shared, snapshot: &Snapshot, writer: &Writer, works: Vec<Work>)
             Work::Upsert(rows) => planner.upsert(rows)?,
             Work::Document { tenant, document, rows } => planner.document(&tenant, &document, rows)?,
             Work::Delete { tenant, keys } => planner.delete(&tenant, keys)?,
-            Work::DeleteByFilter { tenant, filter } => planner.delete_by_filter(&tenant, &filter)?,
+            Work::DeleteByFilter { tenant, filter, up_to } => {
+                planner.delete_by_filter(&tenant, &filter, up_to)?
+            }
             Work::DropTenant { tenant } => planner.drop_tenant(&tenant)?,
         };
         let last_row = planner.plan.next_row - 1;
@@ -226,12 +246,16 @@ impl Planner<'_> {
         row
     }
 
-    /// Rows that the keys have now, this group's earlier work included.
-    fn lookup(&self, tenant: TenantId, keys: &[&str]) -> Result<Vec<Option<RowId>>> {
-        if self.new_tenants.values().any(|id| *id == tenant) {
-            return Ok(vec![None; keys.len()]);
-        }
-        Ok(self.snapshot.store.lookup(self.shared.id, tenant, keys)?)
+    /// Rows that the keys have in the store. A tenant that this group adds has none there.
+    fn lookup(&self, keys: &[(TenantId, &str)]) -> Result<Vec<Option<RowId>>> {
+        let first_new = self.shared.tenants.next();
+        let known: Vec<_> = keys.iter().copied().filter(|(tenant, _)| *tenant < first_new).collect();
+        let mut rows = self.snapshot.store.lookup(self.shared.id, &known)?.into_iter();
+        let row_of = |(tenant, _): &(TenantId, &str)| match *tenant < first_new {
+            true => rows.next().flatten(),
+            false => None,
+        };
+        Ok(keys.iter().map(row_of).collect())
     }
 
     /// The record of a replaced row, if it may go with this very commit. Until a manifest covers it, it stays
@@ -268,14 +292,9 @@ impl Planner<'_> {
     fn upsert(&mut self, rows: Vec<PreparedRow>) -> Result<u64> {
         let count = rows.len() as u64;
         let tenants: Vec<TenantId> = rows.iter().map(|row| self.tenant_or_new(&row.tenant)).collect();
-        let mut stored = vec![None; rows.len()];
-        let mut at = 0;
-        // One lookup for each run of rows of one tenant.
-        for run in tenants.chunk_by(|a, b| a == b) {
-            let keys: Vec<&str> = rows[at..at + run.len()].iter().map(|row| row.key.as_str()).collect();
-            stored[at..at + run.len()].copy_from_slice(&self.lookup(run[0], &keys)?);
-            at += run.len();
-        }
+        let keys: Vec<_> =
+            tenants.iter().zip(&rows).map(|(tenant, row)| (*tenant, row.key.as_str())).collect();
+        let stored = self.lookup(&keys)?;
         for ((row, tenant), stored) in rows.into_iter().zip(tenants).zip(stored) {
             let PreparedRow { key, tenant: _, mut record, values } = row;
             let id = self.next_row();
@@ -291,37 +310,51 @@ impl Planner<'_> {
 
     fn document(&mut self, tenant: &str, document: &str, rows: Vec<PreparedRow>) -> Result<u64> {
         let count = rows.len();
-        let prefix = ingest::key_prefix(document);
-        let mut stale = Vec::new();
-        if let Some(id) = self.shared.tenants.get(tenant) {
-            let mut after = prefix.clone();
-            loop {
-                let page = self.snapshot.store.keys_after(self.shared.id, id, Some(&after), KEYS_PAGE)?;
-                let Some((last, _)) = page.last() else { break };
-                after.clone_from(last);
-                let done = page.len() < KEYS_PAGE || !last.starts_with(&prefix);
-                let keys = page.into_iter().map(|(key, _)| key);
-                stale.extend(keys.filter(|key| ingest::is_stale(key, document, count)));
-                if done {
-                    break;
-                }
-            }
-        }
+        let stale = match self.shared.tenants.get(tenant) {
+            Some(id) => self.stale_chunks(id, document, count)?,
+            None => Vec::new(),
+        };
         let written = self.upsert(rows)?;
         self.delete(tenant, stale)?;
         Ok(written)
     }
 
+    /// Keys of chunks of an earlier, longer version of a document. A row that only has such a key is not one.
+    fn stale_chunks(&self, tenant: TenantId, document: &str, count: usize) -> Result<Vec<String>> {
+        let (store, collection) = (&self.snapshot.store, self.shared.id);
+        let prefix = ingest::key_prefix(document);
+        let (mut stale, mut after) = (Vec::new(), prefix.clone());
+        loop {
+            let page = store.keys_after(collection, tenant, Some(&after), KEYS_PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(stale) };
+            after.clone_from(last);
+            let done = page.len() < KEYS_PAGE || !last.starts_with(&prefix);
+            let named = page.into_iter().filter(|(key, _)| ingest::is_stale(key, document, count));
+            let rows: Vec<RowId> = named.map(|(_, row)| row).collect();
+            let stored = store.get(collection, &rows, &FieldSet::NONE)?;
+            let chunks = stored.into_iter().flatten();
+            stale.extend(
+                chunks
+                    .filter(|row| row.chunk.as_ref().is_some_and(|chunk| chunk.document == document))
+                    .map(|row| row.key),
+            );
+            if done {
+                return Ok(stale);
+            }
+        }
+    }
+
     fn delete(&mut self, tenant: &str, keys: Vec<String>) -> Result<u64> {
         let Some(tenant) = self.tenant(tenant) else { return Ok(0) };
-        let names: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let stored = self.lookup(tenant, &names)?;
+        let names: Vec<_> = keys.iter().map(|key| (tenant, key.as_str())).collect();
+        let stored = self.lookup(&names)?;
         let mut count = 0;
         for (key, stored) in keys.into_iter().zip(stored) {
             if let Some(old) = self.replace(tenant, &key, stored, None) {
                 let row = self.next_row();
                 let erase = self.erasable(Some(old));
                 self.plan.trim.push(row);
+                self.plan.dead_rows += 1;
                 self.plan.commit.entries.push(Entry::Delete { row, tenant, key, replaces: old, erase });
                 count += 1;
             }
@@ -329,7 +362,7 @@ impl Planner<'_> {
         Ok(count)
     }
 
-    fn delete_by_filter(&mut self, tenant: &str, filter: &Filter) -> Result<u64> {
+    fn delete_by_filter(&mut self, tenant: &str, filter: &Filter, up_to: RowId) -> Result<u64> {
         let shared = self.shared;
         let Some(id) = shared.tenants.get(tenant) else {
             return Ok(0);
@@ -337,13 +370,20 @@ impl Planner<'_> {
         let lookup = KeyLookup { store: &self.snapshot.store, collection: shared.id, tenant: id };
         let filter = CheckedFilter::new(&shared.schema, filter, &lookup)?;
         let mut rows = Vec::new();
-        for view in &self.snapshot.views {
+        for view in self.snapshot.views.iter().filter(|view| view.segment.first() <= up_to) {
             let Some(allow) = view.allow(id) else { continue };
             let docs = filter.docs(&view.segment, id, &allow.range)? - &*view.deleted;
-            rows.extend(docs.iter().map(|doc| view.segment.rows()[doc as usize]));
+            let found = docs.iter().map(|doc| view.segment.rows()[doc as usize]);
+            rows.extend(found.filter(|row| *row <= up_to).take(DELETE_ROWS_MAX - rows.len()));
+            if rows.len() == DELETE_ROWS_MAX {
+                break;
+            }
         }
-        let stored = self.snapshot.store.get(shared.id, &rows, &FieldSet::NONE)?;
-        let keys = stored.into_iter().flatten().map(|row| row.key).collect();
+        let mut keys = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(KEYS_PAGE) {
+            let stored = self.snapshot.store.get(shared.id, rows, &FieldSet::NONE)?;
+            keys.extend(stored.into_iter().flatten().map(|row| row.key));
+        }
         self.delete(tenant, keys)
     }
 
@@ -352,6 +392,7 @@ impl Planner<'_> {
         let rows = self.snapshot.tenant_rows(tenant);
         let row = self.next_row();
         self.plan.trim.push(row);
+        self.plan.dead_rows += rows;
         self.plan.commit.entries.push(Entry::DropTenant { row, tenant });
         self.plan.dropped = Some(tenant);
         Ok(rows)
@@ -387,16 +428,4 @@ pub fn drop_from_views(views: &mut [View], tenant: TenantId) -> Vec<RowId> {
         *Arc::make_mut(&mut view.deleted) |= docs;
     }
     rows
-}
-
-/// Removes the records of a dropped tenant. The record of the drop stays until a manifest covers it, so that
-/// a crash in here is finished at the next open.
-pub fn erase_rows(shared: &Shared, rows: &[RowId]) -> Result<()> {
-    for rows in rows.chunks(ERASE_ROWS_MAX) {
-        failpoint::reach("erase.half");
-        let entries = rows.iter().map(|row| Entry::Erase { row: *row }).collect();
-        let commit = Commit { collection: shared.id, new_tenants: Vec::new(), entries, trim: Vec::new() };
-        shared.store.commit(&commit, spandrel_storage::store::Durability::Buffered)?;
-    }
-    Ok(())
 }

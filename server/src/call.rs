@@ -80,12 +80,12 @@ impl Call {
             .ok_or_else(|| Status::internal("request without a caller"))
     }
 
-    /// Who asks by the keys that are in force now.
+    /// The call by the keys that are in force now.
     ///
     /// # Errors
     /// UNAUTHENTICATED when the key has been revoked since the call began.
-    pub fn caller_now(&self) -> Result<Caller, Status> {
-        self.credentials.caller()
+    pub fn asked_again(&self) -> Result<Self, Status> {
+        Ok(Self { caller: self.credentials.caller()?, ..self.clone() })
     }
 }
 

@@ -3,9 +3,9 @@
 //!
 //! A call waits in a queue of bounded length, then runs on a blocking thread; at most `threads` of a pool run
 //! at once. Dropping the future of a waiting call (its client went away) takes it out of the queue without a
-//! trace; a call whose deadline passes while it waits is answered and never started. A call that runs is not
-//! interrupted: its client is answered at the deadline, its thread is counted until it returns. Panics become
-//! INTERNAL.
+//! trace; a call whose deadline passes while it waits is answered and never started. A call that runs is
+//! answered at the deadline; its thread is counted until it returns, soon after, since the engine is told to
+//! give up. Panics become INTERNAL.
 //!
 //! Reads, writes, administration, upkeep (flush and backup, which take minutes) and statistics have a pool
 //! each, so that writers that wait for a disk or for the maintainer do not hold up searches, and nobody waits
@@ -41,6 +41,11 @@ impl Deadline {
             (Some(one), Some(two)) => Self(Some(one.min(two))),
             (one, two) => Self(one.or(two)),
         }
+    }
+
+    /// The moment itself; none where there is no deadline.
+    pub fn instant(self) -> Option<Instant> {
+        self.0
     }
 
     /// Time left; none where there is no deadline; zero when it has passed.
@@ -180,7 +185,8 @@ impl Pool {
     }
 }
 
-fn expired(when: &str) -> Status {
+/// DEADLINE_EXCEEDED.
+pub fn expired(when: &str) -> Status {
     Status::deadline_exceeded(format!("the deadline passed {when}"))
 }
 

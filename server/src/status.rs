@@ -17,8 +17,8 @@ pub fn from_engine(error: Error) -> Status {
         ErrorKind::Conflict => Code::AlreadyExists,
         ErrorKind::Exhausted => Code::ResourceExhausted,
         ErrorKind::Deadline => Code::DeadlineExceeded,
-        // A closed engine belongs here, too, once it has a kind of its own (ErrorKind::Closed).
-        ErrorKind::Unavailable => Code::Unavailable,
+        // Closing: another server, or this one later, may answer.
+        ErrorKind::Unavailable | ErrorKind::Closed => Code::Unavailable,
         ErrorKind::Corrupt => Code::DataLoss,
         // Not UNAVAILABLE: clients would retry, and only a restart helps.
         ErrorKind::Poisoned => Code::FailedPrecondition,

@@ -43,16 +43,28 @@ pub enum Error {
         /// The database folder.
         path: PathBuf,
     },
-    /// An earlier write could not be made durable; the state on disk is unknown until the database is
+    /// A write failed, this one or an earlier one, and what of it is on disk is unknown until the database is
     /// reopened.
     #[error(
-        "the database is poisoned by an earlier failed write ({what}); reopen it to recover what was acknowledged"
+        "the database is poisoned by a failed write ({what}); reopen it to recover what was acknowledged"
     )]
     Poisoned {
-        /// The first failure.
+        /// The first failure, its cause included.
         what: String,
     },
-    /// The disk or the quota is full; nothing of the refused write was kept.
+    /// The system could not make a file or a folder's names durable. A second sync would lie, as the kernel
+    /// may have dropped what it could not write: nothing may be acknowledged on the strength of this file.
+    #[error("sync {}: {source}; reopen the database to see what is on disk", path.display())]
+    SyncFailed {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+        /// Whether names were changed already: readers see the new file, and a power cut may take it back.
+        /// When false, the old file is in place.
+        renamed: bool,
+    },
+    /// The disk or the quota is full; the write was refused before any of it counted, and may be tried again.
     #[error("no space left under {}: {what}; free some space and retry", path.display())]
     NoSpace {
         /// The database folder.

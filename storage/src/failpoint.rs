@@ -12,7 +12,7 @@ pub const PLACES: [&str; 8] = [
     "manifest.saved",
     "trim.before",
     "inputs.removing",
-    "erase.half",
+    "trim.half",
 ];
 
 /// Dies here if the environment says so.

@@ -9,6 +9,9 @@ pub mod durable;
 pub mod error;
 pub mod failpoint;
 pub mod file;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod id;
 pub mod io;
 pub mod manifest;

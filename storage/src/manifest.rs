@@ -25,7 +25,7 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 
 use crate::codec::{Decoder, Encoder, Truncated};
-use crate::durable::{TEMP_SUFFIX, replace_file};
+use crate::durable::{TEMP_SUFFIX, read_bounded, replace_file};
 use crate::error::{Error, Result};
 use crate::file::SegmentFile;
 use crate::id::{CollectionId, RowId};
@@ -41,6 +41,9 @@ pub const SEGMENT_SUFFIX: &str = ".seg";
 
 /// Most segments of a collection; merging keeps them far fewer.
 pub const SEGMENTS_MAX: usize = 1 << 20;
+
+/// Longest manifest that is written and read: the deleted documents of thousands of millions of rows.
+const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
 const SEAL: Seal = Seal { magic: *b"SPANDMAN", version: FORMAT_VERSION, noun: "manifest" };
 /// Bytes of a segment with an empty bitmap encoding: what a count must at least be worth.
@@ -131,22 +134,25 @@ impl Manifest {
     /// contradict each other, [`Error::Io`].
     pub fn load(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(MANIFEST_NAME);
-        match fs::read(&path) {
-            Ok(bytes) => Self::decode(&bytes, &path).map(Some),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("read", &path, error)),
-        }
+        let bytes = read_bounded(&path, MANIFEST_BYTES_MAX)?;
+        bytes.map(|bytes| Self::decode(&bytes, &path)).transpose()
     }
 
     /// Replaces the manifest in `folder`. When this returns the new one survives a power cut; until then the
     /// old one does.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when its numbers contradict each other (nothing is written then), [`Error::Io`],
-    /// [`Error::NoSpace`].
+    /// [`Error::Invalid`] when its numbers contradict each other or it is longer than 1 GiB,
+    /// [`Error::Io`], [`Error::NoSpace`]: the old one is in place. After [`Error::SyncFailed`] with `renamed`
+    /// the new one is, and a power cut may bring the old one back: what either names has to stay.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        self.check().map_err(|what| Error::Invalid(format!("manifest of {}: {what}", folder.display())))?;
-        replace_file(&folder.join(MANIFEST_NAME), &self.encode())
+        let invalid = |what| Error::Invalid(format!("manifest of {}: {what}", folder.display()));
+        self.check().map_err(invalid)?;
+        let bytes = self.encode();
+        if bytes.len() as u64 > MANIFEST_BYTES_MAX {
+            return Err(invalid(format!("{} bytes; at most {MANIFEST_BYTES_MAX} are allowed", bytes.len())));
+        }
+        replace_file(&folder.join(MANIFEST_NAME), &bytes)
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -172,7 +178,7 @@ impl Manifest {
         SEAL.close(&body.finish())
     }
 
-    fn decode(bytes: &[u8], file: &Path) -> Result<Self> {
+    pub(crate) fn decode(bytes: &[u8], file: &Path) -> Result<Self> {
         let mut decoder = Decoder::new(SEAL.open(bytes, file, 0)?);
         let manifest = decode_body(&mut decoder).and_then(|manifest| {
             if decoder.left() > 0 {
@@ -219,7 +225,7 @@ impl Manifest {
     }
 }
 
-fn decode_body(decoder: &mut Decoder<'_>) -> Result<Manifest, String> {
+pub(crate) fn decode_body(decoder: &mut Decoder<'_>) -> Result<Manifest, String> {
     let text = |e: Truncated| e.to_string();
     let mut manifest = Manifest {
         collection: CollectionId(decoder.u32("collection").map_err(text)?),

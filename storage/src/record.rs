@@ -154,6 +154,11 @@ impl StoredRow {
         out.finish()
     }
 
+    /// Bytes of the record of the fields at hand: what it takes of memory, about.
+    pub fn bytes(&self) -> usize {
+        self.encoded_bytes()
+    }
+
     /// Length of [`encode`](Self::encode)'s result in bytes.
     fn encoded_bytes(&self) -> usize {
         let chunk = self.chunk.as_ref().map_or(0, |chunk| 24 + chunk.document.len());

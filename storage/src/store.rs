@@ -15,35 +15,39 @@
 //!
 //! # When a write fails
 //! A write that RocksDB could not finish leaves the log in an unknown state: the record may be whole in it,
-//! and writing on could give its RowIds to other rows. So any failed write poisons the store: every later
-//! write is refused with [`Error::Poisoned`] until the store is reopened, which replays what is whole in the
-//! log. Reads go on. A disk that is nearly full is found before the write by [`StoreOptions::reserve_bytes`]
-//! and reported as [`Error::NoSpace`] with nothing written and nothing poisoned; when RocksDB itself runs
-//! into the full disk, the first error is [`Error::NoSpace`] too, and the store is poisoned.
+//! and writing on could give its RowIds to other rows. So any failed write poisons the store: it and every
+//! later one return [`Poisoned`](crate::Error::Poisoned), with the cause in its text, until the store is
+//! reopened, which replays what is whole in the log. Reads go on. A disk that is nearly full is found before
+//! the write by [`StoreOptions::reserve_bytes`] and reported as [`NoSpace`](crate::Error::NoSpace), with
+//! nothing written and nothing poisoned; a full disk that RocksDB itself runs into poisons like any other
+//! failure.
 
-mod audit;
+pub(crate) mod audit;
 mod backup;
-mod catalogue;
+pub(crate) mod catalogue;
 mod commit;
+mod descriptors;
+mod fault;
 mod folder;
 mod layout;
 mod options;
 mod snapshot;
 mod space;
-mod witness;
+pub(crate) mod witness;
+mod write;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
-use rocksdb::{ColumnFamily, DB, FlushOptions, WriteBatch, WriteOptions};
+use parking_lot::Mutex;
+use rocksdb::{ColumnFamily, DB, FlushOptions};
 
 use self::folder::{Folder, State};
 use self::witness::Witness;
-use crate::error::{Error, Result};
-use crate::id::CollectionId;
+use crate::error::Result;
+use crate::id::{CollectionId, RowId};
 
 pub use self::backup::restore;
 pub use self::catalogue::CollectionMeta;
@@ -51,10 +55,6 @@ pub use self::commit::{Commit, Entry};
 pub use self::options::StoreOptions;
 pub use self::snapshot::{Records, StoreSnapshot};
 pub use self::space::StoreStats;
-
-/// How long a write waits between looks at a stall, and before it takes failing flushes for its reason.
-const STALL_POLL: Duration = Duration::from_millis(2);
-const STALL_MAX: Duration = Duration::from_secs(30);
 
 /// When a commit returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +82,8 @@ struct Engine {
     db: DB,
     closing: Closing,
     options: StoreOptions,
+    /// Number of the last commit, for those who only want to know it.
+    commits: AtomicU64,
     /// Held by one compaction at a time: it changes a setting for its duration.
     compaction: Mutex<()>,
 }
@@ -103,7 +105,8 @@ struct Writer {
     poison: Option<String>,
     /// Everything is in tables, and nothing will be written any more.
     flushed: bool,
-    live: HashSet<CollectionId>,
+    /// The collections there are, and the highest RowId that each ever had.
+    last_rows: HashMap<CollectionId, RowId>,
     /// Makes the next write fail, once.
     #[cfg(test)]
     fault: bool,
@@ -112,12 +115,15 @@ struct Writer {
 impl Store {
     /// Opens the store in a folder; creates folder and store where there is none.
     ///
-    /// Reads the write-ahead log that a crash left, at most four times `options.write_buffer_bytes`.
+    /// Reads the write-ahead log that a crash left, at most four times `options.write_buffer_bytes`. Raises
+    /// the process's soft limit of open files towards the hard one, which RocksDB and segment files need.
     ///
     /// # Errors
-    /// [`Error::Version`] for a folder that holds something else, or a store of another format;
-    /// [`Error::Locked`] when it is open already, here or in another process; [`Error::Corrupt`] when
-    /// something that was acknowledged as durable is damaged or missing; [`Error::NoSpace`], [`Error::Io`].
+    /// [`Version`](crate::Error::Version) for a folder that holds something else, or a store of another
+    /// format; [`Locked`](crate::Error::Locked) when it is open already, here or in another process;
+    /// [`Corrupt`](crate::Error::Corrupt) when something that was acknowledged as durable is damaged or
+    /// missing; [`NoSpace`](crate::Error::NoSpace), [`Io`](crate::Error::Io),
+    /// [`SyncFailed`](crate::Error::SyncFailed).
     pub fn open(path: &Path, options: &StoreOptions) -> Result<Self> {
         let (folder, state) = Folder::open(path)?;
         if state == State::Creating {
@@ -137,7 +143,7 @@ impl Store {
             sequence: 0,
             poison: None,
             flushed: false,
-            live: HashSet::new(),
+            last_rows: HashMap::new(),
             #[cfg(test)]
             fault: false,
         };
@@ -145,45 +151,24 @@ impl Store {
             db,
             closing: Closing { folder, writer: Mutex::new(writer) },
             options: options.clone(),
+            commits: AtomicU64::new(0),
             compaction: Mutex::new(()),
         };
         engine.begin(expected)?;
         if state == State::Creating {
-            folder::sync_folder(path)?;
+            crate::durable::sync_folder(path)?;
             folder::write_marker(path, State::Ready)?;
         }
         Ok(Self { engine: Arc::new(engine) })
     }
 
-    /// Makes every commit that returned durable.
-    ///
-    /// # Errors
-    /// [`Error::Poisoned`], now or earlier; [`Error::NoSpace`].
-    pub fn sync(&self) -> Result<()> {
-        let mut writer = self.engine.writer()?;
-        #[cfg(test)]
-        self.engine.fault(&mut writer)?;
-        if let Err(e) = self.engine.db.flush_wal(true) {
-            return Err(self.engine.poison(&mut writer, e));
-        }
-        writer.note_durable();
-        Ok(())
-    }
-
-    /// Whether the store takes writes.
-    ///
-    /// # Errors
-    /// [`Error::Poisoned`] after a failed write.
-    pub fn check_writable(&self) -> Result<()> {
-        self.engine.writer().map(drop)
-    }
-
-    /// Flushes what is in memory and closes the store. The folder is released when the last [`StoreSnapshot`]
+    /// Flushes what is in memory and closes the store, as dropping it does, and returns the flush's error:
+    /// for tests and measurements, which want to know. The folder is released when the last [`StoreSnapshot`]
     /// is dropped, at once if there is none.
     ///
     /// # Errors
-    /// Those of the flush; [`Error::Poisoned`] after a failed write, when nothing is flushed. What was
-    /// acknowledged is in the log and is replayed by the next open.
+    /// Those of the flush; [`Poisoned`](crate::Error::Poisoned) after a failed write, when nothing is
+    /// flushed. What was acknowledged is in the log and is replayed by the next open.
     pub fn close(self) -> Result<()> {
         drop(self.engine.writer()?);
         self.engine.flush()
@@ -194,43 +179,14 @@ fn open_database(folder: &Folder, state: State, options: &StoreOptions) -> Resul
     let create = state == State::Creating;
     let path = folder.rocksdb();
     let open = || {
-        let database = options.database(create)?;
+        let database = options.database(create, descriptors::allowed())?;
         DB::open_cf_descriptors(&database, &path, options.families())
     };
-    open().map_err(|e| match error_of(folder.path(), e) {
+    open().map_err(|e| match create {
+        true => fault::error_of(folder.path(), e),
         // The folder is ours and was complete, and its logs are whole: what RocksDB finds missing is lost.
-        Error::Rocks(what) if !create && !is_resource(&what) => Error::corrupt(&path, 0, what),
-        other => other,
+        false => fault::read_error_of(folder.path(), e),
     })
-}
-
-/// Whether the system refused a resource, which says nothing about the files.
-fn is_resource(what: &str) -> bool {
-    [
-        "Permission denied",
-        "Too many open files",
-        "Cannot allocate memory",
-        "While lock file",
-        "Input/output error",
-    ]
-    .iter()
-    .any(|reason| what.contains(reason))
-}
-
-/// RocksDB's error as ours. `folder` is the store's.
-fn error_of(folder: &Path, error: rocksdb::Error) -> Error {
-    let kind = error.kind();
-    let what = error.into_string();
-    if ["No space left", "Disk quota exceeded", "NoSpace"].iter().any(|reason| what.contains(reason)) {
-        return Error::NoSpace { path: folder.to_path_buf(), what };
-    }
-    match kind {
-        rocksdb::ErrorKind::Corruption => Error::corrupt(&folder::rocksdb_of(folder), 0, what),
-        rocksdb::ErrorKind::IOError if what.contains("No such file") => {
-            Error::corrupt(&folder::rocksdb_of(folder), 0, what)
-        }
-        _ => Error::Rocks(what),
-    }
 }
 
 impl Engine {
@@ -250,23 +206,6 @@ impl Engine {
         self.closing.folder.path()
     }
 
-    /// RocksDB's error as ours.
-    fn error(&self, error: rocksdb::Error) -> Error {
-        error_of(self.path(), error)
-    }
-
-    /// RocksDB's error while it read what it wrote: anything that is not the system's refusal is damage.
-    fn read_error(&self, error: rocksdb::Error) -> Error {
-        match self.error(error) {
-            Error::Rocks(what) if !is_resource(&what) => self.corrupt(what),
-            other => other,
-        }
-    }
-
-    fn corrupt(&self, what: impl Into<String>) -> Error {
-        Error::corrupt(&self.closing.folder.rocksdb(), 0, what)
-    }
-
     /// Compares what was recovered with the witness, and starts a session.
     fn begin(&mut self, expected: u64) -> Result<()> {
         let commits = match self.meta_get(layout::COMMITS)? {
@@ -278,101 +217,19 @@ impl Engine {
                 "commit {expected} was acknowledged as durable, the log ends at commit {commits}"
             )));
         }
-        let live = catalogue::read(self)?.into_iter().map(|meta| meta.id).collect();
+        let mut last_rows = HashMap::new();
+        for meta in catalogue::read(self)? {
+            last_rows.insert(meta.id, self.last_row_id(meta.id)?);
+        }
         let writer = self.closing.writer.get_mut();
         writer.commits = commits;
-        writer.live = live;
+        writer.last_rows = last_rows;
+        self.commits.store(commits, Ordering::Relaxed);
         writer.witness.begin(commits)
     }
 
     fn meta_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.db.get_cf(self.meta(), key).map_err(|e| self.read_error(e))
-    }
-
-    /// The right to write.
-    fn writer(&self) -> Result<MutexGuard<'_, Writer>> {
-        let writer = self.closing.writer.lock();
-        match &writer.poison {
-            Some(what) => Err(Error::Poisoned { what: what.clone() }),
-            None => Ok(writer),
-        }
-    }
-
-    /// Writes one batch: the only way into the database. `build` is called again when the batch has to wait.
-    ///
-    /// RocksDB itself never waits here. It would wait for memory to be flushed even when no flush can
-    /// succeed: with a full disk, until a person frees 64 MB, holding every writer. Told not to, it refuses
-    /// before the log is touched.
-    fn write(
-        &self,
-        writer: &mut Writer,
-        mut build: impl FnMut() -> Result<WriteBatch>,
-        durability: Durability,
-    ) -> Result<()> {
-        #[cfg(test)]
-        self.fault(writer)?;
-        let mut how = WriteOptions::default();
-        how.set_sync(durability == Durability::Sync);
-        how.set_no_slowdown(true);
-        let commits = writer.commits + 1;
-        let sequence = self.db.latest_sequence_number() + 1;
-        let started = Instant::now();
-        loop {
-            let mut batch = build()?;
-            self.check_space(batch.size_in_bytes() as u64)?;
-            batch.put_cf(self.meta(), layout::COMMITS, commits.to_le_bytes());
-            match self.db.write_opt(batch, &how) {
-                Ok(()) => break,
-                Err(e) if e.kind() == rocksdb::ErrorKind::Incomplete => self.wait_for_flush(started)?,
-                Err(e) => return Err(self.poison(writer, e)),
-            }
-        }
-        (writer.commits, writer.sequence) = (commits, sequence);
-        if durability == Durability::Sync {
-            writer.note_durable();
-        }
-        Ok(())
-    }
-
-    /// Gives flushes and compactions, which are behind, a moment; gives up when they fail.
-    fn wait_for_flush(&self, started: Instant) -> Result<()> {
-        std::thread::sleep(STALL_POLL);
-        if started.elapsed() < STALL_MAX || self.background_errors()? == 0 {
-            return Ok(());
-        }
-        Err(Error::Rocks(
-            "writes wait for flushes and compactions that fail; nothing was written, and the LOG file in the \
-             store's folder has the reason"
-                .into(),
-        ))
-    }
-
-    /// Refuses a write that would leave less than the reserve.
-    fn check_space(&self, batch_bytes: u64) -> Result<()> {
-        let reserve_bytes = self.options.reserve_bytes;
-        if reserve_bytes == 0 {
-            return Ok(());
-        }
-        let free_bytes = space::free_bytes(self.path())?;
-        if free_bytes >= reserve_bytes.saturating_add(batch_bytes) {
-            return Ok(());
-        }
-        Err(Error::NoSpace {
-            path: self.path().to_path_buf(),
-            what: format!("{free_bytes} bytes are free, and {reserve_bytes} are kept in reserve"),
-        })
-    }
-
-    /// Takes no further writes; returns the error for the failed one.
-    fn poison(&self, writer: &mut Writer, error: rocksdb::Error) -> Error {
-        let error = self.error(error);
-        let what = error.to_string();
-        tracing::error!(%what, "a write failed: the row store takes no further writes until it is reopened");
-        writer.poison.get_or_insert(what.clone());
-        match error {
-            Error::NoSpace { .. } | Error::Corrupt { .. } => error,
-            _ => Error::Poisoned { what },
-        }
     }
 
     /// Moves everything from memory into tables.
@@ -381,16 +238,6 @@ impl Engine {
         how.set_wait(true);
         // `meta` last: it has the commit number that vouches for the others.
         self.db.flush_cfs_opt(&[self.rows(), self.keys(), self.meta()], &how).map_err(|e| self.error(e))
-    }
-
-    #[cfg(test)]
-    fn fault(&self, writer: &mut Writer) -> Result<()> {
-        if std::mem::take(&mut writer.fault) {
-            let what = "injected".to_owned();
-            writer.poison = Some(what.clone());
-            return Err(Error::Poisoned { what });
-        }
-        Ok(())
     }
 }
 
@@ -423,16 +270,6 @@ impl Drop for Closing {
         let check = audit::manifest_check(&self.folder.rocksdb());
         if let Err(error) = check.and_then(|(_, check)| writer.witness.finish(writer.commits, check)) {
             tracing::warn!(%error, "the row store's clean close is not noted");
-        }
-    }
-}
-
-impl Writer {
-    /// Tells the witness that every commit so far is durable. A witness that cannot be written only checks
-    /// less.
-    fn note_durable(&mut self) {
-        if let Err(error) = self.witness.record(self.commits, self.sequence) {
-            tracing::warn!(%error, "the witness of durable commits is not written");
         }
     }
 }

@@ -6,8 +6,9 @@
 //! failpoint. The parent then opens the folder and compares every tenant with the model after the
 //! acknowledged operations, or after those and the one that was under way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -147,14 +148,14 @@ struct Progress {
     under_way: bool,
 }
 
-/// Runs a child until it dies and says how far it came.
+/// Runs a child until it dies; says how far it came, and whether a failpoint was what it died of.
 fn run_child(
     folder: &Path,
     seed: u64,
     progress: &[Progress],
     crash_at: Option<&str>,
     life: Duration,
-) -> Vec<Progress> {
+) -> (Vec<Progress>, bool) {
     let starts: Vec<String> = progress.iter().map(|progress| progress.next.to_string()).collect();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "crash::child", "--nocapture", "--test-threads=1"]);
@@ -195,7 +196,10 @@ fn run_child(
         "the child ended by itself: {status}\n{}",
         rest.join("\n")
     );
-    progress
+    // A failpoint aborts; a kill is SIGKILL.
+    let fired = status.signal() == Some(libc::SIGABRT);
+    assert!(!fired || crash_at.is_some(), "the child aborted without a failpoint\n{}", rest.join("\n"));
+    (progress, fired)
 }
 
 /// The rows of a tenant as the database has them, by scroll and by search.
@@ -271,14 +275,20 @@ fn check(folder: &Path, seed: u64, states: &mut [State], applied: &mut [u64], pr
     }
 }
 
-fn torture(seed: u64, deaths: impl Iterator<Item = (Option<String>, Duration)>) {
+/// Lets children die so; returns the failpoints that really fired.
+fn torture(seed: u64, deaths: impl Iterator<Item = (Option<String>, Duration)>) -> BTreeSet<String> {
     println!("crash: seed {seed}");
     let folder = tempfile::tempdir().unwrap();
     let mut progress = vec![Progress::default(); WRITERS as usize];
     let mut states = vec![State::new(); WRITERS as usize];
     let mut applied = vec![0; WRITERS as usize];
+    let mut places = BTreeSet::new();
     for (place, life) in deaths {
-        progress = run_child(folder.path(), seed, &progress, place.as_deref(), life);
+        let fired;
+        (progress, fired) = run_child(folder.path(), seed, &progress, place.as_deref(), life);
+        if let Some((place, _)) = place.as_deref().and_then(|place| place.split_once(':')).filter(|_| fired) {
+            places.insert(place.to_owned());
+        }
         check(folder.path(), seed, &mut states, &mut applied, &progress);
         for (progress, applied) in progress.iter_mut().zip(&applied) {
             *progress = Progress { next: *applied, under_way: false };
@@ -286,6 +296,7 @@ fn torture(seed: u64, deaths: impl Iterator<Item = (Option<String>, Duration)>) 
     }
     println!("crash: {} operations", applied.iter().sum::<u64>());
     assert!(applied.iter().sum::<u64>() > 100, "the children wrote under load");
+    places
 }
 
 #[test]
@@ -300,8 +311,35 @@ fn killed_at_every_failpoint() {
     let mut rng = Rng::announced("crash at failpoints", 78);
     let seed = rng.next();
     let deaths = (0..DEATHS_PER_PLACE).flat_map(|_| PLACES);
-    torture(
+    let fired = torture(
         seed,
         deaths.map(|place| (Some(format!("{place}:{}", 1 + rng.below(4))), Duration::from_millis(1_500))),
     );
+    let silent: Vec<_> = PLACES.into_iter().filter(|place| !fired.contains(*place)).collect();
+    assert!(silent.is_empty(), "no child ever died at {silent:?}");
+}
+
+/// Every place is reached in the sources, and every place reached there is listed and so tried above.
+#[test]
+fn every_failpoint_is_listed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut reached = BTreeSet::new();
+    let mut folders: Vec<_> = ["storage", "index", "query", "server"].map(|part| root.join(part)).into();
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let Some(text) = std::fs::read(&path).ok().and_then(|text| String::from_utf8(text).ok()) else {
+                continue;
+            };
+            for part in text.split("failpoint::reach(").skip(1) {
+                let place = part.strip_prefix('"').and_then(|part| part.split_once('"'));
+                let (place, _) = place.unwrap_or_else(|| panic!("{} reaches no literal", path.display()));
+                reached.insert(place.to_owned());
+            }
+        }
+    }
+    assert_eq!(reached, PLACES.map(str::to_owned).into());
 }

@@ -518,55 +518,9 @@ async fn a_shutdown_loses_nothing_and_says_so() {
     database.close().unwrap();
 }
 
-/// A batch that is sent again and again, without a pause.
-fn without_end() -> impl tokio_stream::Stream<Item = pb::UpsertStreamRequest> {
-    let message =
-        pb::UpsertStreamRequest { collection: named("docs"), tenant: named("acme"), rows: rows(0..10) };
-    tokio_stream::iter(std::iter::repeat(message))
-}
-
-async fn until_written(clients: &mut Clients, rows: u64) {
-    while clients.count("acme").await.unwrap() < rows {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 /// What a failed stream wrote, as its trailing metadata says.
 fn rows_written(status: &Status) -> u64 {
     status.metadata().get("spandrel-rows-written").unwrap().to_str().unwrap().parse().unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_never_pauses_sees_the_shutdown() {
-    let served = serve_with(|config| config.shutdown_grace_ms = 60_000).await;
-    let mut clients = served.clients().await;
-    clients.create_docs().await;
-    let mut writer = served.clients().await;
-    let writer = tokio::spawn(async move { writer.rows.upsert_stream(without_end()).await });
-    until_written(&mut clients, 10).await;
-    drop(clients);
-    tokio::time::timeout(Duration::from_secs(30), served.server.shutdown()).await.unwrap().unwrap();
-    let status = writer.await.unwrap().unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable, "{status}");
-    assert!(rows_written(&status) >= 10, "{status}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_key_ends_its_stream() {
-    let served = serve().await;
-    let mut operator = served.clients_with(Access::Admin, &["*"]).await;
-    operator.create_docs().await;
-    let mut writer = served.clients_with(Access::Write, &["acme"]).await;
-    let writer = tokio::spawn(async move { writer.rows.upsert_stream(without_end()).await });
-    until_written(&mut operator, 10).await;
-    let file = served.config.keys_file();
-    let records = keys::list(&file).unwrap();
-    let id = &records.iter().find(|record| record.access == Access::Write).unwrap().id;
-    keys::revoke(&file, id).unwrap();
-    let status = tokio::time::timeout(Duration::from_secs(30), writer).await.unwrap().unwrap().unwrap_err();
-    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
-    assert!(rows_written(&status) >= 10, "{status}");
-    served.server.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

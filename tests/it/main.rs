@@ -2,12 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
+mod concurrent;
 mod corruption;
 mod crash;
 mod disk;
+mod fuzz;
 mod grpc;
+mod lifecycle;
 mod model;
 mod rng;
 mod served;
+mod stream;
 mod tidy;
 mod tls;

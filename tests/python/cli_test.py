@@ -125,7 +125,7 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(set(found), {"hits", "short", "explain", "took_us"})
         best = found["hits"][0]
         self.assertEqual((best["key"], best["tenant"]), ("returns", "acme"))
-        self.assertEqual(set(best), {"key", "tenant", "score", "fields", "chunk", "routes"})
+        self.assertEqual(set(best), {"key", "tenant", "score", "fields", "routes"})
         self.assertEqual(best["fields"]["year"], 2026)
         self.assertEqual(found["short"], "few_matches")
         self.assertTrue(found["explain"]["stages"])

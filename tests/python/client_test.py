@@ -243,11 +243,7 @@ class Served(unittest.TestCase):
         fields = common.Fields(mode=common.Fields.MODE_ALL)
         get = rows.GetRowsRequest(collection="docs", tenant="acme", keys=[doc.key, "none"], fields=fields)
         found, nothing = self.client.call("rows", "Get", get).rows
-        sent = doc.row(True)
-        micros = found.row.fields["at"].payload.integer_value
-        self.assertEqual(micros % 86_400_000_000, 0)
-        sent.fields["at"].payload.integer_value = micros
-        self.assertEqual(found.row, sent)
+        self.assertEqual(found.row, doc.row(True))
         self.assertFalse(nothing.HasField("row"))
 
     def test_dense_order_and_scores(self):
@@ -376,8 +372,6 @@ class Served(unittest.TestCase):
         with self.fails(grpc.StatusCode.ALREADY_EXISTS, "docs"):
             create = collections.CreateCollectionRequest(name="docs", schema=schema())
             self.client.call("collections", "Create", create)
-        with self.fails(grpc.StatusCode.DEADLINE_EXCEEDED):
-            self.client.call("admin", "Stats", admin.StatsRequest(), timeout=0)
 
     def test_health_and_reflection(self):
         health = health_pb2_grpc.HealthStub(self.client.channel)

@@ -1,1 +1,3 @@
-//! What Spandrel promises: the tests live in tests/it.
+//! What Spandrel promises: the tests live in tests/it, and what they fuzz is here.
+
+pub mod targets;

@@ -56,6 +56,10 @@ impl Engine for Embedded {
         Ok(self.collection.flush()?)
     }
 
+    fn settle(&self) -> Result<()> {
+        Ok(self.collection.settle()?)
+    }
+
     fn size(&self) -> Result<Size> {
         let (collection, database) = (self.collection.stats()?, self.database.stats()?);
         Ok(Size {

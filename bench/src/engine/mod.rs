@@ -81,6 +81,13 @@ pub trait Engine: Sync {
     /// The engine's.
     fn flush(&self) -> Result<()>;
 
+    /// As [`flush`](Self::flush), and waits until background merging has ended: nothing runs beside what is
+    /// measured next.
+    ///
+    /// # Errors
+    /// The engine's.
+    fn settle(&self) -> Result<()>;
+
     /// What it takes now.
     ///
     /// # Errors
@@ -103,8 +110,8 @@ pub trait Engine: Sync {
     /// Whose memory and writes are the engine's.
     fn process(&self) -> Process;
 
-    /// Ends it, so that a folder that is kept can be opened again. Bytes the collection takes on disk then, in
-    /// a folder of its own the whole database: nothing is being merged any more.
+    /// Ends it, so that a folder that is kept can be opened again. Bytes the collection takes on disk then,
+    /// in a folder of its own the whole database: nothing is being merged any more.
     ///
     /// # Errors
     /// The engine's.

@@ -23,6 +23,10 @@ use tonic::{Request, Status};
 use super::{Engine, Found, Process, Searcher, Size, VECTOR, Writer, row_of, wire};
 use crate::{Error, Result};
 
+/// Looks at a server's segments that have to agree before it counts as settled, and the pause between them.
+const SETTLED_LOOKS: usize = 4;
+const SETTLED_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Messages of a stream that wait for the connection.
 const STREAM_MESSAGES: usize = 1;
 
@@ -196,6 +200,20 @@ impl Engine for Remote {
         let request = connection.request(pb::FlushRequest { collection: self.collection.clone() });
         let mut client = AdminServiceClient::new(connection.channel.clone());
         connection.runtime.block_on(client.flush(request)).map_err(told)?;
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.flush()?;
+        // The wire has no word for it: segments that stay the same for a while are taken for settled.
+        let (mut before, mut same) = (self.size()?, 0);
+        while same < SETTLED_LOOKS {
+            std::thread::sleep(SETTLED_PAUSE);
+            let now = self.size()?;
+            let still = (now.segments, now.segment_bytes) == (before.segments, before.segment_bytes);
+            same = if still { same + 1 } else { 0 };
+            before = now;
+        }
         Ok(())
     }
 

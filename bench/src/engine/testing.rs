@@ -24,6 +24,10 @@ impl Engine for Echo {
         Ok(())
     }
 
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn size(&self) -> Result<Size> {
         Ok(Size::default())
     }

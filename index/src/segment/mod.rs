@@ -57,7 +57,7 @@ enum Place {
         id: u64,
         bytes: u64,
         checksum: u32,
-        _reserved: Vec<Reservation>,
+        reserved: Vec<Reservation>,
     },
 }
 
@@ -167,6 +167,14 @@ impl Segment {
         match &self.place {
             Place::Memory(_) => 0,
             Place::Disk { bytes, .. } => *bytes,
+        }
+    }
+
+    /// Bytes it took from the memory budget.
+    pub fn reserved_bytes(&self) -> u64 {
+        match &self.place {
+            Place::Memory(_) => 0,
+            Place::Disk { reserved, .. } => reserved.iter().map(Reservation::bytes).sum(),
         }
     }
 

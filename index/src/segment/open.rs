@@ -78,8 +78,7 @@ impl Segment {
             false => None,
         };
         let info = file.info();
-        let place =
-            Place::Disk { id: info.id, bytes: info.bytes, checksum: info.checksum, _reserved: reserved };
+        let place = Place::Disk { id: info.id, bytes: info.bytes, checksum: info.checksum, reserved };
         let mut segment = Self { schema, range, rows, tenants, fields, text, place, memory_bytes: 0 };
         segment.memory_bytes = segment.index_bytes();
         Ok(segment)

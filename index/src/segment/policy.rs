@@ -1,5 +1,6 @@
 //! Which segments to build or merge next: sizes in, one job out. Pure, so that it can be tested by
-//! simulation.
+//! simulation. Fresh segments and those on disk are two lanes that run side by side: no writer waits for a
+//! long merge.
 //!
 //! Fresh segments live in memory, one a commit, and are merged by eights as in a size-tiered log-structured
 //! merge tree (O'Neil et al., 1996), so that a row is copied about log8(fresh rows) times. When the fresh
@@ -53,17 +54,21 @@ pub enum Job {
     MergeDisk(Range<usize>),
 }
 
-/// The next job for segments in row order, on disk first; none: nothing to do.
-///
-/// Making room for fresh rows comes first, since writers may wait for it.
-pub fn next_job(sizes: &[Size], bounds: Bounds) -> Option<Job> {
+/// The next job of the fresh segments, `sizes` being all in row order with those on disk first; none: nothing
+/// to do. Writers may wait for it.
+pub fn fresh_job(sizes: &[Size], bounds: Bounds) -> Option<Job> {
     let fresh = sizes.partition_point(|size| size.on_disk)..sizes.len();
     let docs: u64 = sizes[fresh.clone()].iter().map(|size| size.docs).sum();
     let bytes: u64 = sizes[fresh.clone()].iter().map(|size| size.bytes).sum();
     if !fresh.is_empty() && (docs >= bounds.fresh_docs_max || bytes >= bounds.fresh_bytes_max) {
         return Some(Job::Flush(fresh));
     }
-    merge_fresh(sizes, fresh.clone()).or_else(|| merge_disk(&sizes[..fresh.start]))
+    merge_fresh(sizes, fresh)
+}
+
+/// The next job of the segments on disk; none: nothing to do.
+pub fn disk_job(sizes: &[Size]) -> Option<Job> {
+    merge_disk(&sizes[..sizes.partition_point(|size| size.on_disk)])
 }
 
 /// The newest eight neighbours of one tier, where a tier is a power of eight of rows.
@@ -109,6 +114,10 @@ mod tests {
 
     fn size(docs: u64, on_disk: bool) -> Size {
         Size { docs, deleted: 0, bytes: docs * 1_024, on_disk }
+    }
+
+    fn next_job(sizes: &[Size], bounds: Bounds) -> Option<Job> {
+        fresh_job(sizes, bounds).or_else(|| disk_job(sizes))
     }
 
     /// Runs all jobs to rest and returns the number of rows copied.

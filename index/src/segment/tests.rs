@@ -45,7 +45,7 @@ fn docs(indexer: &Indexer, n: u64) -> Vec<Arc<IndexDoc>> {
 
 fn nearest(segment: &Segment, tenant: TenantId, query: f32) -> Vec<Scored> {
     let mut top = TopK::new(5);
-    let allow = Allow { range: segment.tenant_range(tenant), deleted: None, filter: None };
+    let allow = Allow { range: segment.tenant_range(tenant), deleted: None, filter: None, stop: None };
     let index = segment.dense(DENSE).unwrap();
     let (mut scratch, mut counters) = (Scratch::default(), Counters::default());
     let query = [query, 1.0, -2.0, 0.5];

@@ -20,6 +20,8 @@ use crate::topk::TopK;
 
 /// Version of the layout in the module's head.
 const FORMAT: u8 = 1;
+/// Documents scanned between two looks at the clock.
+const STOP_DOCS: DocId = 1 << 14;
 /// Most set dimensions of all vectors of a segment together.
 const SET_MAX: usize = u32::MAX as usize;
 /// Build numbers dimensions through a table when the largest is below this many times the set ones.
@@ -217,9 +219,13 @@ impl SparseIndex for SparseFlat {
                 threshold = top.threshold();
             }
         };
-        match allow.filter {
-            None => docs.for_each(&mut offer),
-            Some(filter) => filter.range(docs).for_each(&mut offer),
+        for start in docs.clone().step_by(STOP_DOCS as usize) {
+            allow.check_stop()?;
+            let docs = start..docs.end.min(start.saturating_add(STOP_DOCS));
+            match allow.filter {
+                None => docs.for_each(&mut offer),
+                Some(filter) => filter.range(docs).for_each(&mut offer),
+            }
         }
         Ok(())
     }

@@ -81,6 +81,7 @@ fn the_scan_agrees_with_a_merge_of_every_pair() {
                 range: from..from + random.below(count + 5) as u32,
                 deleted: (k != 3).then_some(&deleted),
                 filter: (k % 2 == 0).then_some(&filter),
+                stop: None,
             };
             let (mut expected, mut found) = (TopK::new(k), TopK::new(k));
             for (doc, vector) in vectors.iter().enumerate() {
@@ -113,7 +114,7 @@ fn vector(pairs: &[(u32, f32)]) -> SparseVector {
 
 fn hits(flat: &SparseFlat, query: &SparseVector) -> Vec<(u64, f32)> {
     let rows: Vec<RowId> = (0..u64::from(flat.doc_count())).map(RowId).collect();
-    let allow = Allow { range: 0..u32::MAX, deleted: None, filter: None };
+    let allow = Allow { range: 0..u32::MAX, deleted: None, filter: None, stop: None };
     let mut top = TopK::new(10);
     flat.search(query, &rows, &allow, &mut top, &mut SparseCounters::default()).unwrap();
     top.into_sorted().iter().map(|hit| (hit.row.0, hit.score)).collect()
@@ -156,7 +157,7 @@ fn wrong_vectors_and_calls_are_refused() {
         vector(&[(2, f32::INFINITY)]),
     ];
     let flat = build(&[Some(vector(&[(1, 1.0)]))]);
-    let allow = Allow { range: 0..1, deleted: None, filter: None };
+    let allow = Allow { range: 0..1, deleted: None, filter: None, stop: None };
     let search = |query: &SparseVector, rows: &[RowId]| {
         flat.search(query, rows, &allow, &mut TopK::new(1), &mut SparseCounters::default())
     };

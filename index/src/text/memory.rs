@@ -256,6 +256,7 @@ impl TextIndex for MemoryText {
         let mut scores = vec![(0f32, 0u16); docs.len()];
         let mut found = Vec::new();
         for (at, term) in query.terms.iter().enumerate() {
+            allow.check_stop()?;
             for posting in field.find(term, &docs) {
                 let (score, hits) = &mut scores[(posting.doc - docs.start) as usize];
                 if *hits == 0 {

@@ -99,6 +99,7 @@ impl Segment {
             range: self.range(tenant),
             deleted: deletes.then_some(&self.deleted),
             filter: filter.then_some(&self.filter),
+            stop: None,
         }
     }
 }
@@ -304,7 +305,7 @@ fn real_text_with_a_language() {
             let mut stats = TextStats::new(&query);
             index.stats(&query, 0..6, &mut stats).unwrap();
             let mut top = TopK::new(6);
-            let allow = Allow { range: 0..6, deleted: None, filter: None };
+            let allow = Allow { range: 0..6, deleted: None, filter: None, stop: None };
             let bm25 = Bm25::new(&query, &stats);
             index.search(&query, &bm25, &rows, &allow, &mut top, &mut TextCounters::default()).unwrap();
             hits.push(top.into_sorted());
@@ -338,7 +339,7 @@ fn tantivy_keeps_the_order_of_documents_and_the_bytes_are_the_same_each_time() {
     }
     let disk = SegmentText::open(builder.finish().unwrap()).unwrap();
     let rows: Vec<RowId> = (0..2000).map(RowId).collect();
-    let allow = Allow { range: 0..2000, deleted: None, filter: None };
+    let allow = Allow { range: 0..2000, deleted: None, filter: None, stop: None };
     for doc in (0..2000).step_by(97) {
         let query = query(4, BODY, Match::All, &["all", &format!("n{doc}")]);
         let mut stats = TextStats::new(&query);
@@ -367,7 +368,7 @@ fn observe(index: &dyn TextIndex, tenants: &[TenantId]) -> Vec<(TextStats, Vec<S
             let mut stats = TextStats::new(&query);
             index.stats(&query, from..to, &mut stats).unwrap();
             let mut top = TopK::new(25);
-            let allow = Allow { range: from..to, deleted: None, filter: None };
+            let allow = Allow { range: from..to, deleted: None, filter: None, stop: None };
             let bm25 = Bm25::new(&query, &stats);
             index.search(&query, &bm25, &rows, &allow, &mut top, &mut TextCounters::default()).unwrap();
             seen.push((stats, top.into_sorted()));
@@ -461,7 +462,7 @@ fn wrong_calls_are_refused() {
     let query = query(1, BODY, Match::Any, &["w0"]);
     let bm25 = Bm25::new(&query, &TextStats { docs: 5, tokens: 50, doc_freq: vec![2] });
     for index in [&memory as &dyn TextIndex, &disk] {
-        let allow = Allow { range: 0..20, deleted: None, filter: None };
+        let allow = Allow { range: 0..20, deleted: None, filter: None, stop: None };
         let (mut top, mut counters) = (TopK::new(3), TextCounters::default());
         assert!(index.search(&query, &bm25, &[RowId(1)], &allow, &mut top, &mut counters).is_err());
         assert!(index.score(&query, &bm25, &[2, 1], &mut [0.0; 2]).is_err());

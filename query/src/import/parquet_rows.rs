@@ -24,8 +24,9 @@ use super::source::{Source, bad, is_packed};
 use super::{ImportOptions, RowReader, SAMPLE_BYTES_MAX};
 use crate::error::{Error, Result};
 
-/// Rows decoded at a time.
+/// Rows decoded at a time, at most, and the bytes that they may have together by the file's own sizes.
 const BATCH_ROWS: usize = 1024;
+const BATCH_BYTES: u64 = 16 << 20;
 /// Bytes unpacked at a time.
 const UNPACK_BYTES: usize = 1 << 20;
 
@@ -55,7 +56,11 @@ impl ParquetRows {
         let file_rows = builder.metadata().file_metadata().num_rows();
         let file_rows =
             u64::try_from(file_rows).map_err(|_| bad(path, format!("the footer says {file_rows} rows")))?;
-        let reader = guarded(path, || builder.with_batch_size(BATCH_ROWS).build())?;
+        let groups = builder.metadata().row_groups();
+        let bytes: u64 = groups.iter().map(|group| u64::try_from(group.total_byte_size()).unwrap_or(0)).sum();
+        let row_bytes = (bytes / file_rows.max(1)).max(1);
+        let batch_rows = usize::try_from(BATCH_BYTES / row_bytes).unwrap_or(BATCH_ROWS).clamp(1, BATCH_ROWS);
+        let reader = guarded(path, || builder.with_batch_size(batch_rows).build())?;
         Ok(Self {
             path: path.to_path_buf(),
             reader,

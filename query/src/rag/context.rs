@@ -11,6 +11,9 @@
 
 use std::ops::Range;
 
+use spandrel_index::stop::Stop;
+
+use crate::error::Result;
 use crate::rag::tokens::{RUN_BYTES_MAX, Tokenizer, is_cut, last_cut};
 use crate::response::{Hit, PackedChunk, RetrieveResponse};
 
@@ -26,16 +29,20 @@ pub struct Candidate {
 /// Packs the texts of `candidates`, which come best first, with `separator` between them, into at most
 /// `budget_tokens` tokens by `tokenizer`.
 ///
-/// Candidates without text are considered and left out, and counted as skipped. `explain` of the response is
-/// for the caller to set.
+/// Candidates without text are considered and left out, and counted as skipped. `short` and `explain` of the
+/// response are for the caller to set.
+///
+/// # Errors
+/// Those of `stop`, which is looked at once a candidate.
 pub fn assemble(
     candidates: Vec<Candidate>,
     separator: &str,
     budget_tokens: usize,
     tokenizer: &Tokenizer,
-) -> RetrieveResponse {
+    stop: &Stop,
+) -> Result<RetrieveResponse> {
     let texts = candidates.iter().map(|candidate| candidate.text.as_str());
-    let packing = pack(texts, separator, budget_tokens, tokenizer);
+    let packing = pack(texts, separator, budget_tokens, tokenizer, stop)?;
     let considered = candidates.len();
     let mut hits: Vec<_> = candidates.into_iter().map(|candidate| Some(candidate.hit)).collect();
     let packed = |text: PackedText| {
@@ -43,14 +50,15 @@ pub fn assemble(
         Some(PackedChunk { hit, context_span: text.span, tokens: text.tokens })
     };
     let chunks: Vec<_> = packing.texts.into_iter().filter_map(packed).collect();
-    RetrieveResponse {
+    Ok(RetrieveResponse {
         context: packing.context,
         tokens: packing.tokens,
         skipped: (considered - chunks.len()) as u64,
         candidates: considered as u64,
         chunks,
+        short: None,
         explain: None,
-    }
+    })
 }
 
 /// A context and what it is made of.
@@ -76,12 +84,16 @@ pub struct PackedText {
 }
 
 /// Packs `texts`, which come best first; empty ones are left out.
+///
+/// # Errors
+/// As [`assemble`].
 pub fn pack<'a>(
     texts: impl IntoIterator<Item = &'a str>,
     separator: &str,
     budget_tokens: usize,
     tokenizer: &Tokenizer,
-) -> Packing {
+    stop: &Stop,
+) -> Result<Packing> {
     let mut packer = Packer {
         tokenizer,
         separator,
@@ -94,11 +106,12 @@ pub fn pack<'a>(
         if packer.packing.tokens >= budget_tokens {
             break;
         }
+        stop.check()?;
         if !text.is_empty() {
             packer.offer(candidate, text);
         }
     }
-    packer.finish()
+    Ok(packer.finish())
 }
 
 /// A context that grows. `closed_end` is a certain word boundary: the tokens of the context before it,

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use spandrel_index::stop::Stop;
 use spandrel_storage::id::KEY_BYTES_MAX;
 use spandrel_storage::{FieldValue, Row, Value};
 
@@ -102,6 +103,7 @@ pub fn embed_rows(
     text_field: &str,
     vector_field: &str,
     embedder: &dyn Embedder,
+    stop: &Stop,
 ) -> Result<()> {
     let wanted = |row: &&mut Row| {
         matches!(row.fields.get(text_field), Some(FieldValue::Text(text)) if !text.trim().is_empty())
@@ -116,7 +118,8 @@ pub fn embed_rows(
         };
         let texts: Vec<String> = batch.iter().map(text).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let vectors = embedder.embed(&texts, EmbedPurpose::Passage)?;
+        stop.check()?;
+        let vectors = embedder.embed(&texts, EmbedPurpose::Passage, stop.deadline())?;
         check_vectors(&vectors, texts.len(), &mut dim, embedder.name())?;
         for (row, vector) in batch.iter_mut().zip(vectors) {
             row.fields.insert(vector_field.to_owned(), FieldValue::Dense(vector));

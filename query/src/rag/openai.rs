@@ -265,7 +265,8 @@ impl OpenAiEmbedder {
         let url = &self.url;
         match error {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-                Failure::fatal(Error::invalid(format!("base_url does not work ({error}): {url}")))
+                let what = format!("base_url does not work ({error}): {url}");
+                Failure::fatal(Error::new(ErrorKind::Unavailable, what))
             }
             ureq::Error::Timeout(_) => {
                 Failure::passing(format!("{url} did not answer in {} ms", timeout.as_millis()))
@@ -298,6 +299,8 @@ impl OpenAiEmbedder {
             408 | 429 | 500..=599 => {
                 Failure { after: retry::retry_after(headers), ..Failure::passing(message) }
             }
+            // Where and as whom to ask is the operator's to set, not the caller's to change.
+            300..=399 | 401 | 403 | 404 => Failure::fatal(Error::new(ErrorKind::Unavailable, message)),
             _ => Failure::fatal(Error::invalid(message)),
         }
     }
@@ -323,11 +326,25 @@ impl OpenAiEmbedder {
 }
 
 impl Embedder for OpenAiEmbedder {
-    fn embed(&self, texts: &[&str], purpose: EmbedPurpose) -> Result<Vec<Vec<f32>>> {
+    fn embed(
+        &self,
+        texts: &[&str],
+        purpose: EmbedPurpose,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Vec<f32>>> {
         let settings = &self.settings;
         let (prefix, total_ms) = match purpose {
             EmbedPurpose::Passage => (&settings.passage_prefix, settings.total_timeout_ms),
             EmbedPurpose::Query => (&settings.query_prefix, settings.query_timeout_ms),
+        };
+        let left = || {
+            let total = Duration::from_millis(total_ms);
+            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                Some(Duration::ZERO) => {
+                    Err(Error::new(ErrorKind::Deadline, "no time was left to embed the text"))
+                }
+                left => Ok(left.map_or(total, |left| left.min(total))),
+            }
         };
         let mut vectors = Vec::with_capacity(texts.len());
         let mut batch = Vec::new();
@@ -336,7 +353,7 @@ impl Embedder for OpenAiEmbedder {
             let full =
                 batch.len() == settings.batch_texts_max || batch_chars + chars > settings.batch_chars_max;
             if full && !batch.is_empty() {
-                vectors.extend(self.embed_batch(&batch, Duration::from_millis(total_ms))?);
+                vectors.extend(self.embed_batch(&batch, left()?)?);
                 batch.clear();
                 batch_chars = 0;
             }
@@ -344,7 +361,7 @@ impl Embedder for OpenAiEmbedder {
             batch_chars += chars;
         }
         if !batch.is_empty() {
-            vectors.extend(self.embed_batch(&batch, Duration::from_millis(total_ms))?);
+            vectors.extend(self.embed_batch(&batch, left()?)?);
         }
         Ok(vectors)
     }

@@ -255,10 +255,10 @@ async fn a_call_knows_when_its_key_is_revoked() {
     let keyring = Arc::clone(&shared.keyring);
     let seen = move |request: Request<Body>| {
         let call = request.extensions().get::<Call>().unwrap();
-        assert!(call.caller_now().is_ok());
+        assert!(call.asked_again().is_ok());
         keys::revoke(&path, &record.id).unwrap();
         keyring.refresh().unwrap();
-        assert_eq!(call.caller_now().unwrap_err().code(), Code::Unauthenticated);
+        assert_eq!(call.asked_again().unwrap_err().code(), Code::Unauthenticated);
         Response::new(Body::empty())
     };
     let header = format!("Bearer {token}");

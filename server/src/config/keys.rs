@@ -221,7 +221,7 @@ pub const KEYS: &[Key] = &[
         "engine.memory_budget_bytes",
         Kind::Bytes,
         "1073741824",
-        "Caps resident indexes and caches together.",
+        "Caps the dense vectors of segments kept in memory; beyond it they are read from disk.",
     ),
     key(
         "engine.fresh_rows_max",
@@ -237,6 +237,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("engine.backlog_bytes_max", Kind::Bytes, "536870912", "Bytes of fresh rows at which writers wait."),
     key("engine.row_cache_bytes", Kind::Bytes, "67108864", "Cache of the row store."),
+    key(
+        "engine.response_bytes_max",
+        Kind::Bytes,
+        "268435456",
+        "Bytes of rows that one answer may hold; more is refused.",
+    ),
     key(
         "embedder.model",
         Kind::Text,

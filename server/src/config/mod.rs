@@ -24,7 +24,7 @@ use keys::Kind;
 pub const ENV_PREFIX: &str = "SPANDREL_";
 /// Variables with that prefix that are not keys of the configuration: they belong to the command line, and to
 /// the scripts and tests of this repository.
-const ENV_OTHERS: [&str; 10] = [
+const ENV_OTHERS: [&str; 11] = [
     "SPANDREL_CONFIG",
     "SPANDREL_URL",
     "SPANDREL_API_KEY",
@@ -35,6 +35,7 @@ const ENV_OTHERS: [&str; 10] = [
     "SPANDREL_SETUP",
     "SPANDREL_PYTHON_TESTS",
     "SPANDREL_TESTS_REQUIRE_ALL",
+    "SPANDREL_CRASH_AT",
 ];
 
 /// Everything a server is told.

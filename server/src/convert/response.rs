@@ -86,30 +86,43 @@ fn explain_from_wire(explain: pb::Explain) -> Explain {
 
 /// Hits, for the wire.
 pub fn search_to_wire(response: SearchResponse) -> pb::SearchResponse {
-    let short = match response.short {
+    pb::SearchResponse {
+        hits: response.hits.into_iter().map(hit_to_wire).collect(),
+        short: short_to_wire(response.short),
+        explain: response.explain.map(explain_to_wire),
+    }
+}
+
+/// Hits.
+pub fn search_from_wire(response: pb::SearchResponse) -> Result<SearchResponse> {
+    let one = |(at, hit)| hit_from_wire(hit).map_err(|error| error.within(format!("hits[{at}]")));
+    let hits = response.hits.into_iter().enumerate().map(one).collect::<Result<_>>()?;
+    Ok(SearchResponse {
+        hits,
+        short: short_from_wire(response.short),
+        explain: response.explain.map(explain_from_wire),
+    })
+}
+
+/// Why there are few hits, for the wire.
+fn short_to_wire(short: Option<Short>) -> i32 {
+    let short = match short {
         None => pb::Short::Unspecified,
         Some(Short::EmptyTenant) => pb::Short::EmptyTenant,
         Some(Short::FewMatches) => pb::Short::FewMatches,
         Some(Short::Threshold) => pb::Short::Threshold,
     };
-    pb::SearchResponse {
-        hits: response.hits.into_iter().map(hit_to_wire).collect(),
-        short: short.into(),
-        explain: response.explain.map(explain_to_wire),
-    }
+    short.into()
 }
 
-/// Hits. A reason for being short that this client does not know is one of few matches.
-pub fn search_from_wire(response: pb::SearchResponse) -> Result<SearchResponse> {
-    let short = match pb::Short::try_from(response.short) {
+/// Why there are few hits. A reason that this client does not know is one of few matches.
+fn short_from_wire(short: i32) -> Option<Short> {
+    match pb::Short::try_from(short) {
         Ok(pb::Short::Unspecified) => None,
         Ok(pb::Short::EmptyTenant) => Some(Short::EmptyTenant),
         Ok(pb::Short::Threshold) => Some(Short::Threshold),
         Ok(pb::Short::FewMatches) | Err(_) => Some(Short::FewMatches),
-    };
-    let one = |(at, hit)| hit_from_wire(hit).map_err(|error| error.within(format!("hits[{at}]")));
-    let hits = response.hits.into_iter().enumerate().map(one).collect::<Result<_>>()?;
-    Ok(SearchResponse { hits, short, explain: response.explain.map(explain_from_wire) })
+    }
 }
 
 /// A context, for the wire.
@@ -127,6 +140,7 @@ pub fn retrieve_to_wire(response: RetrieveResponse) -> pb::RetrieveResponse {
         chunks: response.chunks.into_iter().map(chunk).collect(),
         skipped: response.skipped,
         candidates: response.candidates,
+        short: short_to_wire(response.short),
         explain: response.explain.map(explain_to_wire),
     }
 }
@@ -151,6 +165,7 @@ pub fn retrieve_from_wire(response: pb::RetrieveResponse) -> Result<RetrieveResp
         chunks,
         skipped: response.skipped,
         candidates: response.candidates,
+        short: short_from_wire(response.short),
         explain: response.explain.map(explain_from_wire),
         context: response.context,
     })

@@ -363,6 +363,7 @@ fn answers_come_back_as_they_were() {
         chunks: vec![chunk],
         skipped: 4,
         candidates: 5,
+        short: Some(Short::FewMatches),
         explain: None,
     };
     let read = response::retrieve_from_wire(sent(response::retrieve_to_wire(answer.clone()))).unwrap();

@@ -7,11 +7,10 @@ use spandrel_proto::v1 as pb;
 use spandrel_proto::v1::admin_service_server::AdminService;
 use tonic::{Request, Response, Status};
 
-use super::Backend;
+use super::{Backend, Task};
 use crate::auth::Access;
 use crate::call::Call;
 use crate::convert::response::stats_to_wire;
-use crate::pool::Deadline;
 use crate::status;
 
 /// The service over a backend.
@@ -28,23 +27,20 @@ fn is_plain(name: &str) -> bool {
         && name.chars().all(ok)
 }
 
-fn flush(backend: &Backend, name: &str, deadline: Deadline) -> Result<(), Status> {
+fn flush(backend: &Task, name: &str) -> Result<(), Status> {
     if !name.is_empty() {
         return backend.collection(name)?.flush().map_err(status::from_engine);
     }
     for name in backend.database.collections() {
-        if deadline.has_passed() {
-            return Err(Status::deadline_exceeded("the deadline passed between two collections"));
-        }
         // A collection that was dropped meanwhile has nothing to flush.
-        if let Ok(collection) = backend.database.collection(&name) {
+        if let Ok(collection) = backend.collection(&name) {
             collection.flush().map_err(status::from_engine)?;
         }
     }
     Ok(())
 }
 
-fn backup(backend: &Backend, name: &str) -> Result<PathBuf, Status> {
+fn backup(backend: &Task, name: &str) -> Result<PathBuf, Status> {
     if !is_plain(name) {
         return Err(Status::invalid_argument(format!(
             "name: 1 to {BACKUP_NAME_BYTES_MAX} bytes of letters, digits, '_', '-' and '.', starting with a letter or digit"
@@ -68,15 +64,16 @@ impl AdminService for Admin {
         let call = Call::of(&request)?;
         call.caller.require_everywhere(Access::Admin)?;
         let name = request.into_inner().collection;
-        let deadline = call.deadline;
-        self.0.upkeep(&call, move |backend| flush(backend, &name, deadline)).await?;
+        self.0.upkeep(&call, move |backend| flush(backend, &name)).await?;
         Ok(Response::new(pb::FlushResponse {}))
     }
 
     async fn stats(&self, request: Request<pb::StatsRequest>) -> Result<Response<pb::StatsResponse>, Status> {
         let call = Call::of(&request)?;
         call.caller.require_everywhere(Access::Admin)?;
+        // Not behind a flush or a backup, which take their time.
         let stats =
+            // Not behind a flush or a backup, which take their time.
             self.0.stats(&call, |backend| backend.database.stats().map_err(status::from_engine)).await?;
         Ok(Response::new(stats_to_wire(stats, env!("CARGO_PKG_VERSION"))))
     }

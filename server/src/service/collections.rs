@@ -7,7 +7,7 @@ use spandrel_proto::v1 as pb;
 use spandrel_proto::v1::collection_service_server::CollectionService;
 use tonic::{Request, Response, Status};
 
-use super::Backend;
+use super::{Backend, Task};
 use crate::auth::Access;
 use crate::call::Call;
 use crate::convert::Invalid;
@@ -22,7 +22,7 @@ fn describe(collection: &spandrel::Collection) -> pb::Collection {
 }
 
 fn create(
-    backend: &Backend,
+    backend: &Task,
     request: pb::CreateCollectionRequest,
 ) -> Result<pb::CreateCollectionResponse, Status> {
     let schema = request.schema.ok_or_else(|| Invalid::new("schema", "is required"))?;
@@ -48,7 +48,7 @@ fn create(
 }
 
 fn drop_one(
-    backend: &Backend,
+    backend: &Task,
     request: &pb::DropCollectionRequest,
 ) -> Result<pb::DropCollectionResponse, Status> {
     match backend.database.drop_collection(&request.name) {
@@ -82,11 +82,11 @@ impl CollectionService for Collections {
         let call = Call::of(&request)?;
         call.caller.require(Access::Read)?;
         let name = request.into_inner().name;
-        let collection = self.0.read(&call, move |backend, _| {
+        let collection = self.0.read(&call, move |backend| {
             if name.is_empty() {
                 return Err(Status::invalid_argument("name: is required"));
             }
-            Ok(describe(&*backend.collection(&name)?))
+            Ok(describe(&backend.collection(&name)?))
         });
         Ok(Response::new(pb::GetCollectionResponse { collection: Some(collection.await?) }))
     }
@@ -97,7 +97,7 @@ impl CollectionService for Collections {
     ) -> Result<Response<pb::ListCollectionsResponse>, Status> {
         let call = Call::of(&request)?;
         call.caller.require(Access::Read)?;
-        let collections = self.0.read(&call, |backend, _| {
+        let collections = self.0.read(&call, |backend| {
             // A collection may be dropped between the two looks.
             let open = |name: String| backend.database.collection(&name).ok();
             Ok(backend

@@ -6,11 +6,12 @@ pub mod rows;
 pub mod search;
 mod stream;
 
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spandrel::{Collection, Database};
+use spandrel::{Cancel, Collection, Database, Stop};
 use tokio::sync::Semaphore;
 use tonic::Status;
 
@@ -39,49 +40,89 @@ pub struct Backend {
     pub phases: Phases,
 }
 
-impl Backend {
-    fn collection(&self, name: &str) -> Result<Arc<Collection>, Status> {
+/// The backend as one call sees it: what the call starts gives up at its deadline, and when its client goes
+/// away.
+pub struct Task {
+    backend: Arc<Backend>,
+    stop: Stop,
+}
+
+impl Deref for Task {
+    type Target = Backend;
+
+    fn deref(&self) -> &Backend {
+        &self.backend
+    }
+}
+
+impl Task {
+    /// The collection, for this call.
+    fn collection(&self, name: &str) -> Result<Collection, Status> {
         if name.is_empty() {
             return Err(Status::invalid_argument("collection: is required"));
         }
-        self.database.collection(name).map_err(status::from_engine)
+        let collection = self.database.collection(name).map_err(status::from_engine)?;
+        Ok(collection.until(self.stop.clone()))
     }
+}
 
+/// Cancels what runs for a call when nobody waits for the answer any more.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+impl Backend {
     /// Runs a read: at most as long as the settings allow.
     async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         call: &Call,
-        work: impl FnOnce(&Self, Deadline) -> Result<T, Status> + Send + 'static,
+        work: impl FnOnce(&Task) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
         let most = Deadline::after(Duration::from_millis(self.limits.read_timeout_ms));
         let deadline = call.deadline.or_sooner(most);
-        let backend = Arc::clone(self);
-        self.pools.read.run(deadline, move || work(&backend, deadline)).await
+        let cancel = CancelOnDrop(Cancel::new());
+        let task = self.task(deadline, &cancel);
+        self.pools.read.run(deadline, move || work(&task)).await
     }
 
     /// Runs a write.
     async fn write<T: Send + 'static>(
         self: &Arc<Self>,
         call: &Call,
-        work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+        work: impl FnOnce(&Task) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
         self.run_on(&self.pools.write, call, work).await
+    }
+
+    /// As [`Self::write`], but waits for room in the queue: for streams, which flow control holds back.
+    async fn write_patiently<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: &Call,
+        work: impl FnOnce(&Task) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let cancel = CancelOnDrop(Cancel::new());
+        let task = self.task(call.deadline, &cancel);
+        self.pools.write.run_patiently(call.deadline, move || work(&task)).await
     }
 
     /// Runs what makes or drops a collection.
     async fn admin<T: Send + 'static>(
         self: &Arc<Self>,
         call: &Call,
-        work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+        work: impl FnOnce(&Task) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
         self.run_on(&self.pools.admin, call, work).await
     }
 
-    /// Runs what may take minutes. The caller is answered at its deadline, with or without a result.
+    /// Runs what may take minutes.
     async fn upkeep<T: Send + 'static>(
         self: &Arc<Self>,
         call: &Call,
-        work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+        work: impl FnOnce(&Task) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
         self.run_on(&self.pools.upkeep, call, work).await
     }
@@ -90,7 +131,7 @@ impl Backend {
     async fn stats<T: Send + 'static>(
         self: &Arc<Self>,
         call: &Call,
-        work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+        work: impl FnOnce(&Task) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
         self.run_on(&self.pools.stats, call, work).await
     }
@@ -99,9 +140,15 @@ impl Backend {
         self: &Arc<Self>,
         pool: &Pool,
         call: &Call,
-        work: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+        work: impl FnOnce(&Task) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
-        let backend = Arc::clone(self);
-        pool.run(call.deadline, move || work(&backend)).await
+        let cancel = CancelOnDrop(Cancel::new());
+        let task = self.task(call.deadline, &cancel);
+        pool.run(call.deadline, move || work(&task)).await
+    }
+
+    fn task(self: &Arc<Self>, deadline: Deadline, cancel: &CancelOnDrop) -> Task {
+        let stop = Stop::new(deadline.instant(), Some(cancel.0.clone()));
+        Task { backend: Arc::clone(self), stop }
     }
 }

@@ -7,7 +7,7 @@ use spandrel_proto::v1 as pb;
 use spandrel_proto::v1::row_service_server::RowService;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Backend, stream};
+use super::{Backend, Task, stream};
 use crate::auth::{Access, Caller};
 use crate::call::Call;
 use crate::convert::Invalid;
@@ -45,7 +45,7 @@ fn rows_of(caller: &Caller, tenant: &str, rows: Vec<pb::Row>) -> Result<Vec<Row>
 
 /// Writes one batch, of a unary call or of a stream.
 pub(super) fn upsert(
-    backend: &Backend,
+    backend: &Task,
     caller: &Caller,
     collection: &str,
     tenant: &str,
@@ -58,7 +58,7 @@ pub(super) fn upsert(
     Ok(written)
 }
 
-fn delete(backend: &Backend, tenant: &str, request: pb::DeleteRequest) -> Result<Written, Status> {
+fn delete(backend: &Task, tenant: &str, request: pb::DeleteRequest) -> Result<Written, Status> {
     use pb::delete_request::Rows;
     let written = match request.rows {
         None => return Err(Invalid::new("rows", "keys or filter is required").into()),
@@ -76,7 +76,7 @@ fn delete(backend: &Backend, tenant: &str, request: pb::DeleteRequest) -> Result
     Ok(written)
 }
 
-fn get(backend: &Backend, tenant: &str, request: pb::GetRowsRequest) -> Result<pb::GetRowsResponse, Status> {
+fn get(backend: &Task, tenant: &str, request: pb::GetRowsRequest) -> Result<pb::GetRowsResponse, Status> {
     backend.limits.check_keys(request.keys.len())?;
     let fields = fields_from_wire(request.fields)?;
     let collection = backend.collection(&request.collection)?;
@@ -85,11 +85,7 @@ fn get(backend: &Backend, tenant: &str, request: pb::GetRowsRequest) -> Result<p
     Ok(pb::GetRowsResponse { rows })
 }
 
-fn scroll(
-    backend: &Backend,
-    tenant: String,
-    request: pb::ScrollRequest,
-) -> Result<pb::ScrollResponse, Status> {
+fn scroll(backend: &Task, tenant: String, request: pb::ScrollRequest) -> Result<pb::ScrollResponse, Status> {
     let collection = backend.collection(&request.collection)?;
     let mut request = scroll_from_wire(request)?;
     backend.limits.check_page(request.limit)?;
@@ -97,7 +93,7 @@ fn scroll(
     collection.scroll(&request).map(scroll_to_wire).map_err(status::from_engine)
 }
 
-fn count(backend: &Backend, tenant: &str, request: pb::CountRequest) -> Result<pb::CountResponse, Status> {
+fn count(backend: &Task, tenant: &str, request: pb::CountRequest) -> Result<pb::CountResponse, Status> {
     let filter = request.filter.map(filter_from_wire).transpose().map_err(|error| error.within("filter"))?;
     let collection = backend.collection(&request.collection)?;
     let rows = collection.count(tenant, filter.as_ref()).map_err(status::from_engine)?;
@@ -171,7 +167,7 @@ impl RowService for Rows {
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
         let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
-        self.0.read(&call, move |backend, _| get(backend, &tenant, request)).await.map(Response::new)
+        self.0.read(&call, move |backend| get(backend, &tenant, request)).await.map(Response::new)
     }
 
     async fn scroll(
@@ -182,7 +178,7 @@ impl RowService for Rows {
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
         let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
-        self.0.read(&call, move |backend, _| scroll(backend, tenant, request)).await.map(Response::new)
+        self.0.read(&call, move |backend| scroll(backend, tenant, request)).await.map(Response::new)
     }
 
     async fn count(&self, request: Request<pb::CountRequest>) -> Result<Response<pb::CountResponse>, Status> {
@@ -190,7 +186,7 @@ impl RowService for Rows {
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
         let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
-        self.0.read(&call, move |backend, _| count(backend, &tenant, request)).await.map(Response::new)
+        self.0.read(&call, move |backend| count(backend, &tenant, request)).await.map(Response::new)
     }
 
     async fn list_tenants(
@@ -201,7 +197,7 @@ impl RowService for Rows {
         call.caller.require(Access::Read)?;
         let caller = call.caller.clone();
         let name = request.into_inner().collection;
-        let tenants = self.0.read(&call, move |backend, _| {
+        let tenants = self.0.read(&call, move |backend| {
             let mut tenants = backend.collection(&name)?.tenants();
             tenants.retain(|tenant| caller.may_see(tenant));
             Ok(tenants)

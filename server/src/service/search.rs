@@ -7,45 +7,37 @@ use spandrel_proto::v1 as pb;
 use spandrel_proto::v1::search_service_server::SearchService;
 use tonic::{Request, Response, Status};
 
-use super::Backend;
+use super::{Backend, Task};
 use crate::auth::{Access, Caller};
 use crate::call::Call;
 use crate::convert::Invalid;
 use crate::convert::request::{retrieve_from_wire, search_from_wire};
 use crate::convert::response::{retrieve_to_wire, search_to_wire};
-use crate::pool::Deadline;
 use crate::status;
 
 /// The service over a backend.
 pub struct Searches(pub Arc<Backend>);
 
-/// The engine's request: within the limits, for the caller's tenant, with the time that is left.
+/// The engine's request: within the limits, for the caller's tenant.
 fn prepare(
-    backend: &Backend,
+    backend: &Task,
     tenant: String,
-    deadline: Deadline,
     at: &str,
     request: SearchRequest,
 ) -> Result<SearchRequest, Status> {
     backend.limits.check_search(at, &request)?;
-    Ok(SearchRequest { tenant, timeout: deadline.left(), ..request })
+    Ok(SearchRequest { tenant, ..request })
 }
 
-fn search(
-    backend: &Backend,
-    tenant: String,
-    deadline: Deadline,
-    request: pb::SearchRequest,
-) -> Result<pb::SearchResponse, Status> {
+fn search(backend: &Task, tenant: String, request: pb::SearchRequest) -> Result<pb::SearchResponse, Status> {
     let collection = backend.collection(&request.collection)?;
-    let request = prepare(backend, tenant, deadline, "", search_from_wire(request)?)?;
+    let request = prepare(backend, tenant, "", search_from_wire(request)?)?;
     collection.search(&request).map(search_to_wire).map_err(status::from_engine)
 }
 
 fn search_batch(
-    backend: &Backend,
+    backend: &Task,
     caller: &Caller,
-    deadline: Deadline,
     request: pb::SearchBatchRequest,
 ) -> Result<pb::SearchBatchResponse, Status> {
     backend.limits.check_searches(request.searches.len())?;
@@ -61,16 +53,15 @@ fn search_batch(
         let tenant = caller
             .tenant(one.tenant.clone())
             .map_err(|error| Status::new(error.code(), format!("{path}.{}", error.message())))?;
-        searches.push(prepare(backend, tenant, deadline, &format!("{path}."), one)?);
+        searches.push(prepare(backend, tenant, &format!("{path}."), one)?);
     }
     let responses = collection.search_batch(&searches).map_err(status::from_engine)?;
     Ok(pb::SearchBatchResponse { responses: responses.into_iter().map(search_to_wire).collect() })
 }
 
 fn retrieve(
-    backend: &Backend,
+    backend: &Task,
     tenant: String,
-    deadline: Deadline,
     request: pb::RetrieveRequest,
 ) -> Result<pb::RetrieveResponse, Status> {
     let name = request.search.as_ref().map(|search| search.collection.clone()).unwrap_or_default();
@@ -80,7 +71,7 @@ fn retrieve(
     }
     backend.limits.check_budget(request.budget_tokens)?;
     let collection = backend.collection(&name)?;
-    request.search = prepare(backend, tenant, deadline, "search.", request.search)?;
+    request.search = prepare(backend, tenant, "search.", request.search)?;
     collection.retrieve(&request).map(retrieve_to_wire).map_err(status::from_engine)
 }
 
@@ -94,8 +85,7 @@ impl SearchService for Searches {
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
         let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
-        let response =
-            self.0.read(&call, move |backend, deadline| search(backend, tenant, deadline, request));
+        let response = self.0.read(&call, move |backend| search(backend, tenant, request));
         response.await.map(Response::new)
     }
 
@@ -107,8 +97,7 @@ impl SearchService for Searches {
         call.caller.require(Access::Read)?;
         let caller = call.caller.clone();
         let request = request.into_inner();
-        let response =
-            self.0.read(&call, move |backend, deadline| search_batch(backend, &caller, deadline, request));
+        let response = self.0.read(&call, move |backend| search_batch(backend, &caller, request));
         response.await.map(Response::new)
     }
 
@@ -122,8 +111,7 @@ impl SearchService for Searches {
         let named =
             request.search.as_mut().map(|search| std::mem::take(&mut search.tenant)).unwrap_or_default();
         let tenant = call.caller.tenant(named)?;
-        let response =
-            self.0.read(&call, move |backend, deadline| retrieve(backend, tenant, deadline, request));
+        let response = self.0.read(&call, move |backend| retrieve(backend, tenant, request));
         response.await.map(Response::new)
     }
 }

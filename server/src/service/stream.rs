@@ -19,12 +19,12 @@ use spandrel_proto::v1 as pb;
 use tonic::metadata::MetadataValue;
 use tonic::{Status, Streaming};
 
-use super::{Backend, rows};
-use crate::auth::{Access, Caller};
+use super::{Backend, Task, rows};
+use crate::auth::Access;
 use crate::call::Call;
 use crate::convert::response::written_to_wire;
 use crate::phase::{Phase, Phases};
-use crate::pool::Deadline;
+use crate::pool::{Deadline, expired};
 use crate::status;
 use crate::telemetry::metrics::Metrics;
 
@@ -122,12 +122,12 @@ async fn write_all(
             return Err(shutting_down());
         }
         if call.deadline.has_passed() {
-            return Err(Status::deadline_exceeded("the deadline passed between two batches"));
+            return Err(expired("between two batches"));
         }
-        let caller = call.caller_now()?;
-        caller.require(Access::Write)?;
+        let call = call.asked_again()?;
+        call.caller.require(Access::Write)?;
         take_over(&mut collection, &mut tenant, &message)?;
-        pending = Some(write_one(backend, caller, call.deadline, (&collection, &tenant), message.rows));
+        pending = Some(write_one(backend, call, &collection, &tenant, message.rows));
     }
 }
 
@@ -159,7 +159,7 @@ async fn next(
             () = ended.reached(Phase::Ended) => return Err(shutting_down()),
             () = phases.reached(Phase::Stopping), if pending.is_none() => return Err(shutting_down()),
             () = call.deadline.passed(), if pending.is_none() => {
-                return Err(Status::deadline_exceeded("the deadline passed while the client was silent"));
+                return Err(expired("while the stream waited for a batch"));
             }
             () = idle_until.passed(), if pending.is_none() => {
                 let what = format!("no message for {idle_ms} ms (limits.stream_idle_timeout_ms)");
@@ -214,17 +214,17 @@ fn take_over(
 
 fn write_one(
     backend: &Arc<Backend>,
-    caller: Caller,
-    deadline: Deadline,
-    (collection, tenant): (&str, &str),
+    call: Call,
+    collection: &str,
+    tenant: &str,
     rows: Vec<pb::Row>,
 ) -> Pending {
     let backend = Arc::clone(backend);
     let (collection, tenant) = (collection.to_owned(), tenant.to_owned());
     Box::pin(async move {
-        let pool = backend.pools.write.clone();
-        let work = move || rows::upsert(&backend, &caller, &collection, &tenant, rows);
-        pool.run_patiently(deadline, work).await
+        let caller = call.caller.clone();
+        let work = move |task: &Task| rows::upsert(task, &caller, &collection, &tenant, rows);
+        backend.write_patiently(&call, work).await
     })
 }
 

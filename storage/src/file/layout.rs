@@ -27,7 +27,7 @@ pub(super) fn encode_header(id: u64, kind: [u8; 4]) -> Vec<u8> {
 }
 
 /// Id and kind from the first page; `page` is shorter where the file is.
-pub(super) fn decode_header(page: &[u8], file: &Path) -> Result<(u64, [u8; 4])> {
+pub(crate) fn decode_header(page: &[u8], file: &Path) -> Result<(u64, [u8; 4])> {
     let body = if page.len() < PAGE_BYTES && page.starts_with(&HEADER.magic) {
         return Err(Error::corrupt(file, page.len() as u64, "the segment file is cut off"));
     } else {
@@ -43,7 +43,7 @@ pub(super) fn decode_header(page: &[u8], file: &Path) -> Result<(u64, [u8; 4])> 
 
 /// A section as the section table has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SectionEntry {
+pub(crate) struct SectionEntry {
     pub name: String,
     /// Bytes.
     pub len: u64,
@@ -51,7 +51,7 @@ pub(super) struct SectionEntry {
 
 /// What the footer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Footer {
+pub(crate) struct Footer {
     pub id: u64,
     pub kind: [u8; 4],
     /// Payload pages, without the header.
@@ -141,7 +141,7 @@ pub(super) fn encode_sections(sections: &[SectionEntry]) -> Vec<u8> {
 
 /// Reads the section table, which starts at `offset` of the file. After success the sections fill the payload
 /// pages exactly and their names differ.
-pub(super) fn decode_sections(
+pub(crate) fn decode_sections(
     bytes: &[u8],
     footer: &Footer,
     file: &Path,

@@ -22,7 +22,7 @@
 //!
 //! Cost: 4 bytes of memory for each open page of 4096 (the page table stays resident), 0.1% of the file.
 
-mod layout;
+pub(crate) mod layout;
 mod reader;
 mod scalar;
 mod section;

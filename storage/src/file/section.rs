@@ -61,6 +61,10 @@ impl Section {
     pub fn read_batch(&self, extents: &[Extent], done: &mut Done<'_>) -> Result<()> {
         let pages = extents.iter().map(|extent| self.widen(extent)).collect::<Result<Vec<Extent>>>()?;
         self.inner.reader.read(&self.inner.file, &pages, &mut |index, bytes| {
+            // An empty one has no page, at whatever offset it stands.
+            if extents[index].len == 0 {
+                return done(index, &[]);
+            }
             self.check(pages[index].offset, bytes)?;
             let at = (extents[index].offset % PAGE_BYTES as u64) as usize;
             done(index, &bytes[at..at + extents[index].len])

@@ -141,6 +141,25 @@ fn ranges_and_batches_of_large_sections() {
 }
 
 #[test]
+fn empty_extents_are_delivered_wherever_they_stand() {
+    let (_folder, path, _) = sample();
+    for reader in [pread(), Arc::new(Pread::direct()), probe()] {
+        let section = SegmentFile::open(&path, reader).unwrap().section("section 4").unwrap();
+        let offsets = [0, 1, 4095, 4096, section.len()];
+        let extents: Vec<Extent> = offsets.map(|offset| Extent { offset, len: 0 }).to_vec();
+        let mut seen = vec![0; extents.len()];
+        let mut done = |index: usize, bytes: &[u8]| {
+            assert!(bytes.is_empty());
+            seen[index] += 1;
+            Ok(())
+        };
+        section.read_batch(&extents, &mut done).unwrap();
+        assert_eq!(seen, [1; 5]);
+        assert!(section.read(7..7).unwrap().is_empty());
+    }
+}
+
+#[test]
 fn values_come_back_at_any_offset() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("1.seg");

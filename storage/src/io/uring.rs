@@ -159,6 +159,7 @@ impl Drop for Loan {
 
 /// A ring and the memory that its reads fill. Used by one thread.
 struct Ring {
+    /// Declared before `arena` and so dropped before it: the kernel lets go of the memory first.
     ring: IoUring,
     arena: Arena,
     registered: bool,
@@ -178,7 +179,9 @@ impl Ring {
         let arena = Arena::new();
         let iovec = libc::iovec { iov_base: arena.start.as_ptr().cast(), iov_len: ARENA_BYTES };
         // SAFETY: the iovec names the whole arena, which is freed only after the ring was dropped and no read
-        // is pending (see `Drop`); registered pages stay pinned by the kernel in any case.
+        // is pending: nothing from here to the end of `new` can fail, and then fields drop in the order of
+        // their declaration, `ring` before `arena`, which is leaked while a read is pending (see `Drop`).
+        // Registered pages stay pinned by the kernel in any case.
         let registered = unsafe { ring.submitter().register_buffers(&[iovec]) }.is_ok();
         Ok(Self {
             ring,

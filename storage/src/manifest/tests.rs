@@ -69,6 +69,16 @@ fn every_flip_and_every_cut_is_damage() {
 }
 
 #[test]
+fn a_file_that_is_far_too_long_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    sample().save(folder.path()).unwrap();
+    let path = folder.path().join(MANIFEST_NAME);
+    // Sparse: reading it whole would take all memory.
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+    assert!(matches!(Manifest::load(folder.path()), Err(Error::Corrupt { .. })));
+}
+
+#[test]
 fn newer_and_foreign_files_are_refused() {
     let newer = Seal { version: FORMAT_VERSION + 1, ..SEAL }.close(b"what a later build writes");
     for bytes in [&newer[..], b"{\"segments\": [], \"version\": 1}"] {

@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 use super::witness::Account;
 use crate::codec::Decoder;
+use crate::durable::{read_bounded, sync_folder};
 use crate::error::{Error, Result};
 
 const BLOCK_BYTES: usize = 32 * 1024;
@@ -35,6 +36,10 @@ const HEADER_BYTES: usize = 7;
 const PAGE_BYTES: usize = 4096;
 /// Fewest zeros at the end of a file that count as a page that was not written.
 const HOLE_BYTES_MIN: usize = 64;
+/// Longest CURRENT that is read; it holds the name of a manifest.
+const CURRENT_BYTES_MAX: u64 = 4096;
+/// Ending of a log that was set aside.
+const ASIDE: &str = "log.torn";
 /// A log's first record, where RocksDB notes the log before: 7 + 24 bytes. A file no longer than this holds
 /// no batch.
 const OPENING_BYTES: usize = HEADER_BYTES + 24;
@@ -47,7 +52,7 @@ const PREDECESSOR: u8 = 130;
 
 /// What a walk over one log found.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Walk {
+pub(crate) struct Walk {
     /// Bytes up to the end of the last whole record.
     whole_bytes: u64,
     /// Sequence number of the last whole batch.
@@ -81,10 +86,13 @@ struct Damage {
     torn: bool,
 }
 
-/// Checks manifest and logs of the RocksDB in `folder`, and removes the torn tail that a crash left.
+/// Checks manifest and logs of the RocksDB in `folder`, and removes the torn tail that a crash left. After a
+/// clean close, logs that were set aside by earlier opens go: what they held was not acknowledged, and the
+/// store has been whole without them since.
 ///
 /// # Errors
-/// [`Error::Corrupt`] with file and offset when something durable is damaged, [`Error::Io`].
+/// [`Error::Corrupt`] with file and offset when something durable is damaged, [`Error::Io`],
+/// [`Error::SyncFailed`].
 pub(super) fn audit(folder: &Path, account: &Account) -> Result<()> {
     let (path, check) = manifest_check(folder)?;
     if account.manifest.is_some_and(|expected| expected != check) {
@@ -94,32 +102,50 @@ pub(super) fn audit(folder: &Path, account: &Account) -> Result<()> {
     if let Some(damage) = walk.damage.filter(|damage| !damage.torn) {
         return Err(Error::corrupt(&path, walk.whole_bytes, damage.what));
     }
-    audit_logs(folder, account)
+    audit_logs(folder, account)?;
+    if account.manifest.is_some() {
+        remove_aside(folder)?;
+    }
+    Ok(())
 }
 
 /// The manifest that CURRENT names, and a checksum of both: length and crc32c.
 pub(super) fn manifest_check(folder: &Path) -> Result<(PathBuf, u64)> {
     let current = folder.join("CURRENT");
-    let bytes = read(&current)?;
+    let missing = |path: &Path| Error::corrupt(path, 0, "the file is missing");
+    let bytes = read_bounded(&current, CURRENT_BYTES_MAX)?.ok_or_else(|| missing(&current))?;
     let name = std::str::from_utf8(&bytes).ok().and_then(|text| text.strip_suffix('\n'));
     let number = name.and_then(|name| name.strip_prefix("MANIFEST-"));
     match (name, number) {
         (Some(name), Some(number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
             let path = folder.join(name);
-            let manifest = read(&path)?;
-            let check = crc32c::crc32c_append(crc32c::crc32c(&bytes), &manifest);
-            Ok((path, (manifest.len() as u64) << 32 | u64::from(check)))
+            let (mut check, mut len) = (crc32c::crc32c(&bytes), 0);
+            let read = each_block(&path, |block| {
+                check = crc32c::crc32c_append(check, block);
+                len += block.len() as u64;
+                true
+            });
+            read.map_err(|e| match e.kind() {
+                ErrorKind::NotFound => missing(&path),
+                _ => Error::io("read", &path, e),
+            })?;
+            Ok((path, len << 32 | u64::from(check)))
         }
         _ => Err(Error::corrupt(&current, 0, "does not name a manifest")),
     }
 }
 
-/// A file that must be there.
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|e| match e.kind() {
-        ErrorKind::NotFound => Error::corrupt(path, 0, "the file is missing"),
-        _ => Error::io("read", path, e),
-    })
+/// Reads a file block by block, whatever its length, until `take` has seen enough.
+fn each_block(path: &Path, mut take: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    let mut block = Vec::with_capacity(BLOCK_BYTES);
+    loop {
+        block.clear();
+        file.by_ref().take(BLOCK_BYTES as u64).read_to_end(&mut block)?;
+        if block.is_empty() || !take(&block) {
+            return Ok(());
+        }
+    }
 }
 
 fn audit_logs(folder: &Path, account: &Account) -> Result<()> {
@@ -180,8 +206,14 @@ fn live_logs(folder: &Path) -> Result<Vec<Log>> {
 
 /// Whether a log that has no whole record is too short for a batch, or was never written.
 fn holds_no_batch(path: &Path) -> Result<bool> {
-    let bytes = read(path)?;
-    Ok(bytes.len() <= OPENING_BYTES || bytes.iter().all(|byte| *byte == 0))
+    let (mut len, mut is_blank) = (0, true);
+    let read = each_block(path, |block| {
+        len += block.len();
+        is_blank &= block.iter().all(|byte| *byte == 0);
+        is_blank || len <= OPENING_BYTES
+    });
+    read.map_err(|e| Error::io("read", path, e))?;
+    Ok(is_blank || len <= OPENING_BYTES)
 }
 
 /// The write-ahead logs in `folder` and their numbers, oldest first.
@@ -216,13 +248,28 @@ fn cut(path: &Path, whole_bytes: u64) -> Result<()> {
 /// Moves a log out of RocksDB's sight: it is blank, or would leave a hole where the log before it lost its
 /// end.
 fn set_aside(path: &Path) -> Result<()> {
-    let aside = path.with_extension("log.torn");
+    let aside = path.with_extension(ASIDE);
     tracing::warn!(
         log = %path.display(),
         aside = %aside.display(),
         "a log that was never begun, or follows one that lost its end, is set aside"
     );
-    fs::rename(path, &aside).map_err(|e| Error::io("rename", path, e))
+    fs::rename(path, &aside).map_err(|e| Error::io("rename", path, e))?;
+    // RocksDB goes on as if it were gone: it must not be back after a power failure.
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Removes the logs that earlier opens set aside.
+fn remove_aside(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(|e| Error::io("list", folder, e))? {
+        let path = entry.map_err(|e| Error::io("list", folder, e))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let number = name.strip_suffix(ASIDE).and_then(|number| number.strip_suffix('.'));
+        if number.is_some_and(|number| number.parse::<u64>().is_ok()) {
+            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+    }
+    Ok(())
 }
 
 fn walk_file(path: &Path, is_wal: bool) -> Result<Walk> {
@@ -230,7 +277,7 @@ fn walk_file(path: &Path, is_wal: bool) -> Result<Walk> {
 }
 
 /// Reads a log up to its end or its first damage.
-fn walk(mut log: impl Read, is_wal: bool) -> io::Result<Walk> {
+pub(crate) fn walk(mut log: impl Read, is_wal: bool) -> io::Result<Walk> {
     let mut walk = Walk::default();
     // The first bytes of the split record being read; none outside of one.
     let mut split: Option<Vec<u8>> = None;
@@ -315,7 +362,7 @@ fn extend_head(head: &mut Vec<u8>, payload: &[u8]) {
 }
 
 /// Type and payload of the record at `at` of a block, if it is whole.
-fn record_at(block: &[u8], at: usize) -> Result<(u8, &[u8]), &'static str> {
+pub(crate) fn record_at(block: &[u8], at: usize) -> Result<(u8, &[u8]), &'static str> {
     let mut left = Decoder::new(block.get(at..).unwrap_or_default());
     let truncated = |_| "a record ends past its block or the file";
     let check = left.u32("crc").map_err(truncated)?;

@@ -12,8 +12,10 @@ use std::path::Path;
 use rocksdb::checkpoint::Checkpoint;
 
 use super::Store;
+use super::fault::error_of;
 use super::folder::{self, State, rocksdb_of};
 use super::witness::Witness;
+use crate::durable;
 use crate::error::{Error, Result};
 
 impl Store {
@@ -26,13 +28,13 @@ impl Store {
     pub fn checkpoint(&self, dir: &Path) -> Result<()> {
         let engine = &*self.engine;
         check_empty(dir)?;
-        folder::create_folder(dir)?;
+        durable::create_folder(dir)?;
         let commits = engine.writer()?.commits;
         Checkpoint::new(&engine.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(rocksdb_of(dir)))
-            .map_err(|e| super::error_of(dir, e))?;
+            .map_err(|e| error_of(dir, e))?;
         Witness::create(dir, commits)?;
-        folder::sync_folder(dir)?;
+        durable::sync_folder(dir)?;
         folder::write_marker(dir, State::Ready)
     }
 }
@@ -41,15 +43,17 @@ impl Store {
 /// store.
 ///
 /// # Errors
-/// [`Error::NotFound`] when `from` is no whole checkpoint, [`Error::Exists`] when `to` holds something,
-/// [`Error::Version`] for a checkpoint of another format, [`Error::NoSpace`], [`Error::Io`].
+/// [`Error::NotFound`] when `from` is no whole checkpoint, [`Error::Locked`] when it is open,
+/// [`Error::Exists`] when `to` holds something, [`Error::Version`] for a checkpoint of another format,
+/// [`Error::NoSpace`], [`Error::Io`], [`Error::SyncFailed`].
 pub fn restore(from: &Path, to: &Path) -> Result<()> {
     if folder::read_marker(from)? != Some(State::Ready) {
         return Err(Error::NotFound { what: format!("a whole backup in {}", from.display()) });
     }
     check_empty(to)?;
-    folder::create_folder(to)?;
-    folder::create_folder(&rocksdb_of(to))?;
+    // Opened and written to meanwhile, it would be copied as it never was.
+    let _lock = folder::lock_source(from)?;
+    durable::create_folder(&rocksdb_of(to))?;
     let account = Witness::open(from)?.account();
     copy_files(&rocksdb_of(from), &rocksdb_of(to))?;
     Witness::create(to, account.commits)?;
@@ -74,9 +78,10 @@ fn copy_files(from: &Path, to: &Path) -> Result<()> {
         let source = entry.map_err(|e| Error::io("list", from, e))?.path();
         let Some(name) = source.file_name().filter(|_| source.is_file()) else { continue };
         let target = to.join(name);
-        fs::copy(&source, &target)
-            .and_then(|_| File::open(&target)?.sync_all())
-            .map_err(|e| Error::io("copy to", &target, e))?;
+        fs::copy(&source, &target).map_err(|e| Error::io("copy to", &target, e))?;
+        let file = File::open(&target).map_err(|e| Error::io("open", &target, e))?;
+        let failed = |source| Error::SyncFailed { path: target.clone(), source, renamed: false };
+        file.sync_all().map_err(failed)?;
     }
-    folder::sync_folder(to)
+    durable::sync_folder(to)
 }

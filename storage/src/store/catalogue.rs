@@ -3,12 +3,16 @@
 //! Collections are few and are read as a whole. Ids of collections are never given twice, so that what a
 //! dropped one left behind is never taken for another's.
 
+use std::path::Path;
+
 use rocksdb::{Direction, IteratorMode, WriteBatch};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::write::Purpose;
 use super::{Durability, Engine, Store, layout};
 use crate::error::{Error, Result};
-use crate::id::{CollectionId, TenantId};
+use crate::id::{CollectionId, RowId, TenantId};
 use crate::schema::{Schema, check_name};
 
 /// A collection of the catalogue.
@@ -23,8 +27,8 @@ pub struct CollectionMeta {
 }
 
 /// What the catalogue keeps of a collection, as JSON.
-#[derive(Serialize, Deserialize)]
-struct Stored {
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Stored {
     name: String,
     schema: Schema,
 }
@@ -60,8 +64,8 @@ impl Store {
             batch.put_cf(engine.meta(), layout::catalogue(CollectionId(id)), &json);
             Ok(batch)
         };
-        engine.write(&mut writer, build, Durability::Sync)?;
-        writer.live.insert(CollectionId(id));
+        engine.write(&mut writer, build, Durability::Sync, Purpose::Add)?;
+        writer.last_rows.insert(CollectionId(id), RowId(0));
         Ok(CollectionMeta { id: CollectionId(id), name: stored.name, schema: stored.schema })
     }
 
@@ -83,7 +87,7 @@ impl Store {
     pub fn drop_collection(&self, id: CollectionId) -> Result<()> {
         let engine = &*self.engine;
         let mut writer = engine.writer()?;
-        if !writer.live.contains(&id) {
+        if !writer.last_rows.contains_key(&id) {
             return Err(Error::NotFound { what: format!("collection {id}") });
         }
         let (start, end) = (layout::collection(id), layout::collection_end(id));
@@ -96,8 +100,8 @@ impl Store {
             batch.delete_range_cf(engine.keys(), start, end);
             Ok(batch)
         };
-        engine.write(&mut writer, build, Durability::Sync)?;
-        writer.live.remove(&id);
+        engine.write(&mut writer, build, Durability::Sync, Purpose::Free)?;
+        writer.last_rows.remove(&id);
         drop(writer);
         if let Err(error) = engine.reclaim(id) {
             tracing::warn!(%error, collection = %id, "the space of a dropped collection comes back later");
@@ -113,9 +117,9 @@ impl Store {
         let engine = &*self.engine;
         let mut tenants = Vec::new();
         engine.scan_meta(&layout::tenants(collection), |key, value| {
-            let id = layout::trailing_u32(key).ok_or_else(|| engine.corrupt("a tenant's id"))?;
+            let id = layout::tenant_of(key).ok_or_else(|| engine.corrupt("a tenant's id"))?;
             let name = std::str::from_utf8(value).map_err(|_| engine.corrupt("a tenant's name"))?;
-            tenants.push((TenantId(id), name.to_owned()));
+            tenants.push((id, name.to_owned()));
             Ok(())
         })?;
         Ok(tenants)
@@ -126,18 +130,57 @@ impl Store {
 pub(super) fn read(engine: &Engine) -> Result<Vec<CollectionMeta>> {
     let mut collections = Vec::new();
     engine.scan_meta(&[layout::CATALOGUE], |key, value| {
-        let id = layout::trailing_u32(key).ok_or_else(|| engine.corrupt("a collection's id"))?;
-        let stored: Stored = serde_json::from_slice(value).map_err(|e| Error::Version {
-            path: engine.path().to_path_buf(),
-            what: format!(
-                "collection {id} is described in a way that this build does not know ({e}); open it with a \
-                 newer Spandrel"
-            ),
-        })?;
-        collections.push(CollectionMeta { id: CollectionId(id), name: stored.name, schema: stored.schema });
+        let id = layout::catalogue_of(key).ok_or_else(|| engine.corrupt("a collection's id"))?;
+        let Stored { name, schema } = decode(&engine.closing.folder.rocksdb(), id, value)?;
+        collections.push(CollectionMeta { id, name, schema });
         Ok(())
     })?;
     Ok(collections)
+}
+
+/// Name and schema of a collection. `file` is for messages.
+///
+/// # Errors
+/// [`Error::Version`] where the entry is whole and has a part that this build does not know: dropping the
+/// part would change what the schema means. [`Error::Corrupt`] for anything else that
+/// [`Store::create_collection`] would not have written.
+pub(crate) fn decode(file: &Path, id: CollectionId, entry: &[u8]) -> Result<Stored> {
+    let damaged = |what: String| Error::corrupt(file, 0, format!("the entry of collection {id}: {what}"));
+    let unknown = |what: String| Error::Version {
+        path: file.to_path_buf(),
+        what: format!(
+            "collection {id} is described in a way that this build does not know ({what}); open it with a \
+             newer Spandrel"
+        ),
+    };
+    let json: Value = serde_json::from_slice(entry).map_err(|e| damaged(e.to_string()))?;
+    let stored = Stored::deserialize(&json).map_err(|e| match e.to_string() {
+        what if what.starts_with("unknown variant") || what.starts_with("unknown field") => unknown(what),
+        what => damaged(what),
+    })?;
+    let known = serde_json::to_value(&stored).map_err(|e| damaged(e.to_string()))?;
+    if let Some(part) = unknown_part(&json, &known) {
+        return Err(unknown(format!("'{part}'")));
+    }
+    check_name("collection", &stored.name).map_err(|e| damaged(e.to_string()))?;
+    stored.schema.check().map_err(|e| damaged(e.to_string()))?;
+    Ok(stored)
+}
+
+/// The name of a part of `json` that is not in `known`, what was understood of it.
+fn unknown_part<'a>(json: &'a Value, known: &Value) -> Option<&'a str> {
+    match (json, known) {
+        (Value::Object(parts), Value::Object(known)) => {
+            parts.iter().filter(|(_, part)| !part.is_null()).find_map(|(name, part)| match known.get(name) {
+                Some(known) => unknown_part(part, known),
+                None => Some(name.as_str()),
+            })
+        }
+        (Value::Array(parts), Value::Array(known)) => {
+            parts.iter().zip(known).find_map(|(part, known)| unknown_part(part, known))
+        }
+        _ => None,
+    }
 }
 
 impl Engine {
@@ -151,5 +194,63 @@ impl Engine {
             visit(&key, &value)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{Metric, PayloadKind};
+
+    fn decoded(json: &str) -> Result<Stored> {
+        decode(Path::new("rocksdb"), CollectionId(3), json.as_bytes())
+    }
+
+    fn sound() -> String {
+        let schema = Schema::new()
+            .text("body")
+            .sparse("words")
+            .dense("vector", 8, Metric::Ip)
+            .payload("year", PayloadKind::Integer);
+        serde_json::to_string(&Stored { name: "c".into(), schema }).unwrap()
+    }
+
+    #[test]
+    fn entries_come_back_and_may_leave_out_what_has_a_default() {
+        let sound = sound();
+        assert_eq!(decoded(&sound).unwrap().schema.fields.len(), 4);
+        let older = sound.replace(r#","element":"f32","index":"auto""#, "");
+        assert_ne!(older, sound);
+        assert_eq!(decoded(&older).unwrap().schema, decoded(&sound).unwrap().schema);
+    }
+
+    #[test]
+    fn entries_of_a_later_build_are_told_from_damage() {
+        let sound = sound();
+        for (of, by) in [
+            (r#""metric":"ip""#, r#""metric":"hamming""#),
+            (r#""type":"sparse""#, r#""type":"picture""#),
+            (r#""dim":8"#, r#""dim":8,"rotation":7"#),
+            (r#""name":"c""#, r#""name":"c","owner":"x""#),
+            (r#""kind":"integer""#, r#""kind":"decimal""#),
+        ] {
+            let later = sound.replace(of, by);
+            assert_ne!(later, sound, "{of} of {sound}");
+            let error = decoded(&later).unwrap_err();
+            assert!(matches!(error, Error::Version { .. }), "{later}: {error}");
+        }
+        for (of, by) in [
+            (r#""dim":8"#, r#""dim":0"#),
+            (r#""dim":8"#, r#""dim":"8""#),
+            (r#""name":"c""#, r#""name":"../c""#),
+            (r#""name":"words""#, r#""name":"body""#),
+            (r#""metric":"ip","#, ""),
+            ("}", ""),
+        ] {
+            let damaged = sound.replace(of, by);
+            assert_ne!(damaged, sound, "{of} of {sound}");
+            let error = decoded(&damaged).unwrap_err();
+            assert!(matches!(error, Error::Corrupt { .. }), "{damaged}: {error}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 use rocksdb::WriteBatch;
 
 use super::layout;
+use super::write::Purpose;
 use super::{Durability, Engine, Store};
 use crate::error::{Error, Result};
 use crate::id::{CollectionId, RowId, TenantId};
@@ -24,7 +25,7 @@ pub struct Commit {
 }
 
 /// One change. RowIds of [`Put`](Entry::Put), [`Delete`](Entry::Delete) and [`DropTenant`](Entry::DropTenant)
-/// are new and grow, within a commit and from commit to commit.
+/// are new, above 0, and grow, within a commit and from commit to commit.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
     /// Writes a row.
@@ -72,18 +73,27 @@ impl Store {
     /// Writes one batch, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a collection that is not there, [`Error::Invalid`] when an encoded record
-    /// disagrees with its entry, [`Error::NoSpace`] when the disk's reserve would be touched: nothing was
-    /// written. [`Error::Poisoned`], [`Error::NoSpace`] or [`Error::Corrupt`] when RocksDB failed: the store
+    /// [`Error::NotFound`] for a collection that is not there; [`Error::Invalid`] when a new RowId is 0 or
+    /// not above the one before, or when an encoded record is not of a row or of another tenant than its
+    /// entry (key and replaced row are not compared); [`Error::NoSpace`] when the disk's reserve would be
+    /// touched. Nothing was written then. [`Error::Poisoned`] when RocksDB failed, now or earlier: the store
     /// takes no further writes, and whether this one is kept shows when it is reopened.
     pub fn commit(&self, commit: &Commit, durability: Durability) -> Result<()> {
+        let first_and_last = commit.new_rows()?;
         let mut batch = Some(self.engine.batch(commit)?);
         let mut writer = self.engine.writer()?;
-        if !writer.live.contains(&commit.collection) {
+        let Some(before) = writer.last_rows.get(&commit.collection).copied() else {
             return Err(Error::NotFound { what: format!("collection {}", commit.collection) });
+        };
+        if let Some((first, _)) = first_and_last.filter(|(first, _)| *first <= before) {
+            return Err(not_growing(first, before));
         }
         let build = || batch.take().map_or_else(|| self.engine.batch(commit), Ok);
-        self.engine.write(&mut writer, build, durability)
+        self.engine.write(&mut writer, build, durability, commit.purpose())?;
+        if let Some((_, last)) = first_and_last {
+            writer.last_rows.insert(commit.collection, last);
+        }
+        Ok(())
     }
 
     /// The highest RowId that was ever committed to a collection, also when its record is gone; 0 before the
@@ -92,17 +102,21 @@ impl Store {
     /// # Errors
     /// [`Error::Corrupt`].
     pub fn last_row_id(&self, collection: CollectionId) -> Result<RowId> {
-        match self.engine.meta_get(&layout::last_row(collection))? {
+        self.engine.last_row_id(collection)
+    }
+}
+
+impl Engine {
+    pub(super) fn last_row_id(&self, collection: CollectionId) -> Result<RowId> {
+        match self.meta_get(&layout::last_row(collection))? {
             Some(value) => {
-                let row = layout::value_u64(&value).ok_or_else(|| self.engine.corrupt("the last RowId"))?;
+                let row = layout::value_u64(&value).ok_or_else(|| self.corrupt("the last RowId"))?;
                 Ok(RowId(row))
             }
             None => Ok(RowId(0)),
         }
     }
-}
 
-impl Engine {
     fn batch(&self, commit: &Commit) -> Result<WriteBatch> {
         let (rows, keys, meta) = (self.rows(), self.keys(), self.meta());
         let collection = commit.collection;
@@ -158,7 +172,39 @@ impl Engine {
     }
 }
 
+fn not_growing(row: RowId, before: RowId) -> Error {
+    Error::Invalid(format!("row {row} is not above row {before}: RowIds grow from 1"))
+}
+
 impl Commit {
+    /// The first and the last RowId that it introduces; none where it introduces none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when they do not grow from above 0.
+    fn new_rows(&self) -> Result<Option<(RowId, RowId)>> {
+        let mut first_and_last = None;
+        for row in self.entries.iter().filter_map(Entry::new_row) {
+            let (first, before) = first_and_last.unwrap_or((row, RowId(0)));
+            if row <= before {
+                return Err(not_growing(row, before));
+            }
+            first_and_last = Some((first, row));
+        }
+        Ok(first_and_last)
+    }
+
+    fn purpose(&self) -> Purpose {
+        let erases = self.entries.iter().all(|entry| matches!(entry, Entry::Erase { .. }));
+        let adds = self.entries.iter().any(|entry| matches!(entry, Entry::Put { .. }));
+        if adds || !self.new_tenants.is_empty() {
+            Purpose::Add
+        } else if erases {
+            Purpose::Erase
+        } else {
+            Purpose::Free
+        }
+    }
+
     /// About what the batch takes, so that it grows once.
     fn batch_bytes(&self) -> usize {
         const ENTRY_BYTES: usize = 64;

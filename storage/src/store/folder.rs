@@ -13,16 +13,18 @@
 //! missing, would otherwise start an empty database over a damaged one.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use crate::durable;
 use crate::error::{Error, Result};
 
 /// The format that this build writes and reads.
 pub(super) const FORMAT_VERSION: u32 = 1;
 const MAGIC: &str = "spandrel-store";
 const FORMAT: &str = "FORMAT";
-const FORMAT_NEW: &str = "FORMAT.new";
+/// Longest marker that is read; a whole one has about 50 bytes.
+const FORMAT_BYTES_MAX: u64 = 4096;
 const LOCK: &str = "LOCK";
 
 /// How far the creation of a store came.
@@ -49,7 +51,7 @@ impl Folder {
     /// [`Error::Version`] for a foreign folder or another format, [`Error::Locked`], [`Error::Corrupt`] for a
     /// damaged marker, [`Error::Io`].
     pub(super) fn open(path: &Path) -> Result<(Self, State)> {
-        create_folder(path)?;
+        durable::create_folder(path)?;
         refuse_foreign(path)?;
         let lock_path = path.join(LOCK);
         let lock = OpenOptions::new()
@@ -58,11 +60,7 @@ impl Folder {
             .write(true)
             .open(&lock_path)
             .map_err(|e| Error::io("open", &lock_path, e))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path: path.to_path_buf() }),
-            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &lock_path, e)),
-        }
+        locked(path, lock.try_lock())?;
         let folder = Self { path: path.to_path_buf(), _lock: lock };
         // Read under the lock: another process may have created the store since the look above.
         let state = match read_marker(path)? {
@@ -100,39 +98,40 @@ pub(super) fn rocksdb_of(folder: &Path) -> PathBuf {
     folder.join("rocksdb")
 }
 
-/// Creates a folder and its parents, and makes its name durable.
-pub(super) fn create_folder(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, e))?;
-    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => sync_folder(parent),
-        None => Ok(()),
-    }
-}
-
-/// Makes the names in a folder durable.
-pub(super) fn sync_folder(path: &Path) -> Result<()> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(|e| Error::io("sync folder", path, e))
-}
-
-/// Writes a file so that after a crash it is either as before or whole.
-pub(super) fn replace_file(folder: &Path, name: &str, new_name: &str, bytes: &[u8]) -> Result<()> {
-    let new = folder.join(new_name);
-    let write = || {
-        let mut file = File::create(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()
+/// Keeps a store from being opened while it is copied; several may copy. `None` where there is no lock file
+/// and none can be made, as on a disk that is read only.
+///
+/// # Errors
+/// [`Error::Locked`] when the store is open, [`Error::Io`].
+pub(super) fn lock_source(path: &Path) -> Result<Option<File>> {
+    let lock_path = path.join(LOCK);
+    let opened = match File::open(&lock_path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            OpenOptions::new().create(true).append(true).open(&lock_path)
+        }
+        opened => opened,
     };
-    write().map_err(|e| Error::io("write", &new, e))?;
-    fs::rename(&new, folder.join(name)).map_err(|e| Error::io("rename", &new, e))?;
-    sync_folder(folder)
+    let lock = match opened {
+        Ok(lock) => lock,
+        Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(Error::io("open", &lock_path, e)),
+    };
+    locked(path, lock.try_lock_shared())?;
+    Ok(Some(lock))
+}
+
+fn locked(folder: &Path, tried: Result<(), TryLockError>) -> Result<()> {
+    tried.map_err(|e| match e {
+        TryLockError::WouldBlock => Error::Locked { path: folder.to_path_buf() },
+        TryLockError::Error(e) => Error::io("lock", &folder.join(LOCK), e),
+    })
 }
 
 /// Writes the marker of a folder.
 pub(super) fn write_marker(folder: &Path, state: State) -> Result<()> {
-    replace_file(folder, FORMAT, FORMAT_NEW, marker_text(FORMAT_VERSION, state).as_bytes())
+    durable::replace_file(&folder.join(FORMAT), marker_text(FORMAT_VERSION, state).as_bytes())
 }
 
 fn marker_text(version: u32, state: State) -> String {
@@ -150,11 +149,7 @@ fn marker_text(version: u32, state: State) -> String {
 /// [`Error::Version`] for another format, [`Error::Corrupt`] when the marker is damaged.
 pub(super) fn read_marker(folder: &Path) -> Result<Option<State>> {
     let path = folder.join(FORMAT);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("read", &path, e)),
-    };
+    let Some(bytes) = durable::read_bounded(&path, FORMAT_BYTES_MAX)? else { return Ok(None) };
     for state in [State::Creating, State::Ready] {
         if bytes == marker_text(FORMAT_VERSION, state).as_bytes() {
             return Ok(Some(state));
@@ -188,13 +183,16 @@ pub(super) fn read_marker(folder: &Path) -> Result<Option<State>> {
 
 /// Refuses a folder that holds anything but no marker and nothing of a store.
 fn refuse_foreign(path: &Path) -> Result<()> {
-    if path.join(FORMAT).exists() {
+    let marker = path.join(FORMAT);
+    if marker.exists() {
         return Ok(());
     }
+    let cut_short = durable::temp_path(&marker);
     for entry in fs::read_dir(path).map_err(|e| Error::io("list", path, e))? {
-        let name = entry.map_err(|e| Error::io("list", path, e))?.file_name();
+        let entry = entry.map_err(|e| Error::io("list", path, e))?;
+        let name = entry.file_name();
         // What a creation that was cut off leaves before its marker is in place.
-        if name == LOCK || name == FORMAT_NEW {
+        if name == LOCK || entry.path() == cut_short {
             continue;
         }
         return Err(Error::Version {

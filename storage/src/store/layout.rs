@@ -36,7 +36,8 @@ pub(super) fn row(collection: CollectionId, row: RowId) -> [u8; ROW_KEY_BYTES] {
 
 /// The RowId of a key of `rows`.
 pub(super) fn row_of(key: &[u8]) -> Option<RowId> {
-    Some(RowId(u64::from_be_bytes(key.get(4..)?.try_into().ok()?)))
+    let key: [u8; ROW_KEY_BYTES] = key.try_into().ok()?;
+    Some(RowId(u64::from_be_bytes(*key.last_chunk()?)))
 }
 
 /// Where rows and keys of a collection begin; those of the next one end it.
@@ -99,9 +100,16 @@ pub(super) fn tenant(collection: CollectionId, tenant: TenantId) -> [u8; 9] {
     key
 }
 
-/// The number in the last 4 bytes of a `meta` key.
-pub(super) fn trailing_u32(key: &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(*key.last_chunk::<4>()?))
+/// The collection of a key of the catalogue.
+pub(super) fn catalogue_of(key: &[u8]) -> Option<CollectionId> {
+    let key: [u8; 5] = key.try_into().ok()?;
+    Some(CollectionId(u32::from_be_bytes(*key.last_chunk()?)))
+}
+
+/// The tenant of a key of a tenant's name.
+pub(super) fn tenant_of(key: &[u8]) -> Option<TenantId> {
+    let key: [u8; 9] = key.try_into().ok()?;
+    Some(TenantId(u32::from_be_bytes(*key.last_chunk()?)))
 }
 
 /// A value that is a little-endian u64.
@@ -112,4 +120,26 @@ pub(super) fn value_u64(value: &[u8]) -> Option<u64> {
 /// A value that is a little-endian u32.
 pub(super) fn value_u32(value: &[u8]) -> Option<u32> {
     Some(u32::from_le_bytes(value.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_another_length_are_no_keys() {
+        let (c, t) = (CollectionId(7), TenantId(9));
+        for longer in [false, true] {
+            let resized = |key: &[u8]| match longer {
+                true => [key, &[0]].concat(),
+                false => key[..key.len() - 1].to_vec(),
+            };
+            assert_eq!(row_of(&resized(&row(c, RowId(5)))), None);
+            assert_eq!(catalogue_of(&resized(&catalogue(c))), None);
+            assert_eq!(tenant_of(&resized(&tenant(c, t))), None);
+        }
+        assert_eq!(row_of(&row(c, RowId(5))), Some(RowId(5)));
+        assert_eq!(catalogue_of(&catalogue(c)), Some(c));
+        assert_eq!(tenant_of(&tenant(c, t)), Some(t));
+    }
 }

@@ -6,6 +6,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel, Options,
 };
 
+use super::descriptors::share;
 use super::layout::{KEYS, META, ROWS};
 
 /// Settings of a row store.
@@ -18,10 +19,12 @@ pub struct StoreOptions {
     pub write_buffer_bytes: usize,
     /// Free bytes of the disk that commits leave alone: a commit that would cut into them is refused with
     /// [`Error::NoSpace`](crate::Error::NoSpace) before anything is written. Flushes and compactions need
-    /// them to give space back. Default 256 MiB; 0 lets commits run into the full disk, which poisons the
-    /// store.
+    /// them to give space back. What frees space may go further: deletes and drops up to an eighth of it,
+    /// erases and trims to the end. Default 256 MiB; 0 lets commits run into the full disk, which poisons
+    /// the store.
     pub reserve_bytes: u64,
-    /// Most files that RocksDB keeps open. Default 1000.
+    /// Most files that RocksDB keeps open; never more than half of what the process may open, a limit that
+    /// [`Store::open`](super::Store::open) raises. Default 1000.
     pub open_files_max: u32,
 }
 
@@ -50,8 +53,9 @@ pub(super) const BLOB_AGE_CUTOFF: &str = "0.5";
 const BLOB_GARBAGE_START: f64 = 0.5;
 
 impl StoreOptions {
-    /// Options of the database; `create` only for a folder that never held a complete store.
-    pub(super) fn database(&self, create: bool) -> Result<Options, rocksdb::Error> {
+    /// Options of the database; `create` only for a folder that never held a complete store, `files_allowed`
+    /// is what the process may have open.
+    pub(super) fn database(&self, create: bool, files_allowed: u64) -> Result<Options, rocksdb::Error> {
         // Each log notes number, size and last sequence of the log before it, and a manifest that lost an
         // edit no longer agrees with them. The binding has no setter for this one.
         let mut options = Options::default().get_options_from_string("track_and_verify_wals=true")?;
@@ -67,7 +71,7 @@ impl StoreOptions {
         // `keys` and `meta` fill slowly and would hold the log back for many flushes of `rows`.
         options.set_max_total_wal_size(4 * write_buffer_bytes as u64);
         options.set_max_background_jobs(2);
-        options.set_max_open_files(i32::try_from(self.open_files_max).unwrap_or(i32::MAX));
+        options.set_max_open_files(share(self.open_files_max, files_allowed));
         // Write-back starts early, so that a flush does not end in one long fsync that commits wait behind.
         options.set_bytes_per_sync(1 << 20);
         options.set_max_manifest_file_size(4 << 20);

@@ -7,13 +7,16 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use rocksdb::{DBPinnableSlice, DBRawIteratorWithThreadMode, ReadOptions, Snapshot};
+use rocksdb::{DBRawIteratorWithThreadMode, ReadOptions, Snapshot};
 use self_cell::self_cell;
 
 use super::{Engine, Store, layout};
 use crate::error::Result;
 use crate::id::{CollectionId, RowId, TenantId};
 use crate::record::{FieldSet, Record, StoredRow};
+
+/// Rows or keys a call of RocksDB: it pins every value that it found until all are decoded.
+const BATCH_KEYS: usize = 512;
 
 self_cell!(
     struct View {
@@ -57,8 +60,10 @@ impl StoreSnapshot {
     /// The rows with these ids, in this order, with the wanted fields; none where there is no row: it was
     /// replaced, deleted, or never there, or the id is that of a delete.
     ///
+    /// Memory is what is returned and a few hundred records.
+    ///
     /// # Errors
-    /// [`Error::Corrupt`](crate::Error::Corrupt).
+    /// [`Error::Corrupt`](crate::Error::Corrupt), [`Error::Io`](crate::Error::Io).
     pub fn get(
         &self,
         collection: CollectionId,
@@ -66,49 +71,56 @@ impl StoreSnapshot {
         wanted: &FieldSet,
     ) -> Result<Vec<Option<StoredRow>>> {
         let engine = self.engine();
-        let keys: Vec<_> = rows.iter().map(|row| layout::row(collection, *row)).collect();
         let options = self.read_options();
-        let found = engine.db.batched_multi_get_cf_opt(engine.rows(), &keys, false, &options);
-        let decode = |(row, found): (&RowId, Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>)| {
-            let Some(bytes) = found.map_err(|e| engine.read_error(e))? else { return Ok(None) };
-            match decode(engine, collection, *row, &bytes, wanted)? {
-                Record::Row(row) => Ok(Some(row)),
-                Record::Delete { .. } | Record::DropTenant { .. } => Ok(None),
+        let mut stored = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(BATCH_KEYS) {
+            let keys: Vec<_> = rows.iter().map(|row| layout::row(collection, *row)).collect();
+            let found = engine.db.batched_multi_get_cf_opt(engine.rows(), &keys, false, &options);
+            for (row, found) in rows.iter().zip(found) {
+                let record = match found.map_err(|e| engine.read_error(e))? {
+                    Some(bytes) => Some(decode(engine, collection, *row, &bytes, wanted)?),
+                    None => None,
+                };
+                stored.push(match record {
+                    Some(Record::Row(row)) => Some(row),
+                    Some(Record::Delete { .. } | Record::DropTenant { .. }) | None => None,
+                });
             }
-        };
-        rows.iter().zip(found).map(decode).collect()
+        }
+        Ok(stored)
     }
 
-    /// The rows that these keys of a tenant name, in this order; none for a key that is not there. A key that
-    /// never was costs no disk read, but for one in a hundred.
+    /// The rows that these keys name, each a tenant and a key of it, in this order; none for a key that is
+    /// not there. A key that never was costs no disk read, but for one in a hundred.
     ///
     /// # Errors
-    /// [`Error::Corrupt`](crate::Error::Corrupt).
-    pub fn lookup(
-        &self,
-        collection: CollectionId,
-        tenant: TenantId,
-        keys: &[&str],
-    ) -> Result<Vec<Option<RowId>>> {
+    /// [`Error::Corrupt`](crate::Error::Corrupt), [`Error::Io`](crate::Error::Io).
+    pub fn lookup(&self, collection: CollectionId, keys: &[(TenantId, &str)]) -> Result<Vec<Option<RowId>>> {
         let engine = self.engine();
-        let bytes = keys.iter().map(|key| key.len() + layout::KEY_PREFIX_BYTES).sum();
-        let mut arena = Vec::with_capacity(bytes);
-        let mut ends = Vec::with_capacity(keys.len());
-        for key in keys {
-            layout::push_key(&mut arena, collection, tenant, key);
-            ends.push(arena.len());
-        }
-        let starts = std::iter::once(0).chain(ends.iter().copied());
-        let slices: Vec<&[u8]> = starts.zip(&ends).map(|(start, end)| &arena[start..*end]).collect();
         let options = self.read_options();
-        let found =
-            engine.db.batched_multi_get_cf_opt(engine.keys(), slices.iter().copied(), false, &options);
-        let row = |found: Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>| {
-            let Some(value) = found.map_err(|e| engine.read_error(e))? else { return Ok(None) };
-            let row = layout::value_u64(&value).ok_or_else(|| engine.corrupt("the RowId of a key"))?;
-            Ok(Some(RowId(row)))
-        };
-        found.into_iter().map(row).collect()
+        let mut rows = Vec::with_capacity(keys.len());
+        let (mut arena, mut ends) = (Vec::new(), Vec::new());
+        for keys in keys.chunks(BATCH_KEYS) {
+            arena.clear();
+            ends.clear();
+            for (tenant, key) in keys {
+                layout::push_key(&mut arena, collection, *tenant, key);
+                ends.push(arena.len());
+            }
+            let starts = std::iter::once(0).chain(ends.iter().copied());
+            let slices: Vec<&[u8]> = starts.zip(&ends).map(|(start, end)| &arena[start..*end]).collect();
+            for found in engine.db.batched_multi_get_cf_opt(engine.keys(), slices, false, &options) {
+                let row = match found.map_err(|e| engine.read_error(e))? {
+                    Some(value) => {
+                        let row = layout::value_u64(&value);
+                        Some(RowId(row.ok_or_else(|| engine.corrupt("the RowId of a key"))?))
+                    }
+                    None => None,
+                };
+                rows.push(row);
+            }
+        }
+        Ok(rows)
     }
 
     /// The records with a RowId larger than `after`, in RowId order.

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use rocksdb::{BottommostLevelCompaction, ColumnFamily, CompactOptions, properties};
 
@@ -47,7 +48,7 @@ impl Store {
         folder_bytes(self.engine.path(), "")
     }
 
-    /// Sizes that an operator watches. Lists the folder, reads no data.
+    /// Sizes, for tests and measurements. Lists the folder, reads no data, waits for no writer.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Rocks`].
@@ -68,7 +69,7 @@ impl Store {
             cache_bytes: engine.property(engine.rows(), properties::BLOCK_CACHE_USAGE)?,
             compaction_pending_bytes: sum(properties::ESTIMATE_PENDING_COMPACTION_BYTES)?,
             snapshots_count: engine.property(engine.rows(), properties::NUM_SNAPSHOTS)?,
-            commits_count: engine.closing.writer.lock().commits,
+            commits_count: engine.commits.load(Ordering::Relaxed),
         })
     }
 
@@ -120,9 +121,11 @@ impl Engine {
         }
     }
 
-    /// Flushes and compactions that failed since the store was opened.
+    /// Flushes and compactions that failed since the store was opened. RocksDB counts those of all families
+    /// under the default one.
     pub(super) fn background_errors(&self) -> Result<u64> {
-        self.property(self.rows(), properties::BACKGROUND_ERRORS)
+        let count = self.db.property_int_value(properties::BACKGROUND_ERRORS).map_err(|e| self.error(e))?;
+        Ok(count.unwrap_or(0))
     }
 
     fn set_blob_age_cutoff(&self, share: &str) -> Result<()> {
@@ -130,7 +133,7 @@ impl Engine {
         self.db.set_options_cf(self.rows(), &settings).map_err(|e| self.error(e))
     }
 
-    fn property(&self, family: &ColumnFamily, name: &properties::PropName) -> Result<u64> {
+    pub(super) fn property(&self, family: &ColumnFamily, name: &properties::PropName) -> Result<u64> {
         let value = self.db.property_int_value_cf(family, name).map_err(|e| self.error(e))?;
         Ok(value.unwrap_or(0))
     }

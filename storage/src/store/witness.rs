@@ -29,12 +29,11 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::folder;
 use crate::codec::{Decoder, Encoder};
+use crate::durable;
 use crate::error::{Error, Result};
 
 const NAME: &str = "WITNESS";
-const NAME_NEW: &str = "WITNESS.new";
 const MAGIC: u64 = u64::from_le_bytes(*b"SPDRWTNS");
 const BODY_BYTES: usize = 48;
 const SLOT_BYTES: usize = BODY_BYTES + 4;
@@ -42,7 +41,7 @@ const PAGE_BYTES: usize = 4096;
 
 /// What the witness says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Account {
+pub(crate) struct Account {
     generation: u64,
     /// Number of the last durable commit.
     pub commits: u64,
@@ -63,7 +62,7 @@ impl Account {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut left = Decoder::new(bytes);
         let body = left.take(BODY_BYTES, "witness").ok()?;
         if left.u32("check").ok()? != crc32c::crc32c(body) {
@@ -100,7 +99,7 @@ impl Witness {
         for page in bytes.chunks_mut(PAGE_BYTES) {
             page[..SLOT_BYTES].copy_from_slice(&slot);
         }
-        folder::replace_file(folder, NAME, NAME_NEW, &bytes)
+        durable::replace_file(&folder.join(NAME), &bytes)
     }
 
     /// Opens the witness of a store that is ready.
@@ -163,13 +162,18 @@ impl Witness {
     fn record_twice(&mut self, commits: u64, sequence: u64) -> Result<()> {
         self.record(commits, sequence)?;
         self.record(commits, sequence)?;
-        self.file.sync_all().map_err(|e| Error::io("sync", &self.path, e))
+        self.sync()
     }
 
     /// Notes a clean close with this checksum of the manifest. Durable.
     pub(super) fn finish(&mut self, commits: u64, manifest: u64) -> Result<()> {
         self.write(Account { commits, sequence: 0, manifest: Some(manifest), ..self.account })?;
-        self.file.sync_all().map_err(|e| Error::io("sync", &self.path, e))
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<()> {
+        let failed = |source| Error::SyncFailed { path: self.path.clone(), source, renamed: false };
+        self.file.sync_all().map_err(failed)
     }
 
     fn write(&mut self, mut account: Account) -> Result<()> {

@@ -188,6 +188,7 @@ impl Flat {
         if !gather {
             let mut first = range.start;
             while first < range.end {
+                allow.check_stop()?;
                 let part = first..range.end.min(first.saturating_add(self.block_rows() as u32));
                 let at = part.start as usize..part.end as usize;
                 let block = Block {
@@ -206,6 +207,7 @@ impl Flat {
         scan.allow = None;
         let mut allowed = allow.iter().take_while(|doc| *doc < self.layout.docs).peekable();
         while allowed.peek().is_some() {
+            allow.check_stop()?;
             ordinals.clear();
             docs.clear();
             norms.clear();

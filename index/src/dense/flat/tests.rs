@@ -196,7 +196,7 @@ fn check_filters(random: &mut Random, case: &Case, indexes: &[Flat; 3]) {
         for filter in choices {
             let start = random.below(docs) as u32;
             for range in [0..docs as u32, start..docs as u32, start..start, start..docs as u32 + 9] {
-                let allow = Allow { range, deleted, filter };
+                let allow = Allow { range, deleted, filter, stop: None };
                 // An i8 field takes integer queries by one path and other queries by another.
                 let element = if random.below(2) == 0 { case.spec.element } else { Element::F32 };
                 let query = random.vector(dim, element);
@@ -222,7 +222,7 @@ fn a_batch_gives_the_bits_of_single_searches_on_every_level() {
                 let flat = build(&case.spec, &case.vectors).finish().with_kernels(kernels);
                 let half: RoaringBitmap = (0..1500).filter(|_| random.below(2) == 0).collect();
                 for filter in [None, Some(&half)] {
-                    let allow = Allow { range: 3..1490, deleted: Some(&half), filter };
+                    let allow = Allow { range: 3..1490, deleted: Some(&half), filter, stop: None };
                     for count in [1, 2, 5, 60] {
                         let mut queries: Vec<f32> = Vec::new();
                         for at in 0..count {
@@ -381,7 +381,7 @@ fn empty_indexes_find_nothing() {
         for flat in [builder.finish(), disk] {
             assert_eq!((flat.docs(), flat.vectors()), (docs as u32, 0));
             let few = RoaringBitmap::from_iter([1]);
-            let filtered = Allow { range: 0..docs as u32, deleted: None, filter: Some(&few) };
+            let filtered = Allow { range: 0..docs as u32, deleted: None, filter: Some(&few), stop: None };
             for allow in [Allow::all(docs as u32), filtered] {
                 assert!(search(&flat, &[1.0; 4], &case, &allow, 3).is_empty());
             }

@@ -29,7 +29,7 @@ fn naive(texts: &[String], separator: &str, budget: usize, tokenizer: &Tokenizer
 }
 
 fn packed(texts: &[String], separator: &str, budget: usize, tokenizer: &Tokenizer) -> Packing {
-    pack(texts.iter().map(String::as_str), separator, budget, tokenizer)
+    pack(texts.iter().map(String::as_str), separator, budget, tokenizer, &Default::default()).unwrap()
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn assembles_a_response() {
         text: text.to_owned(),
     };
     let candidates = vec![candidate("a", "first"), candidate("b", ""), candidate("c", "third one")];
-    let response = assemble(candidates, " | ", 50, tokenizer());
+    let response = assemble(candidates, " | ", 50, tokenizer(), &Default::default()).unwrap();
     assert_eq!(response.context, "first | third one");
     assert_eq!(response.tokens, tokenizer().count(&response.context));
     assert_eq!((response.candidates, response.skipped), (3, 1));

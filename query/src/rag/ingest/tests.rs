@@ -71,7 +71,12 @@ struct Lengths {
 }
 
 impl Embedder for Lengths {
-    fn embed(&self, texts: &[&str], purpose: EmbedPurpose) -> Result<Vec<Vec<f32>>> {
+    fn embed(
+        &self,
+        texts: &[&str],
+        purpose: EmbedPurpose,
+        _: Option<std::time::Instant>,
+    ) -> Result<Vec<Vec<f32>>> {
         assert_eq!(purpose, EmbedPurpose::Passage);
         self.batches.lock().unwrap().push(texts.len());
         Ok(texts.iter().map(|text| (self.answer)(text)).collect())
@@ -90,7 +95,7 @@ fn embeds_what_has_no_vector() {
     rows[5] = rows[5].clone().dense("embedding", vec![9.0, 9.0]);
     rows.push(Row::new("no text"));
     let embedder = Lengths { batches: Mutex::default(), answer: |text| vec![text.len() as f32, 1.0] };
-    embed_rows(&mut rows, "body", "embedding", &embedder).unwrap();
+    embed_rows(&mut rows, "body", "embedding", &embedder, &Default::default()).unwrap();
     assert_eq!(*embedder.batches.lock().unwrap(), [256, 256, 86]);
     for (n, row) in rows[..600].iter().enumerate().skip(1) {
         let expected = if n == 5 { vec![9.0, 9.0] } else { vec![n as f32, 1.0] };
@@ -104,7 +109,7 @@ fn bad_answers_are_refused() {
     let refused = |answer: fn(&str) -> Vec<f32>| {
         let mut rows = vec![Row::new("a").text("body", "one"), Row::new("b").text("body", "three")];
         let embedder = Lengths { batches: Mutex::default(), answer };
-        embed_rows(&mut rows, "body", "embedding", &embedder).unwrap_err().to_string()
+        embed_rows(&mut rows, "body", "embedding", &embedder, &Default::default()).unwrap_err().to_string()
     };
     assert!(refused(|text| vec![0.0; text.len()]).contains("5 elements where 3 were expected"));
     assert!(refused(|_| vec![]).contains("0 elements"));

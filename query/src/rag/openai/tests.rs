@@ -105,7 +105,7 @@ fn settings(base_url: String) -> OpenAiSettings {
 }
 
 fn embed(settings: OpenAiSettings, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
-    OpenAiEmbedder::new(settings)?.embed(texts, EmbedPurpose::Passage)
+    OpenAiEmbedder::new(settings)?.embed(texts, EmbedPurpose::Passage, None)
 }
 
 #[test]
@@ -113,10 +113,10 @@ fn a_good_answer() {
     let (url, seen) = serve(vec![ok(lengths), ok(lengths)]);
     let settings = OpenAiSettings { dimensions: Some(2), query_prefix: "query: ".into(), ..settings(url) };
     let embedder = OpenAiEmbedder::new(settings).unwrap();
-    assert_eq!(embedder.embed(&["a", "bcd"], EmbedPurpose::Passage).unwrap(), [[1.0, 0.5], [3.0, 0.5]]);
-    assert_eq!(embedder.embed(&["a"], EmbedPurpose::Query).unwrap(), [[8.0, 0.5]]);
+    assert_eq!(embedder.embed(&["a", "bcd"], EmbedPurpose::Passage, None).unwrap(), [[1.0, 0.5], [3.0, 0.5]]);
+    assert_eq!(embedder.embed(&["a"], EmbedPurpose::Query, None).unwrap(), [[8.0, 0.5]]);
     assert_eq!((embedder.dim(), embedder.name()), (Some(2), "mini"));
-    assert!(embedder.embed(&[], EmbedPurpose::Query).unwrap().is_empty());
+    assert!(embedder.embed(&[], EmbedPurpose::Query, None).unwrap().is_empty());
     let (head, body) = seen.recv().unwrap();
     assert!(head.starts_with("POST /v1/embeddings HTTP/1.1\r\n"), "{head}");
     assert!(head.to_lowercase().contains("authorization: bearer sk-secret\r\n"), "{head}");
@@ -217,7 +217,8 @@ fn refusals_teach() {
         error.message().contains("check the API key") && !error.message().contains("sk-secret"),
         "{error}"
     );
-    assert_eq!(error.kind(), ErrorKind::Invalid);
+    // Not `Invalid`: whoever asked the question cannot change the key.
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(status(404, busy).message().contains("check the base URL and the model 'mini'"));
     assert!(status(413, busy).message().contains("batch_texts_max"));
     assert!(status(400, busy).message().contains("slow down"));

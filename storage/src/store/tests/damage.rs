@@ -47,7 +47,7 @@ struct Contents {
 fn contents(store: &Store, c: CollectionId) -> Result<Contents> {
     let snapshot = store.snapshot();
     let names: Vec<String> = (0..=110).map(|key| format!("k{key}")).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let names: Vec<_> = names.iter().map(|name| (TenantId(0), name.as_str())).collect();
     let rows: Vec<RowId> = (0..=110).map(RowId).collect();
     Ok(Contents {
         collections: store.collections()?,
@@ -55,7 +55,7 @@ fn contents(store: &Store, c: CollectionId) -> Result<Contents> {
         last: store.last_row_id(c)?,
         records: records(store, c)?,
         keys: snapshot.keys_after(c, TenantId(0), None, 1000)?,
-        looked_up: snapshot.lookup(c, TenantId(0), &names)?,
+        looked_up: snapshot.lookup(c, &names)?,
         rows: snapshot.get(c, &rows, &FieldSet::ALL)?,
     })
 }

@@ -9,6 +9,7 @@ use super::*;
 
 const HOLD: &str = "SPANDREL_TEST_HOLD";
 const DENIED: &str = "SPANDREL_TEST_DENIED";
+const FEW_FILES: &str = "SPANDREL_TEST_FEW_FILES";
 
 /// This test binary again, running one test.
 pub(super) fn again(test: &str, variable: &str, value: &Path) -> Command {
@@ -62,7 +63,7 @@ fn an_unfinished_creation_opens() {
     assert!(store.collections().unwrap().is_empty());
     drop(store);
     let empty = scratch();
-    fs::write(empty.path().join("FORMAT.new"), "half a mark").unwrap();
+    fs::write(empty.path().join("FORMAT.tmp"), "half a mark").unwrap();
     drop(open(empty.path()));
 }
 
@@ -163,4 +164,59 @@ fn a_clean_close_leaves_nothing_to_replay() {
     let store = open(dir.path());
     assert!(log_bytes < 100 || store.stats().unwrap().log_bytes == 0, "{log_bytes} bytes of log");
     assert_eq!(records(&store, c).unwrap().len(), 20);
+}
+
+/// Not a test of its own: the process for the next one, which may not have many files open at first.
+#[test]
+fn few_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Some(path) = std::env::var_os(FEW_FILES) else { return };
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum }).unwrap();
+    drop(open(Path::new(&path)));
+    let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    assert_eq!(now.min(65_536), maximum.unwrap_or(u64::MAX).min(65_536));
+    println!("raised");
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised() {
+    let dir = scratch();
+    let child = again("open::few_files", FEW_FILES, dir.path()).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&child.stdout).into_owned();
+    assert!(child.status.success() && text.contains("raised"), "{text}");
+}
+
+#[test]
+fn logs_that_were_set_aside_go_after_a_clean_close() {
+    let dir = scratch();
+    drop(open(dir.path()));
+    let aside = dir.path().join("rocksdb/000007.log.torn");
+    let others = ["mine.log.torn", "000007.torn"].map(|name| dir.path().join("rocksdb").join(name));
+    for path in others.iter().chain([&aside]) {
+        fs::write(path, "x").unwrap();
+    }
+    let store = open(dir.path());
+    assert!(!aside.exists());
+    // Not after a crash, or what counts as one: what was not acknowledged may still be wanted.
+    fs::write(&aside, "x").unwrap();
+    store.poison("the test");
+    drop(store);
+    drop(open(dir.path()));
+    assert!(aside.exists());
+    drop(open(dir.path()));
+    assert!(!aside.exists() && others.iter().all(|path| path.exists()));
+}
+
+#[test]
+fn a_file_that_is_far_too_long_is_damaged() {
+    for name in ["FORMAT", "rocksdb/CURRENT"] {
+        let dir = scratch();
+        drop(open(dir.path()));
+        let path = dir.path().join(name);
+        // Sparse: reading it whole would take all memory.
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+        let error = Store::open(dir.path(), &small()).unwrap_err();
+        assert!(matches!(error, Error::Corrupt { .. }), "{name}: {error}");
+    }
 }

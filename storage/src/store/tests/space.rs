@@ -58,7 +58,8 @@ fn a_dropped_tenant_gives_its_space_back() {
     assert_eq!(found[&10], Record::Row(row_of(10, 0, "k10", 2000)));
     // The tenant can come back.
     store.commit(&commit_of(c, vec![put(3002, 1, "k1", 20, None)]), Durability::Sync).unwrap();
-    assert_eq!(store.snapshot().lookup(c, TenantId(1), &["k1", "k2"]).unwrap(), [Some(RowId(3002)), None]);
+    let keys = [(TenantId(1), "k1"), (TenantId(1), "k2")];
+    assert_eq!(store.snapshot().lookup(c, &keys).unwrap(), [Some(RowId(3002)), None]);
 }
 
 #[test]
@@ -83,6 +84,9 @@ fn a_checkpoint_opens_and_holds_every_commit() {
     assert!(matches!(restore(dir.path(), &dir.path().join("x")), Err(Error::NotFound { .. })));
     for path in [restored, backup] {
         let copy = open(&path);
+        // What is open is not copied, and what was closed again is.
+        let while_open = restore(&path, &dir.path().join("y"));
+        assert!(matches!(while_open, Err(Error::Locked { .. })), "{while_open:?}");
         assert_eq!(copy.collections().unwrap(), store.collections().unwrap());
         let held = records(&copy, c).unwrap();
         assert!((101..=301).contains(&held.len()), "{}", held.len());

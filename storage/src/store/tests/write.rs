@@ -162,8 +162,8 @@ impl Model {
             }
             assert_eq!(paged, expected);
             let names: Vec<String> = (0..31).map(|key| format!("key {key}")).collect();
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            for (name, row) in names.iter().zip(snapshot.lookup(collection, tenant, &names).unwrap()) {
+            let names: Vec<_> = names.iter().map(|name| (tenant, name.as_str())).collect();
+            for ((_, name), row) in names.iter().zip(snapshot.lookup(collection, &names).unwrap()) {
                 let expected = expected.iter().find(|(key, _)| key == name).map(|(_, row)| *row);
                 assert_eq!(row, expected);
             }
@@ -191,10 +191,10 @@ fn a_snapshot_does_not_change() {
     store.commit(&commit_of(c, entries), Durability::Sync).unwrap();
     store.compact(c).unwrap();
     let after = store.snapshot();
-    let (tenant, wanted) = (TenantId(0), FieldSet::ALL);
-    let keys = ["k2", "k1", "none"];
-    assert_eq!(before.lookup(c, tenant, &keys).unwrap(), [Some(RowId(2)), Some(RowId(1)), None]);
-    assert_eq!(after.lookup(c, tenant, &keys).unwrap(), [None, Some(RowId(4)), None]);
+    let wanted = FieldSet::ALL;
+    let keys = ["k2", "k1", "none"].map(|key| (TenantId(0), key));
+    assert_eq!(before.lookup(c, &keys).unwrap(), [Some(RowId(2)), Some(RowId(1)), None]);
+    assert_eq!(after.lookup(c, &keys).unwrap(), [None, Some(RowId(4)), None]);
     let old = before.get(c, &[RowId(1), RowId(4), RowId(5)], &wanted).unwrap();
     assert_eq!(old, [Some(row_of(1, 0, "k1", 900)), None, None]);
     let new = after.get(c, &[RowId(1), RowId(4), RowId(5)], &FieldSet::NONE).unwrap();
@@ -227,6 +227,62 @@ fn ranges_of_records() {
     assert!(ids(RowId(7)..=RowId(5)).is_empty());
     assert_eq!(snapshot.records_after(c, RowId(u64::MAX), &FieldSet::NONE).count(), 0);
     assert_eq!(snapshot.records_after(CollectionId(u32::MAX), RowId(0), &FieldSet::NONE).count(), 0);
+}
+
+/// More rows and keys, of several tenants, than are read at once.
+#[test]
+fn long_reads_keep_their_order() {
+    let dir = scratch();
+    let store = open(dir.path());
+    let c = store.create_collection("c", &schema()).unwrap().id;
+    let last = 1500;
+    let entries = (1..=last).map(|row| put(row, row as u32 % 3, &format!("k{row}"), 600, None)).collect();
+    store.commit(&commit_of(c, entries), Durability::Buffered).unwrap();
+    let snapshot = store.snapshot();
+    let mut chance = Chance(5);
+    let asked: Vec<u64> = (0..3000).map(|_| chance.below(last as usize + 20) as u64).collect();
+    let there = |row: u64| (1..=last).contains(&row);
+    let rows: Vec<RowId> = asked.iter().map(|row| RowId(*row)).collect();
+    let stored = snapshot.get(c, &rows, &FieldSet::NONE).unwrap();
+    assert_eq!(stored.len(), asked.len());
+    for (row, stored) in asked.iter().zip(stored) {
+        assert_eq!(stored.map(|row| row.key), there(*row).then(|| format!("k{row}")));
+    }
+    let names: Vec<String> = asked.iter().map(|row| format!("k{row}")).collect();
+    let keys: Vec<_> =
+        asked.iter().zip(&names).map(|(row, key)| (TenantId(*row as u32 % 3), key.as_str())).collect();
+    let found = snapshot.lookup(c, &keys).unwrap();
+    assert_eq!(found.len(), asked.len());
+    for (row, found) in asked.iter().zip(found) {
+        assert_eq!(found, there(*row).then_some(RowId(*row)));
+    }
+}
+
+#[test]
+fn row_ids_grow() {
+    let dir = scratch();
+    let mut store = open(dir.path());
+    let c = store.create_collection("c", &schema()).unwrap().id;
+    let drop_tenant = |row| Entry::DropTenant { row: RowId(row), tenant: TenantId(5) };
+    let refused = |store: &Store, rows: &[u64]| {
+        let commit = commit_of(c, rows.iter().map(|row| drop_tenant(*row)).collect());
+        let refused = store.commit(&commit, Durability::Sync);
+        assert!(matches!(refused, Err(Error::Invalid(_))), "{rows:?}: {refused:?}");
+    };
+    for rows in [&[0][..], &[0, 1], &[2, 2], &[3, 1]] {
+        refused(&store, rows);
+    }
+    fill(&store, c, 3..=5, 20);
+    for _ in 0..2 {
+        for rows in [&[5][..], &[1], &[5, 6], &[7, 6]] {
+            refused(&store, rows);
+        }
+        drop(store);
+        store = open(dir.path());
+    }
+    // Nothing of them was written, nothing is poisoned.
+    fill(&store, c, 6..=7, 20);
+    assert_eq!(records(&store, c).unwrap().len(), 5);
 }
 
 #[test]
