@@ -6,6 +6,7 @@
 
 pub mod allow;
 pub mod budget;
+pub mod counters;
 pub mod dense;
 pub mod error;
 mod intern;
@@ -20,7 +21,8 @@ pub mod text;
 pub mod topk;
 
 pub use allow::Allow;
-pub use dense::{Counters, VectorIndex};
+pub use counters::Counters;
+pub use dense::VectorIndex;
 pub use error::{Error, Result};
 pub use matrix::Matrix;
 pub use scratch::Scratch;

@@ -1,11 +1,9 @@
 //! One route of a search: a field, a query that fits it, and the candidates it finds in every segment.
 
-use spandrel_index::Matrix;
-use spandrel_index::dense::Counters;
-use spandrel_index::sparse::SparseCounters;
 use spandrel_index::stop::Stop;
-use spandrel_index::text::{Bm25, TextCounters, TextQuery, TextStats};
+use spandrel_index::text::{Bm25, TextQuery, TextStats};
 use spandrel_index::topk::{Scored, TopK};
+use spandrel_index::{Counters, Matrix};
 use spandrel_storage::{DenseSpec, DocId, FieldId, FieldKind, RowId, SparseVector, TenantId};
 
 use crate::check::{check_query, check_sparse, unknown_field};
@@ -144,8 +142,6 @@ pub(crate) fn scored_together(a: &[CheckedRoute], b: &[CheckedRoute]) -> bool {
 pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -> Result<Vec<Scored>> {
     let mut top = TopK::new(limit);
     let mut counters = Counters::default();
-    let mut text_counters = TextCounters::default();
-    let mut sparse_counters = SparseCounters::default();
     let text = weigh_text(search, route)?;
     for scope in &search.scopes {
         search.stop.check()?;
@@ -161,18 +157,19 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
             }
             CheckedRoute::Sparse { field, query } => {
                 if let Some(index) = segment.sparse(*field) {
-                    index.search(query, segment.rows(), &allow, &mut top, &mut sparse_counters)?;
+                    with_scratch(|scratch| {
+                        index.search(query, segment.rows(), &allow, &mut top, scratch, &mut counters)
+                    })?;
                 }
             }
             CheckedRoute::Embed { .. } => return Err(not_embedded()),
             CheckedRoute::Text { .. } => {
                 if let (Some(index), Some((query, bm25))) = (segment.text(), &text) {
-                    index.search(query, bm25, segment.rows(), &allow, &mut top, &mut text_counters)?;
+                    index.search(query, bm25, segment.rows(), &allow, &mut top, &mut counters)?;
                 }
             }
         }
     }
-    counters.vectors_scored += text_counters.scored + sparse_counters.scored;
     let hits = top.into_sorted();
     note(search, &counters, hits.len());
     Ok(hits)
@@ -224,7 +221,7 @@ fn note(search: &mut Search<'_>, counters: &Counters, rows_out: usize) {
     if let Some(stage) = search.stage() {
         stage.rows_in = rows_in;
         stage.rows_out = rows_out as u64;
-        stage.scored = counters.vectors_scored;
+        stage.scored = counters.scored;
         stage.read_bytes = counters.bytes_read;
     }
 }
@@ -266,8 +263,8 @@ pub(crate) fn cross_fill(
     Ok(filled)
 }
 
-/// Scores of given rows; rows that have no value in the route's field, or no overlap with the query, are left
-/// out.
+/// Scores of given rows. Rows without a value in the route's field, and rows that share nothing with the query
+/// (every index gives NaN for them), are left out: the worst match still ranks above them.
 fn exact_scores(search: &Search<'_>, route: &CheckedRoute, rows: &[RowId]) -> Result<Vec<(RowId, f32)>> {
     let text = weigh_text(search, route)?;
     let mut scores = Vec::with_capacity(rows.len());
@@ -294,7 +291,7 @@ fn exact_scores(search: &Search<'_>, route: &CheckedRoute, rows: &[RowId]) -> Re
             }
             CheckedRoute::Sparse { field, query } => {
                 if let Some(index) = segment.sparse(*field) {
-                    index.score(query, &docs, &mut out)?;
+                    with_scratch(|scratch| index.score(query, &docs, &mut out, scratch))?;
                 }
             }
             CheckedRoute::Embed { .. } => return Err(not_embedded()),

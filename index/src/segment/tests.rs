@@ -10,7 +10,8 @@ use spandrel_storage::{
 use super::*;
 use crate::allow::Allow;
 use crate::budget::MemoryBudget;
-use crate::dense::Counters;
+use crate::counters::Counters;
+use crate::payload::Predicate;
 use crate::scratch::Scratch;
 use crate::topk::{Scored, TopK};
 
@@ -114,7 +115,9 @@ fn memory_and_disk_answer_alike_resident_or_not() {
         }
         let n = FieldId(3);
         let value = Value::Integer(250);
-        let equals = |segment: &Segment| segment.payload(n).unwrap().equals(&value).unwrap();
+        let equals = |segment: &Segment| {
+            segment.payload(n).unwrap().select(&Predicate::Equals(&value), 0..segment.docs()).unwrap()
+        };
         assert_eq!(equals(&disk), equals(&fresh));
         assert_eq!(equals(&disk).len(), 1);
         assert!(disk.payload(FieldId(4)).is_none(), "json is not indexed");
