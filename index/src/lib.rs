@@ -9,6 +9,9 @@ pub mod budget;
 pub mod counters;
 pub mod dense;
 pub mod error;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod intern;
 pub mod matrix;
 pub mod payload;

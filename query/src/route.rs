@@ -263,8 +263,8 @@ pub(crate) fn cross_fill(
     Ok(filled)
 }
 
-/// Scores of given rows. Rows without a value in the route's field, and rows that share nothing with the query
-/// (every index gives NaN for them), are left out: the worst match still ranks above them.
+/// Scores of given rows. Rows without a value in the route's field, and rows that share nothing with the
+/// query (every index gives NaN for them), are left out: the worst match still ranks above them.
 fn exact_scores(search: &Search<'_>, route: &CheckedRoute, rows: &[RowId]) -> Result<Vec<(RowId, f32)>> {
     let text = weigh_text(search, route)?;
     let mut scores = Vec::with_capacity(rows.len());
@@ -305,4 +305,41 @@ fn exact_scores(search: &Search<'_>, route: &CheckedRoute, rows: &[RowId]) -> Re
         scores.extend(pairs.map(|((row, _), score)| (row, score)));
     }
     Ok(scores)
+}
+
+#[cfg(test)]
+mod tests {
+    use spandrel_storage::{Metric, Row, Schema};
+
+    use super::*;
+    use crate::request::{Fusion, SearchRequest};
+    use crate::{Database, Settings};
+
+    #[test]
+    fn rows_that_share_nothing_rank_below_matches_of_negative_score() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(folder.path().join("data"), Settings::default()).unwrap();
+        let schema = Schema::new().dense("vec", 2, Metric::Ip).sparse("terms").text("body");
+        let rows = database.create_collection("rows", schema).unwrap();
+        let sparse = |dim: u32, weight: f32| SparseVector { dims: vec![dim], weights: vec![weight] };
+        let row = |key: &str, dim, weight, body: &str| {
+            let row = Row::new(key).dense("vec", vec![1.0, 0.0]).sparse("terms", sparse(dim, weight));
+            row.text("body", body)
+        };
+        let written = vec![row("none", 9, 1.0, "y"), row("low", 1, -3.0, "x x"), row("high", 1, -1.0, "x")];
+        rows.upsert(written).unwrap();
+        for on_disk in [false, true] {
+            if on_disk {
+                rows.flush().unwrap();
+            }
+            for second in [Route::sparse("terms", sparse(1, 1.0)), Route::text("body", "x")] {
+                let mut request = SearchRequest::new(Route::dense("vec", vec![1.0, 0.0])).route(second).k(3);
+                request.fusion = Fusion::Weighted;
+                let hits = rows.search(&request).unwrap().hits;
+                let none = hits.iter().find(|hit| hit.row.key == "none").unwrap();
+                assert!(none.routes[1].is_none(), "{:?}", none.routes);
+                assert!(hits[0].row.key != "none" && hits[0].score > none.score, "{hits:?}");
+            }
+        }
+    }
 }

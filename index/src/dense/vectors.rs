@@ -1,8 +1,8 @@
 //! Where full vectors live: in memory, or in a section of a segment file that is read in batches.
 //!
 //! An *ordinal* is the position of a vector among the vectors of its segment and field. Whoever scans asks
-//! for windows of ordinals, or for some ordinals gathered into one block, and does not see which of the two it
-//! is. Memory is borrowed without a copy when the vectors are contiguous; from a file a window is
+//! for windows of ordinals, or for some ordinals gathered into one block, and does not see which of the two
+//! it is. Memory is borrowed without a copy when the vectors are contiguous; from a file a window is
 //! [`WINDOW_BYTES`], all of whose reads are in flight together, decoded where they land into one buffer that
 //! the thread reuses. Which reads are joined is the reader's business (`storage/src/io/plan.rs`).
 
@@ -37,8 +37,8 @@ pub trait ChunkSource: Send + Sync {
     /// When the bytes cannot be read, fail their checksum, or end before `out` is full.
     fn read(&self, at: u64, out: &mut [u8]) -> Result<()>;
 
-    /// Reads every extent, none of them empty, and calls `done(index, bytes)` once for each as it lands, in any
-    /// order; all may be in flight together.
+    /// Reads every extent, none of them empty, and calls `done(index, bytes)` once for each as it lands, in
+    /// any order; all may be in flight together.
     ///
     /// # Errors
     /// As [`read`](Self::read); `done` may have been called for some.

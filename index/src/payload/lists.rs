@@ -4,9 +4,9 @@
 //! every range or prefix is a run of neighbouring lists. Short lists lie back to back in one array (4 bytes a
 //! document); lists of [`DENSE_DOCS_MIN`] documents and more are roaring bitmaps, which a query clones or
 //! merges without touching documents one by one. Counting a run is two array reads plus one step a dense
-//! list. A query stays within a range of documents, its tenant's: of a list only that part is touched, of a run
-//! of many lists 4 bytes a document are looked at. `d` documents of a run become a bitmap in `O(d log d)`, or
-//! in `O(d + n / 64)` for a range of `n` documents when it is not sparse.
+//! list. A query stays within a range of documents, its tenant's: of a list only that part is touched, of a
+//! run of many lists 4 bytes a document are looked at. `d` documents of a run become a bitmap in `O(d log
+//! d)`, or in `O(d + n / 64)` for a range of `n` documents when it is not sparse.
 //!
 //! On disk, little-endian:
 //! ```text
@@ -31,7 +31,8 @@ const BITSET_DOCS_MIN: usize = 256;
 /// See [`BITSET_DOCS_MIN`].
 const BITSET_SHARE: usize = 512;
 
-/// A run whose lists are this long on average is cut list by list, a run of shorter ones document by document.
+/// A run whose lists are this long on average is cut list by list, a run of shorter ones document by
+/// document.
 const CUT_DOCS_MIN: usize = 16;
 
 /// The documents that a query may see, as a range and as what cuts bitmaps to it.

@@ -3,9 +3,9 @@
 //!
 //! One index a field and segment, immutable, the same in memory and from a section's bytes. Kinds: keyword (a
 //! sorted dictionary), integer, bool, datetime and float (sorted numbers), text (the words of texts); json
-//! has no index. An answer costs a binary search and the merging of what the document lists it hits hold in the
-//! range of documents asked for; [`PayloadIndex::estimate`] costs the search alone and says which of several
-//! tests to begin with. It is not where filters are combined, nor where values are stored: rows are.
+//! has no index. An answer costs a binary search and the merging of what the document lists it hits hold in
+//! the range of documents asked for; [`PayloadIndex::estimate`] costs the search alone and says which of
+//! several tests to begin with. It is not where filters are combined, nor where values are stored: rows are.
 //!
 //! On disk, little-endian: u8 [`FORMAT`], u8 kind, u32 documents, the bitmap of documents that have the
 //! field, then what `keyword.rs`, `number.rs` or `words.rs` writes.
@@ -83,8 +83,8 @@ impl PayloadIndex {
         Ok(selected)
     }
 
-    /// At most how many documents of the segment pass, without collecting them. Exact for equals and exists, and for ranges
-    /// and prefixes of fields without lists.
+    /// At most how many documents of the segment pass, without collecting them. Exact for equals and exists,
+    /// and for ranges and prefixes of fields without lists.
     ///
     /// # Errors
     /// [`Error::Invalid`] as [`Predicate::check`].

@@ -72,8 +72,8 @@ impl IndexDoc {
 /// Analyses the rows and questions of one schema.
 ///
 /// Analyzers keep buffers, so each is used by one thread at a time; idle ones wait in a pool that grows to
-/// the number of threads that ever analysed at once, at most [`IDLE_MAX`]. A [`Batch`] takes them once for many
-/// rows.
+/// the number of threads that ever analysed at once, at most [`IDLE_MAX`]. A [`Batch`] takes them once for
+/// many rows.
 pub struct Indexer {
     schema: Arc<Schema>,
     idle: Mutex<Vec<Analyzers>>,

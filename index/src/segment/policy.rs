@@ -4,12 +4,12 @@
 //!
 //! Fresh segments live in memory, one a commit, and are merged by eights as in a size-tiered log-structured
 //! merge tree (O'Neil et al., 1996), so that a row is copied about log8(fresh rows) times. When the fresh
-//! ones reach a bound they become one segment on disk. Those are merged by fours in the same way, and one that
-//! holds mostly deleted rows is rewritten. Only neighbours are ever merged, so row ranges stay disjoint.
+//! ones reach a bound they become one segment on disk. Those are merged by fours in the same way, and one
+//! that holds mostly deleted rows is rewritten. Only neighbours are ever merged, so row ranges stay disjoint.
 //!
 //! What that costs: at rest fewer than a fan-out of neighbours stand between one tier and the next, so there
-//! are `O(log rows)` segments, and four more a [`SEGMENT_DOCS_MAX`] of rows. A merge that stays in its tier is
-//! paid for by a segment of that tier which is new, so a row is copied at most three times a tier.
+//! are `O(log rows)` segments, and four more a [`SEGMENT_DOCS_MAX`] of rows. A merge that stays in its tier
+//! is paid for by a segment of that tier which is new, so a row is copied at most three times a tier.
 
 use std::ops::Range;
 

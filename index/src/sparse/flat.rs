@@ -159,8 +159,8 @@ impl SparseFlat {
         Ok(flat)
     }
 
-    /// Calls `run` with the query's weights by ordinal, zero where it has none; not at all when the segment has
-    /// none of its dimensions.
+    /// Calls `run` with the query's weights by ordinal, zero where it has none; not at all when the segment
+    /// has none of its dimensions.
     fn scattered(
         &self,
         query: &SparseVector,
@@ -192,8 +192,8 @@ impl SparseFlat {
         let run = self.run(doc);
         let (mut sum, mut shared) = (0.0, 0);
         for (ordinal, weight) in self.ordinals[run.clone()].iter().zip(&self.weights[run]) {
-            // Adding the zero product of a dimension that the query lacks changes no bit of the sum; its weights
-            // are not zero, so a bit of one says that the dimension is shared.
+            // Adding the zero product of a dimension that the query lacks changes no bit of the sum; its
+            // weights are not zero, so a bit of one says that the dimension is shared.
             let asked = table[*ordinal as usize];
             sum += weight * asked;
             shared |= asked.to_bits();

@@ -38,8 +38,8 @@ pub trait SparseIndex: Send + Sync {
         counters: &mut Counters,
     ) -> Result<()>;
 
-    /// The inner products of given documents into `scores`, NaN for one that shares no dimension with the query
-    /// or does not have the field.
+    /// The inner products of given documents into `scores`, NaN for one that shares no dimension with the
+    /// query or does not have the field.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a query that [`check_vector`] refuses, for a document that the segment does not

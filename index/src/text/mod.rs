@@ -29,6 +29,8 @@ pub use self::bm25::Bm25;
 pub use self::build::TextBuilder;
 pub use self::memory::MemoryText;
 pub use self::search::SegmentText;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use self::search::read_totals;
 pub use self::stats::{Match, QUERY_TERMS_MAX, TextQuery, TextStats};
 use crate::allow::Allow;
 use crate::counters::Counters;

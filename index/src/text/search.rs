@@ -372,9 +372,9 @@ fn damaged(section: &str, what: impl Into<String>) -> Error {
 }
 
 /// Documents of the segment, and the totals of each field by tenant.
-pub(super) type Totals = (u32, Vec<(FieldId, Vec<TenantTotals>)>);
+pub(crate) type Totals = (u32, Vec<(FieldId, Vec<TenantTotals>)>);
 
-pub(super) fn read_totals(bytes: &[u8]) -> Result<Totals> {
+pub(crate) fn read_totals(bytes: &[u8]) -> Result<Totals> {
     let mut bytes = Decoder::new(bytes);
     let mut read = || -> Result<Totals, spandrel_storage::codec::Truncated> {
         let format = bytes.u8("format")?;

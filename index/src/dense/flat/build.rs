@@ -174,8 +174,8 @@ impl FlatBuilder {
     }
 }
 
-/// Appends a vector, divided by `scale` and rounded to `T`; gives the squared norm of what was stored if it is
-/// wanted.
+/// Appends a vector, divided by `scale` and rounded to `T`; gives the squared norm of what was stored if it
+/// is wanted.
 fn append<T: Stored>(values: &mut Vec<T>, vector: &[f32], scale: f64, has_norm: bool) -> Option<f64> {
     let start = values.len();
     if scale == 1.0 {

@@ -11,7 +11,7 @@
 //! | 20 | 4 | vectors: docs that have one |
 //! | 24 | 40 | zeros |
 //! | 64 | 4 x vectors | docs of the vectors, strictly ascending; left out when every doc has a vector |
-//! | then | 4 x vectors | norms, f32: squared norm under L2, norm of f16 and i8 under cosine; left out otherwise |
+//! | then | 4 x vectors | norms, f32: squared under L2, of f16 and i8 under cosine; left out otherwise |
 //! | then | to 4096 | zeros |
 //! | then | dim x vectors x element | vectors in doc order, row after row |
 //!

@@ -305,8 +305,8 @@ impl Flat {
     }
 }
 
-/// Positions of the vectors of ascending docs. A doc costs `O(log g)`, where `g` docs with a vector lie between
-/// it and the one before it.
+/// Positions of the vectors of ascending docs. A doc costs `O(log g)`, where `g` docs with a vector lie
+/// between it and the one before it.
 struct Places<'a> {
     flat: &'a Flat,
     /// Docs with a vector that lie behind.
