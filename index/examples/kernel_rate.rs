@@ -171,7 +171,7 @@ fn time_search(settings: &Settings, vectors: &[f32]) -> Result<(), Box<dyn Error
         median * 1e3,
         best * 1e3,
         bytes / median / 1e9,
-        counters.vectors_rescored
+        counters.rescored
     );
     Ok(())
 }

@@ -11,6 +11,11 @@ use std::sync::OnceLock;
 /// An empty slot of the table.
 const EMPTY: u32 = u32::MAX;
 
+/// Memory that a cleared table keeps for the next use.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+/// When at most one slot in this many is taken, clearing visits those instead of writing all.
+const SPARSE_SHARE: usize = 16;
+
 /// Hashes a string for [`Interner`]; equal within a process only.
 pub(crate) fn hash(bytes: &[u8]) -> u32 {
     static SEED: OnceLock<u64> = OnceLock::new();
@@ -49,12 +54,29 @@ impl Interner {
         self.ends.len()
     }
 
-    /// Forgets all strings, keeps the memory.
+    /// Forgets all strings. Keeps the memory unless it is more than [`KEPT_BYTES_MAX`]. Costs as much as the
+    /// strings at hand did, whatever the table has seen before.
     pub(crate) fn clear(&mut self) {
+        if self.memory_bytes() > KEPT_BYTES_MAX {
+            *self = Self::default();
+            return;
+        }
+        if self.len() < self.slots.len() / SPARSE_SHARE {
+            let mask = self.slots.len() - 1;
+            for (number, hash) in (0..).zip(&self.hashes) {
+                let mut slot = *hash as usize & mask;
+                // Past slots emptied just now: every number has a slot.
+                while self.slots[slot] != number {
+                    slot = (slot + 1) & mask;
+                }
+                self.slots[slot] = EMPTY;
+            }
+        } else {
+            self.slots.fill(EMPTY);
+        }
         self.bytes.clear();
         self.ends.clear();
         self.hashes.clear();
-        self.slots.fill(EMPTY);
     }
 
     /// The string with this number.
@@ -165,6 +187,30 @@ mod tests {
         table.clear();
         assert_eq!(table.find(hash(b"7"), b"7"), None);
         assert_eq!(table.intern(hash(b"7"), b"7"), 0);
+    }
+
+    #[test]
+    fn cleared_tables_are_empty_and_small() {
+        let mut table = Interner::default();
+        let fill = |table: &mut Interner, count: u32| {
+            for n in 0..count {
+                // Few hashes, so that runs of taken slots are long.
+                assert_eq!(table.intern(n % 7 * 1000, &n.to_le_bytes()), n);
+            }
+            table.clear();
+            assert_eq!(table.len(), 0);
+            assert!(table.slots.iter().all(|slot| *slot == EMPTY));
+        };
+        for count in [1, 2000, 3, 0, 120, 1] {
+            fill(&mut table, count);
+        }
+        assert!(table.slots.len() >= 4000, "the memory is kept");
+        for n in 0..200_000u32 {
+            table.intern(hash(&n.to_le_bytes()), &n.to_le_bytes());
+        }
+        assert!(table.memory_bytes() > KEPT_BYTES_MAX);
+        table.clear();
+        assert!(table.memory_bytes() < KEPT_BYTES_MAX && table.find(hash(b"a"), b"a").is_none());
     }
 
     #[test]

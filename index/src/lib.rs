@@ -6,8 +6,12 @@
 
 pub mod allow;
 pub mod budget;
+pub mod counters;
 pub mod dense;
 pub mod error;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod intern;
 pub mod matrix;
 pub mod payload;
@@ -20,7 +24,8 @@ pub mod text;
 pub mod topk;
 
 pub use allow::Allow;
-pub use dense::{Counters, VectorIndex};
+pub use counters::Counters;
+pub use dense::VectorIndex;
 pub use error::{Error, Result};
 pub use matrix::Matrix;
 pub use scratch::Scratch;

@@ -5,12 +5,15 @@
 //! shrunk.
 
 use crate::dense::flat::FlatScratch;
+use crate::sparse::SparseScratch;
 
 /// Buffers of one thread. Holds nothing between two searches that a result depends on.
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// Of the exact dense scan.
     pub(crate) flat: FlatScratch,
+    /// Of the exact sparse scan.
+    pub(crate) sparse: SparseScratch,
 }
 
 impl Scratch {

@@ -107,13 +107,6 @@ impl TopK {
         }
     }
 
-    /// Offers everything that `other` keeps.
-    pub fn merge(&mut self, other: &Self) {
-        for scored in &other.heap {
-            self.push(scored.score, scored.row);
-        }
-    }
-
     /// What is kept, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = Scored> {
         self.heap.iter().copied()
@@ -122,14 +115,6 @@ impl TopK {
     /// What is kept, best first.
     pub fn into_sorted(self) -> Vec<Scored> {
         self.heap.into_sorted_vec()
-    }
-
-    /// Moves what is kept to the end of `out`, best first, and leaves the heap empty for another query of the
-    /// same k.
-    pub fn drain_sorted(&mut self, out: &mut Vec<Scored>) {
-        let start = out.len();
-        out.extend(self.heap.drain());
-        out[start..].sort_unstable();
     }
 }
 
@@ -172,25 +157,6 @@ mod tests {
                 assert_eq!(top.is_full(), all.len() >= k);
                 assert_eq!(top.into_sorted(), sorted(&all, k), "seed {seed}, k {k}");
             }
-        }
-    }
-
-    #[test]
-    fn merging_parts_is_pushing_all() {
-        for seed in 0..50 {
-            let all = candidates(seed, 300);
-            let mut whole = TopK::new(20);
-            for part in all.chunks(70) {
-                let mut top = TopK::new(20);
-                part.iter().for_each(|&(score, row)| {
-                    top.push(score, row);
-                });
-                whole.merge(&top);
-            }
-            let mut out = vec![Scored { score: 1.0, row: RowId(0) }];
-            whole.drain_sorted(&mut out);
-            assert_eq!(out[1..], sorted(&all, 20), "seed {seed}");
-            assert!(whole.is_empty() && whole.k() == 20);
         }
     }
 

@@ -59,7 +59,7 @@ impl Collection {
     pub fn upsert(&self, rows: Vec<Row>) -> Result<Written> {
         self.shared.writable()?;
         let rows = check_rows(&self.shared.schema, rows)?;
-        let rows = rows.into_iter().map(|row| PreparedRow::new(&self.shared, row)).collect::<Result<_>>()?;
+        let rows = PreparedRow::all(&self.shared, rows)?;
         queue::write(&self.shared, Work::Upsert(rows), &self.stop)
     }
 
@@ -86,7 +86,7 @@ impl Collection {
             ingest::embed_rows(&mut rows, &text_field, vector_field, &**embedder, &self.stop)?;
         }
         let rows = check_rows(&self.shared.schema, rows)?;
-        let rows = rows.into_iter().map(|row| PreparedRow::new(&self.shared, row)).collect::<Result<_>>()?;
+        let rows = PreparedRow::all(&self.shared, rows)?;
         let (tenant, document) = (document.tenant.clone(), document.key.clone());
         queue::write(&self.shared, Work::Document { tenant, document, rows }, &self.stop)
     }

@@ -1,12 +1,13 @@
 //! A filter over one segment becomes a bitmap of its docs.
 //!
-//! Every leaf is answered by the field's payload index; `not` is taken within the tenant's docs. The cost is
-//! that of the bitmaps named, not of the rows; each operation stays within the tenant's range.
+//! Every leaf is answered by the field's payload index, within the tenant's range of docs; `not` is taken
+//! within it. `and` begins with what the indexes estimate to be cheapest, goes on within the range that is
+//! left, and stops when nothing is. The cost is that of the bitmaps named, not of the rows.
 
 use std::ops::{Bound, Range};
 
 use roaring::RoaringBitmap;
-use spandrel_index::payload::{PayloadIndex, datetime};
+use spandrel_index::payload::{Predicate, datetime};
 use spandrel_index::segment::Segment;
 use spandrel_storage::store::StoreSnapshot;
 use spandrel_storage::{
@@ -69,10 +70,8 @@ impl CheckedFilter {
     /// # Errors
     /// When a payload index refuses a value or is damaged.
     pub fn docs(&self, segment: &Segment, tenant: TenantId, range: &Range<DocId>) -> Result<RoaringBitmap> {
-        let mut docs = eval(&self.root, segment, tenant, range)?;
-        docs.remove_range(..range.start);
-        docs.remove_range(range.end..);
-        Ok(docs)
+        let within = Within { segment, tenant };
+        within.eval(&self.root, range)
     }
 }
 
@@ -219,49 +218,97 @@ fn bound(
     }
 }
 
-fn eval(node: &Node, segment: &Segment, tenant: TenantId, range: &Range<DocId>) -> Result<RoaringBitmap> {
-    let leaf =
-        |id: FieldId, answer: &dyn Fn(&PayloadIndex) -> spandrel_index::Result<RoaringBitmap>| match segment
-            .payload(id)
-        {
-            Some(index) => answer(index).map_err(|error| {
-                Error::from(error).context(format!("field '{}'", segment.schema().get(id).name))
-            }),
-            None => Ok(RoaringBitmap::new()),
-        };
-    match node {
-        Node::And(nodes) => {
-            let Some((first, rest)) = nodes.split_first() else {
-                return Ok(all_docs(range));
-            };
-            let mut docs = eval(first, segment, tenant, range)?;
-            for node in rest {
-                if docs.is_empty() {
-                    break;
+impl Node {
+    /// The field and the test of it, for a condition that one payload index answers.
+    fn leaf(&self) -> Option<(FieldId, Predicate<'_>)> {
+        Some(match self {
+            Self::Equals(id, value) => (*id, Predicate::Equals(value)),
+            Self::In(id, values) => (*id, Predicate::AnyOf(values)),
+            Self::Range(id, lower, upper) => {
+                (*id, Predicate::Range { lower: lower.as_ref(), upper: upper.as_ref() })
+            }
+            Self::Exists(id) => (*id, Predicate::Exists),
+            Self::Prefix(id, prefix) => (*id, Predicate::Prefix(prefix)),
+            Self::Match(id, text) => (*id, Predicate::Matches(text)),
+            Self::And(_) | Self::Or(_) | Self::Not(_) | Self::Rows(_) => return None,
+        })
+    }
+}
+
+/// The docs of one tenant in one segment, where a filter is evaluated.
+struct Within<'a> {
+    segment: &'a Segment,
+    tenant: TenantId,
+}
+
+impl Within<'_> {
+    /// The docs of `range` that pass.
+    fn eval(&self, node: &Node, range: &Range<DocId>) -> Result<RoaringBitmap> {
+        if let Some((id, test)) = node.leaf() {
+            let Some(index) = self.segment.payload(id) else { return Ok(RoaringBitmap::new()) };
+            return index.select(&test, range.clone()).map_err(|error| self.at(id, error));
+        }
+        match node {
+            Node::And(nodes) => self.all_of(nodes, range),
+            Node::Or(nodes) => {
+                let mut docs = RoaringBitmap::new();
+                for node in nodes {
+                    docs |= self.eval(node, range)?;
                 }
-                docs &= eval(node, segment, tenant, range)?;
+                Ok(docs)
             }
-            Ok(docs)
-        }
-        Node::Or(nodes) => {
-            let mut docs = RoaringBitmap::new();
-            for node in nodes {
-                docs |= eval(node, segment, tenant, range)?;
+            Node::Not(node) => Ok(all_docs(range) - self.eval(node, range)?),
+            Node::Rows(rows) => {
+                let found = self.rows(rows).iter().filter_map(|row| self.segment.doc(self.tenant, *row));
+                Ok(found.filter(|doc| range.contains(doc)).collect())
             }
-            Ok(docs)
+            _ => Ok(RoaringBitmap::new()),
         }
-        Node::Not(node) => Ok(all_docs(range) - eval(node, segment, tenant, range)?),
-        Node::Equals(id, value) => leaf(*id, &|index| index.equals(value)),
-        Node::In(id, values) => leaf(*id, &|index| index.any_of(values)),
-        Node::Range(id, lower, upper) => leaf(*id, &|index| index.range(lower.as_ref(), upper.as_ref())),
-        Node::Exists(id) => leaf(*id, &|index| Ok(index.exists().clone())),
-        Node::Prefix(id, prefix) => leaf(*id, &|index| index.prefix(prefix)),
-        Node::Match(id, text) => leaf(*id, &|index| index.matches(text)),
-        Node::Rows(rows) => {
-            let from = rows.partition_point(|row| *row < segment.first());
-            let to = rows.partition_point(|row| *row <= segment.last());
-            Ok(rows[from..to].iter().filter_map(|row| segment.doc(tenant, *row)).collect())
+    }
+
+    fn all_of(&self, nodes: &[Node], range: &Range<DocId>) -> Result<RoaringBitmap> {
+        let mut order = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            order.push((self.cost(node, range)?, node));
         }
+        order.sort_by_key(|(cost, _)| *cost);
+        let Some(((_, first), rest)) = order.split_first() else {
+            return Ok(all_docs(range));
+        };
+        let mut docs = self.eval(first, range)?;
+        for (_, node) in rest {
+            let (Some(first), Some(last)) = (docs.min(), docs.max()) else { break };
+            docs &= self.eval(node, &(first..last + 1))?;
+        }
+        Ok(docs)
+    }
+
+    /// About how many docs are touched by evaluating a node.
+    fn cost(&self, node: &Node, range: &Range<DocId>) -> Result<u64> {
+        if let Some((id, test)) = node.leaf() {
+            let Some(index) = self.segment.payload(id) else { return Ok(0) };
+            return index.estimate(&test).map_err(|error| self.at(id, error));
+        }
+        Ok(match node {
+            Node::And(nodes) => {
+                let costs = nodes.iter().map(|node| self.cost(node, range)).collect::<Result<Vec<_>>>()?;
+                costs.into_iter().min().unwrap_or(range.len() as u64)
+            }
+            Node::Or(nodes) => nodes.iter().map(|node| self.cost(node, range)).sum::<Result<u64>>()?,
+            Node::Not(node) => range.len() as u64 + self.cost(node, range)?,
+            Node::Rows(rows) => self.rows(rows).len() as u64,
+            _ => 0,
+        })
+    }
+
+    /// Those of the rows that lie in the segment.
+    fn rows<'r>(&self, rows: &'r [RowId]) -> &'r [RowId] {
+        let from = rows.partition_point(|row| *row < self.segment.first());
+        &rows[from..rows.partition_point(|row| *row <= self.segment.last())]
+    }
+
+    fn at(&self, field: FieldId, error: spandrel_index::Error) -> Error {
+        Error::from(error).context(format!("field '{}'", self.segment.schema().get(field).name))
     }
 }
 

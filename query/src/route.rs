@@ -1,11 +1,9 @@
 //! One route of a search: a field, a query that fits it, and the candidates it finds in every segment.
 
-use spandrel_index::Matrix;
-use spandrel_index::dense::Counters;
-use spandrel_index::sparse::SparseCounters;
 use spandrel_index::stop::Stop;
-use spandrel_index::text::{Bm25, TextCounters, TextQuery, TextStats};
+use spandrel_index::text::{Bm25, TextQuery, TextStats};
 use spandrel_index::topk::{Scored, TopK};
+use spandrel_index::{Counters, Matrix};
 use spandrel_storage::{DenseSpec, DocId, FieldId, FieldKind, RowId, SparseVector, TenantId};
 
 use crate::check::{check_query, check_sparse, unknown_field};
@@ -144,8 +142,6 @@ pub(crate) fn scored_together(a: &[CheckedRoute], b: &[CheckedRoute]) -> bool {
 pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -> Result<Vec<Scored>> {
     let mut top = TopK::new(limit);
     let mut counters = Counters::default();
-    let mut text_counters = TextCounters::default();
-    let mut sparse_counters = SparseCounters::default();
     let text = weigh_text(search, route)?;
     for scope in &search.scopes {
         search.stop.check()?;
@@ -161,18 +157,19 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
             }
             CheckedRoute::Sparse { field, query } => {
                 if let Some(index) = segment.sparse(*field) {
-                    index.search(query, segment.rows(), &allow, &mut top, &mut sparse_counters)?;
+                    with_scratch(|scratch| {
+                        index.search(query, segment.rows(), &allow, &mut top, scratch, &mut counters)
+                    })?;
                 }
             }
             CheckedRoute::Embed { .. } => return Err(not_embedded()),
             CheckedRoute::Text { .. } => {
                 if let (Some(index), Some((query, bm25))) = (segment.text(), &text) {
-                    index.search(query, bm25, segment.rows(), &allow, &mut top, &mut text_counters)?;
+                    index.search(query, bm25, segment.rows(), &allow, &mut top, &mut counters)?;
                 }
             }
         }
     }
-    counters.vectors_scored += text_counters.scored + sparse_counters.scored;
     let hits = top.into_sorted();
     note(search, &counters, hits.len());
     Ok(hits)
@@ -224,7 +221,7 @@ fn note(search: &mut Search<'_>, counters: &Counters, rows_out: usize) {
     if let Some(stage) = search.stage() {
         stage.rows_in = rows_in;
         stage.rows_out = rows_out as u64;
-        stage.scored = counters.vectors_scored;
+        stage.scored = counters.scored;
         stage.read_bytes = counters.bytes_read;
     }
 }
@@ -266,8 +263,8 @@ pub(crate) fn cross_fill(
     Ok(filled)
 }
 
-/// Scores of given rows; rows that have no value in the route's field, or no overlap with the query, are left
-/// out.
+/// Scores of given rows. Rows without a value in the route's field, and rows that share nothing with the
+/// query (every index gives NaN for them), are left out: the worst match still ranks above them.
 fn exact_scores(search: &Search<'_>, route: &CheckedRoute, rows: &[RowId]) -> Result<Vec<(RowId, f32)>> {
     let text = weigh_text(search, route)?;
     let mut scores = Vec::with_capacity(rows.len());
@@ -294,7 +291,7 @@ fn exact_scores(search: &Search<'_>, route: &CheckedRoute, rows: &[RowId]) -> Re
             }
             CheckedRoute::Sparse { field, query } => {
                 if let Some(index) = segment.sparse(*field) {
-                    index.score(query, &docs, &mut out)?;
+                    with_scratch(|scratch| index.score(query, &docs, &mut out, scratch))?;
                 }
             }
             CheckedRoute::Embed { .. } => return Err(not_embedded()),
@@ -308,4 +305,41 @@ fn exact_scores(search: &Search<'_>, route: &CheckedRoute, rows: &[RowId]) -> Re
         scores.extend(pairs.map(|((row, _), score)| (row, score)));
     }
     Ok(scores)
+}
+
+#[cfg(test)]
+mod tests {
+    use spandrel_storage::{Metric, Row, Schema};
+
+    use super::*;
+    use crate::request::{Fusion, SearchRequest};
+    use crate::{Database, Settings};
+
+    #[test]
+    fn rows_that_share_nothing_rank_below_matches_of_negative_score() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(folder.path().join("data"), Settings::default()).unwrap();
+        let schema = Schema::new().dense("vec", 2, Metric::Ip).sparse("terms").text("body");
+        let rows = database.create_collection("rows", schema).unwrap();
+        let sparse = |dim: u32, weight: f32| SparseVector { dims: vec![dim], weights: vec![weight] };
+        let row = |key: &str, dim, weight, body: &str| {
+            let row = Row::new(key).dense("vec", vec![1.0, 0.0]).sparse("terms", sparse(dim, weight));
+            row.text("body", body)
+        };
+        let written = vec![row("none", 9, 1.0, "y"), row("low", 1, -3.0, "x x"), row("high", 1, -1.0, "x")];
+        rows.upsert(written).unwrap();
+        for on_disk in [false, true] {
+            if on_disk {
+                rows.flush().unwrap();
+            }
+            for second in [Route::sparse("terms", sparse(1, 1.0)), Route::text("body", "x")] {
+                let mut request = SearchRequest::new(Route::dense("vec", vec![1.0, 0.0])).route(second).k(3);
+                request.fusion = Fusion::Weighted;
+                let hits = rows.search(&request).unwrap().hits;
+                let none = hits.iter().find(|hit| hit.row.key == "none").unwrap();
+                assert!(none.routes[1].is_none(), "{:?}", none.routes);
+                assert!(hits[0].row.key != "none" && hits[0].score > none.score, "{hits:?}");
+            }
+        }
+    }
 }

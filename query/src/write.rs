@@ -10,7 +10,7 @@ use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
-use spandrel_index::segment::{IndexDoc, IndexValues, Segment};
+use spandrel_index::segment::{Batch, IndexDoc, IndexValues, Segment};
 use spandrel_storage::record::{self, FieldSet, StoredRow};
 use spandrel_storage::store::{Commit, Entry};
 use spandrel_storage::{DocId, RowId, TenantId, failpoint};
@@ -39,9 +39,14 @@ pub struct PreparedRow {
 }
 
 impl PreparedRow {
-    /// Encodes and analyses a row.
-    pub fn new(shared: &Shared, row: CheckedRow) -> Result<Self> {
-        let values = shared.indexer.values(&row.fields)?;
+    /// Encodes and analyses rows, with one set of analyzers for all.
+    pub fn all(shared: &Shared, rows: Vec<CheckedRow>) -> Result<Vec<Self>> {
+        let mut batch = shared.indexer.batch()?;
+        rows.into_iter().map(|row| Self::new(&mut batch, row)).collect()
+    }
+
+    fn new(batch: &mut Batch<'_>, row: CheckedRow) -> Result<Self> {
+        let values = batch.values(&row.fields)?;
         let CheckedRow { key, tenant, fields, chunk } = row;
         let stored =
             StoredRow { tenant: TenantId::default(), key: key.clone(), replaces: None, chunk, fields };

@@ -24,7 +24,7 @@ fn disk_samples(samples: &mut Vec<(&'static str, Vec<u8>)>) {
     let database = Database::open(folder.path(), Settings::default()).unwrap();
     let schema = Schema::new()
         .text("body")
-        .dense("v", 8, Metric::Cosine)
+        .dense("v", 4, Metric::Cosine)
         .sparse("s")
         .payload("tag", PayloadKind::Keyword)
         .payload("n", PayloadKind::Integer)
@@ -42,7 +42,7 @@ fn disk_samples(samples: &mut Vec<(&'static str, Vec<u8>)>) {
         if at.is_multiple_of(5) {
             row
         } else {
-            row.dense("v", (0..8).map(|d| (d * at) as f32 + 1.0).collect())
+            row.dense("v", (0..4).map(|d| (d * at) as f32 + 1.0).collect())
         }
     };
     collection.upsert((0..60).map(row).collect()).unwrap();

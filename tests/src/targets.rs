@@ -5,43 +5,32 @@
 //! the sections of each index with a search behind them. From users: import files of every format, filters as
 //! JSON, messages of the wire.
 
-use std::ops::Bound;
-use std::sync::Arc;
-
 use prost::Message;
 use spandrel::import::{self, ImportOptions, VectorFile};
-use spandrel::{DenseSpec, Element, Filter, IndexKind, Metric, SparseVector, Value};
-use spandrel_index::allow::Allow;
-use spandrel_index::dense::flat::Flat;
-use spandrel_index::dense::vectors::{ChunkSource, Residency};
-use spandrel_index::dense::{Counters, VectorIndex};
-use spandrel_index::payload::{PayloadIndex, Predicate};
-use spandrel_index::scratch::Scratch;
-use spandrel_index::sparse::{SparseCounters, SparseFlat, SparseIndex};
-use spandrel_index::text::SegmentText;
-use spandrel_index::topk::TopK;
+use spandrel::{Filter, Metric};
+use spandrel_index::fuzz as index;
 use spandrel_proto::v1 as pb;
 use spandrel_server::convert;
-use spandrel_storage::{RowId, fuzz};
+use spandrel_storage::fuzz as storage;
 
 /// A decoder.
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
 pub const TARGETS: [(&str, Target); 21] = [
-    ("manifest", fuzz::manifest),
-    ("record", fuzz::record),
-    ("seal", fuzz::seal),
-    ("segment_header", fuzz::segment_header),
-    ("segment_footer", fuzz::segment_footer),
-    ("segment_sections", fuzz::segment_sections),
-    ("witness", fuzz::witness),
-    ("audit", fuzz::audit),
-    ("catalogue", fuzz::catalogue),
-    ("dense", dense),
-    ("sparse", sparse),
-    ("payload", payload),
-    ("text_stats", text_stats),
+    ("manifest", storage::manifest),
+    ("record", storage::record),
+    ("seal", storage::seal),
+    ("segment_header", storage::segment_header),
+    ("segment_footer", storage::segment_footer),
+    ("segment_sections", storage::segment_sections),
+    ("witness", storage::witness),
+    ("audit", storage::audit),
+    ("catalogue", storage::catalogue),
+    ("dense", index::flat),
+    ("sparse", index::sparse),
+    ("payload", index::payload),
+    ("text_stats", index::text_totals),
     ("fvecs", |bytes| vectors(bytes, "fvecs")),
     ("bvecs", |bytes| vectors(bytes, "bvecs")),
     ("fbin", |bytes| vectors(bytes, "fbin")),
@@ -51,81 +40,6 @@ pub const TARGETS: [(&str, Target); 21] = [
     ("filter", filter),
     ("wire", wire),
 ];
-
-/// Docs that the fuzzed indexes are asked about.
-const DOCS: u32 = 64;
-
-struct Bytes(Vec<u8>);
-
-impl ChunkSource for Bytes {
-    fn bytes(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read(&self, at: u64, out: &mut [u8]) -> spandrel_index::Result<()> {
-        let bytes = usize::try_from(at).ok().and_then(|at| self.0.get(at..)?.get(..out.len()));
-        let bytes = bytes.ok_or_else(|| spandrel_index::Error::Invalid("past the end".into()))?;
-        out.copy_from_slice(bytes);
-        Ok(())
-    }
-}
-
-fn row_ids(docs: usize) -> Vec<RowId> {
-    (1..=docs as u64).map(RowId).collect()
-}
-
-/// The section of a flat index, opened as every metric and element, and searched where that works.
-fn dense(bytes: &[u8]) {
-    let source: Arc<dyn ChunkSource> = Arc::new(Bytes(bytes.to_vec()));
-    for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
-        for element in [Element::F32, Element::F16, Element::I8] {
-            let spec = DenseSpec { dim: 8, metric, element, index: IndexKind::Flat };
-            for residency in [Residency::Memory, Residency::Disk] {
-                let Ok(index) = Flat::open("dense/0", &spec, Arc::clone(&source), residency) else {
-                    continue;
-                };
-                if index.docs() > 1 << 16 {
-                    continue;
-                }
-                let (mut top, mut scratch, mut counters) =
-                    (TopK::new(5), Scratch::new(), Counters::default());
-                let (query, rows) = ([1.0; 8], row_ids(index.docs() as usize));
-                let allow = Allow::all(index.docs());
-                let _ = index.search(&query, &rows, &allow, &mut top, &mut scratch, &mut counters);
-                let docs: Vec<u32> = (0..index.docs().min(9)).collect();
-                let mut scores = vec![0.0; docs.len()];
-                let _ = index.score(&query, &docs, &mut scores, &mut scratch, &mut counters);
-            }
-        }
-    }
-}
-
-fn sparse(bytes: &[u8]) {
-    let Ok(index) = SparseFlat::read(bytes) else { return };
-    let rows = row_ids(index.doc_count() as usize);
-    let query = SparseVector { dims: vec![1, 5, 9], weights: vec![1.0, -1.0, 0.5] };
-    let (mut top, mut counters) = (TopK::new(5), SparseCounters::default());
-    let _ = index.search(&query, &rows, &Allow::all(index.doc_count()), &mut top, &mut counters);
-    let docs: Vec<u32> = (0..index.doc_count().min(9)).collect();
-    let _ = index.score(&query, &docs, &mut vec![0.0; docs.len()]);
-}
-
-fn payload(bytes: &[u8]) {
-    let Ok(index) = PayloadIndex::read(bytes) else { return };
-    let values = [Value::from("a"), Value::Integer(3), Value::Float(0.5), Value::Bool(true)];
-    let _ = index.select(&Predicate::Exists);
-    let _ = index.select(&Predicate::Matches("a b"));
-    for value in &values {
-        let _ = index.select(&Predicate::Equals(value));
-        let range = Predicate::Range { lower: Bound::Included(value), upper: Bound::Unbounded };
-        let _ = index.select(&range).map(|docs| docs.contains(DOCS));
-    }
-}
-
-/// The part of a text index that is ours; tantivy checks its own files by their checksums.
-fn text_stats(bytes: &[u8]) {
-    let _ = SegmentText::open([("text.stats".to_owned(), bytes.to_vec())]);
-}
 
 /// Lets `read` at a file with this extension.
 fn with_file(bytes: &[u8], extension: &str, read: impl FnOnce(&std::path::Path)) {

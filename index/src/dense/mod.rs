@@ -9,35 +9,11 @@ pub mod vectors;
 use spandrel_storage::{DocId, RowId};
 
 use crate::allow::Allow;
+use crate::counters::Counters;
 use crate::error::Result;
 use crate::matrix::Matrix;
 use crate::scratch::Scratch;
 use crate::topk::TopK;
-
-/// What a search did, for `explain` and metrics. Every index adds to the caller's counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Pairs of query and vector that got a score or a bound.
-    pub vectors_scored: u64,
-    /// Pairs that were scored a second time, because a bound did not decide.
-    pub vectors_rescored: u64,
-    /// Bytes read from segment files.
-    pub bytes_read: u64,
-    /// Pages of [`PAGE_BYTES`](vectors::PAGE_BYTES) that these reads touched.
-    pub pages_read: u64,
-    /// Reads issued to segment files.
-    pub reads: u64,
-}
-
-impl std::ops::AddAssign for Counters {
-    fn add_assign(&mut self, other: Self) {
-        self.vectors_scored += other.vectors_scored;
-        self.vectors_rescored += other.vectors_rescored;
-        self.bytes_read += other.bytes_read;
-        self.pages_read += other.pages_read;
-        self.reads += other.reads;
-    }
-}
 
 /// An index over the vectors of one dense field of one segment.
 ///

@@ -1,25 +1,30 @@
-//! Where full vectors live: in memory, or in a section of a segment file that is read in chunks.
+//! Where full vectors live: in memory, or in a section of a segment file that is read in batches.
 //!
 //! An *ordinal* is the position of a vector among the vectors of its segment and field. Whoever scans asks
-//! for blocks of ordinals, or for some ordinals gathered into one block, and does not see which of the two it
-//! is. Memory is borrowed without a copy when the block is contiguous.
+//! for windows of ordinals, or for some ordinals gathered into one block, and does not see which of the two
+//! it is. Memory is borrowed without a copy when the vectors are contiguous; from a file a window is
+//! [`WINDOW_BYTES`], all of whose reads are in flight together, decoded where they land into one buffer that
+//! the thread reuses. Which reads are joined is the reader's business (`storage/src/io/plan.rs`).
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use half::f16;
+use spandrel_storage::io::Extent;
 
-use crate::dense::Counters;
+use crate::counters::Counters;
 use crate::error::Result;
 use crate::matrix::Matrix;
 use crate::simd::Element;
 
 /// Pages that files are read and checksummed in.
 pub const PAGE_BYTES: u64 = 4096;
-/// Two wanted vectors this close are read together, with what lies between them.
-const GAP_BYTES_MAX: usize = 8 << 10;
-/// Longest read of a gather.
-const READ_BYTES_MAX: usize = 1 << 20;
+/// Bytes of vectors that a scan of a file asks for at once: several long reads in flight.
+const WINDOW_BYTES: usize = 2 << 20;
+/// Bytes of one read of a window: long enough for a device's full rate.
+const READ_BYTES: usize = 256 << 10;
+/// Most vectors gathered from a file at once.
+const GATHER_ROWS_MAX: usize = 4096;
 
 /// Bytes of one section, readable at any position.
 pub trait ChunkSource: Send + Sync {
@@ -31,6 +36,13 @@ pub trait ChunkSource: Send + Sync {
     /// # Errors
     /// When the bytes cannot be read, fail their checksum, or end before `out` is full.
     fn read(&self, at: u64, out: &mut [u8]) -> Result<()>;
+
+    /// Reads every extent, none of them empty, and calls `done(index, bytes)` once for each as it lands, in
+    /// any order; all may be in flight together.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); `done` may have been called for some.
+    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()>;
 }
 
 /// Whether vectors are loaded when an index is opened.
@@ -48,13 +60,13 @@ pub(crate) struct VectorBuffers {
     f32: Vec<f32>,
     f16: Vec<f16>,
     i8: Vec<i8>,
-    bytes: Vec<u8>,
+    extents: Vec<Extent>,
 }
 
 /// An element with its own block buffer.
 pub(crate) trait Stored: Element {
-    /// The buffer for blocks of this element, and that for bytes.
-    fn buffers(buffers: &mut VectorBuffers) -> (&mut Vec<Self>, &mut Vec<u8>);
+    /// The buffer for blocks of this element, and that for what is to be read.
+    fn buffers(buffers: &mut VectorBuffers) -> (&mut Vec<Self>, &mut Vec<Extent>);
 
     /// The rows as i8 when that is what they are, for the integer kernels.
     fn as_ints(rows: Matrix<'_, Self>) -> Option<Matrix<'_, i8>>;
@@ -63,8 +75,8 @@ pub(crate) trait Stored: Element {
 macro_rules! stored {
     ($element:ident, $rows:ident, $ints:expr) => {
         impl Stored for $element {
-            fn buffers(buffers: &mut VectorBuffers) -> (&mut Vec<Self>, &mut Vec<u8>) {
-                (&mut buffers.$element, &mut buffers.bytes)
+            fn buffers(buffers: &mut VectorBuffers) -> (&mut Vec<Self>, &mut Vec<Extent>) {
+                (&mut buffers.$element, &mut buffers.extents)
             }
 
             fn as_ints($rows: Matrix<'_, Self>) -> Option<Matrix<'_, i8>> {
@@ -78,16 +90,14 @@ stored!(f16, _rows, None);
 stored!(i8, rows, Some(rows));
 
 /// `count x dim` vectors of one element type, by ordinal.
-#[derive(Clone)]
 pub(crate) struct Vectors<T> {
     dim: usize,
     count: u32,
     place: Place<T>,
 }
 
-#[derive(Clone)]
 enum Place<T> {
-    Memory(Arc<[T]>),
+    Memory(Vec<T>),
     /// Little-endian elements from byte `at` of `source`.
     Source {
         source: Arc<dyn ChunkSource>,
@@ -102,7 +112,7 @@ impl<T: Stored> Vectors<T> {
     /// When `values` is not `count x dim`.
     pub(crate) fn in_memory(values: Vec<T>, dim: usize, count: u32) -> Self {
         assert_eq!(values.len(), count as usize * dim, "whole vectors");
-        Self { dim, count, place: Place::Memory(values.into()) }
+        Self { dim, count, place: Place::Memory(values) }
     }
 
     /// Vectors whose bytes start at `at` of `source`, or their copy in memory. The caller has checked that
@@ -113,30 +123,44 @@ impl<T: Stored> Vectors<T> {
         (dim, count): (usize, u32),
         residency: Residency,
     ) -> Result<Self> {
-        let vectors = Self { dim, count, place: Place::Source { source, at } };
         if residency == Residency::Disk {
-            return Ok(vectors);
+            return Ok(Self { dim, count, place: Place::Source { source, at } });
         }
-        let mut values = Vec::with_capacity(count as usize * dim);
-        let step = (READ_BYTES_MAX / vectors.row_bytes()).max(1) as u32;
-        let (mut bytes, mut counters) = (Vec::new(), Counters::default());
-        for first in (0..count).step_by(step as usize) {
-            let range = first..count.min(first.saturating_add(step));
-            vectors.read(range, &mut values, &mut bytes, &mut counters)?;
+        let mut values = vec![T::default(); count as usize * dim];
+        let (mut extents, mut at) = (Vec::new(), at);
+        for window in values.chunks_mut(WINDOW_BYTES / T::BYTES) {
+            read_run(&*source, at, window, &mut extents)?;
+            at += (window.len() * T::BYTES) as u64;
         }
         Ok(Self::in_memory(values, dim, count))
     }
 
     /// Bytes of one vector.
-    pub(crate) fn row_bytes(&self) -> usize {
+    fn row_bytes(&self) -> usize {
         self.dim * T::BYTES
     }
 
     /// Bytes kept in memory.
     pub(crate) fn memory_bytes(&self) -> usize {
         match &self.place {
-            Place::Memory(values) => values.len() * T::BYTES,
+            Place::Memory(values) => values.capacity() * T::BYTES,
             Place::Source { .. } => 0,
+        }
+    }
+
+    /// How many vectors a [`window`](Self::window) should hold: all of them when they are in memory.
+    pub(crate) fn window_rows(&self) -> u32 {
+        match &self.place {
+            Place::Memory(_) => self.count.max(1),
+            Place::Source { .. } => (WINDOW_BYTES / self.row_bytes()).max(1) as u32,
+        }
+    }
+
+    /// How many vectors to [`gather`](Self::gather) at once: a block of `block_rows` when they are in memory.
+    pub(crate) fn gather_rows(&self, block_rows: usize) -> usize {
+        match &self.place {
+            Place::Memory(_) => block_rows,
+            Place::Source { .. } => (self.window_rows() as usize).min(GATHER_ROWS_MAX).max(block_rows),
         }
     }
 
@@ -144,25 +168,30 @@ impl<T: Stored> Vectors<T> {
     ///
     /// # Panics
     /// When the range ends after the last vector.
-    pub(crate) fn block<'a>(
+    pub(crate) fn window<'a>(
         &'a self,
         range: Range<u32>,
         buffers: &'a mut VectorBuffers,
         counters: &mut Counters,
     ) -> Result<Matrix<'a, T>> {
         assert!(range.end <= self.count, "the range is of these vectors");
-        if let Place::Memory(values) = &self.place {
-            let values = &values[range.start as usize * self.dim..range.end as usize * self.dim];
-            return Ok(Matrix::new(values, self.dim));
+        match &self.place {
+            Place::Memory(values) => {
+                let values = &values[range.start as usize * self.dim..range.end as usize * self.dim];
+                Ok(Matrix::new(values, self.dim))
+            }
+            Place::Source { source, at } => {
+                let (values, extents) = T::buffers(buffers);
+                values.resize(range.len() * self.dim, T::default());
+                let start = at + u64::from(range.start) * self.row_bytes() as u64;
+                read_run(&**source, start, values, extents)?;
+                counters.bytes_read += (values.len() * T::BYTES) as u64;
+                Ok(Matrix::new(values, self.dim))
+            }
         }
-        let (values, bytes) = T::buffers(buffers);
-        values.clear();
-        self.read(range, values, bytes, counters)?;
-        Ok(Matrix::new(values, self.dim))
     }
 
-    /// The vectors of `ordinals` in their order. Ascending neighbours that lie close together are read at
-    /// once.
+    /// The vectors of `ordinals` in their order, all reads in flight together.
     ///
     /// # Panics
     /// When an ordinal is not below the number of vectors.
@@ -173,77 +202,51 @@ impl<T: Stored> Vectors<T> {
         counters: &mut Counters,
     ) -> Result<Matrix<'a, T>> {
         assert!(ordinals.iter().all(|ordinal| *ordinal < self.count), "ordinals are of these vectors");
-        let (values, bytes) = T::buffers(buffers);
-        values.clear();
+        let (values, extents) = T::buffers(buffers);
         match &self.place {
             Place::Memory(all) => {
+                values.clear();
                 for ordinal in ordinals {
                     let at = *ordinal as usize * self.dim;
                     values.extend_from_slice(&all[at..at + self.dim]);
                 }
             }
-            Place::Source { .. } => {
-                let gap = (GAP_BYTES_MAX / self.row_bytes()) as u32 + 1;
-                let most = (READ_BYTES_MAX / self.row_bytes()).max(1) as u32;
-                let mut rest = ordinals;
-                while let Some(&first) = rest.first() {
-                    let near = |pair: &[u32]| {
-                        pair[0] < pair[1] && pair[1] - pair[0] <= gap && pair[1] - first < most
-                    };
-                    let run = 1 + rest.windows(2).take_while(|pair| near(pair)).count();
-                    let (together, others) = rest.split_at(run);
-                    self.read_some(together, values, bytes, counters)?;
-                    rest = others;
+            Place::Source { source, at } => {
+                let len = self.row_bytes();
+                let extent = |ordinal: &u32| Extent { offset: at + u64::from(*ordinal) * len as u64, len };
+                extents.clear();
+                extents.extend(ordinals.iter().map(extent));
+                values.resize(ordinals.len() * self.dim, T::default());
+                if !extents.is_empty() {
+                    source.read_batch(extents, &mut |index, bytes| {
+                        T::decode_into(bytes, &mut values[index * self.dim..(index + 1) * self.dim]);
+                    })?;
                 }
+                counters.bytes_read += (ordinals.len() * len) as u64;
             }
         }
         Ok(Matrix::new(values, self.dim))
     }
+}
 
-    /// Appends the vectors of strictly ascending `ordinals`, read at once with what lies between them.
-    fn read_some(
-        &self,
-        ordinals: &[u32],
-        values: &mut Vec<T>,
-        bytes: &mut Vec<u8>,
-        counters: &mut Counters,
-    ) -> Result<()> {
-        let (Some(&first), Some(&last)) = (ordinals.first(), ordinals.last()) else {
-            return Ok(());
-        };
-        self.fetch(first..last + 1, bytes, counters)?;
-        for ordinal in ordinals {
-            let at = (ordinal - first) as usize * self.row_bytes();
-            T::decode(&bytes[at..at + self.row_bytes()], values);
-        }
-        Ok(())
+/// Fills `values` from byte `at` on by reads of [`READ_BYTES`].
+fn read_run<T: Stored>(
+    source: &dyn ChunkSource,
+    at: u64,
+    values: &mut [T],
+    extents: &mut Vec<Extent>,
+) -> Result<()> {
+    let per_read = READ_BYTES / T::BYTES;
+    extents.clear();
+    extents.extend((0..values.len()).step_by(per_read).map(|first| Extent {
+        offset: at + (first * T::BYTES) as u64,
+        len: per_read.min(values.len() - first) * T::BYTES,
+    }));
+    if extents.is_empty() {
+        return Ok(());
     }
-
-    /// Appends the vectors of a range of ordinals to `values`.
-    fn read(
-        &self,
-        range: Range<u32>,
-        values: &mut Vec<T>,
-        bytes: &mut Vec<u8>,
-        counters: &mut Counters,
-    ) -> Result<()> {
-        self.fetch(range, bytes, counters)?;
-        T::decode(bytes, values);
-        Ok(())
-    }
-
-    /// Fills `bytes` with the bytes of a range of ordinals. Only for vectors that are in a source.
-    fn fetch(&self, range: Range<u32>, bytes: &mut Vec<u8>, counters: &mut Counters) -> Result<()> {
-        bytes.clear();
-        if let Place::Source { source, at } = &self.place {
-            let start = at + u64::from(range.start) * self.row_bytes() as u64;
-            bytes.resize(range.len() * self.row_bytes(), 0);
-            source.read(start, bytes)?;
-            let end = start + bytes.len() as u64;
-            counters.reads += 1;
-            counters.bytes_read += bytes.len() as u64;
-            counters.pages_read += end.div_ceil(PAGE_BYTES) - start / PAGE_BYTES;
-        }
-        Ok(())
-    }
+    source.read_batch(extents, &mut |index, bytes| {
+        let first = index * per_read;
+        T::decode_into(bytes, &mut values[first..first + bytes.len() / T::BYTES]);
+    })
 }

@@ -4,8 +4,9 @@
 //! every range or prefix is a run of neighbouring lists. Short lists lie back to back in one array (4 bytes a
 //! document); lists of [`DENSE_DOCS_MIN`] documents and more are roaring bitmaps, which a query clones or
 //! merges without touching documents one by one. Counting a run is two array reads plus one step a dense
-//! list. A run of `d` documents becomes a bitmap in `O(d log d)`, or in `O(d + n / 64)` over `n` documents
-//! when it is not sparse.
+//! list. A query stays within a range of documents, its tenant's: of a list only that part is touched, of a
+//! run of many lists 4 bytes a document are looked at. `d` documents of a run become a bitmap in `O(d log
+//! d)`, or in `O(d + n / 64)` for a range of `n` documents when it is not sparse.
 //!
 //! On disk, little-endian:
 //! ```text
@@ -24,11 +25,56 @@ use crate::error::Result;
 
 /// A list this long is kept as a bitmap.
 const DENSE_DOCS_MIN: usize = 1024;
-/// A run of at least this many short-list documents, and of at least one in [`BITSET_SHARE`] of all, goes
-/// through a bitset.
+/// At least this many documents of a run, and at least one in [`BITSET_SHARE`] of the range, go through a
+/// bitset.
 const BITSET_DOCS_MIN: usize = 256;
 /// See [`BITSET_DOCS_MIN`].
 const BITSET_SHARE: usize = 512;
+
+/// A run whose lists are this long on average is cut list by list, a run of shorter ones document by
+/// document.
+const CUT_DOCS_MIN: usize = 16;
+
+/// The documents that a query may see, as a range and as what cuts bitmaps to it.
+#[derive(Debug)]
+pub(super) struct Within {
+    docs: Range<DocId>,
+    /// None when the range covers every document.
+    mask: Option<RoaringBitmap>,
+}
+
+impl Within {
+    /// The documents of `docs` in lists over `doc_count` documents.
+    pub(super) fn new(docs: Range<DocId>, doc_count: u32) -> Self {
+        let end = docs.end.min(doc_count);
+        let docs = docs.start.min(end)..end;
+        let mask = (docs != (0..doc_count)).then(|| {
+            let mut mask = RoaringBitmap::new();
+            mask.insert_range(docs.clone());
+            mask
+        });
+        Self { docs, mask }
+    }
+
+    /// Whether there is no document.
+    pub(super) fn is_empty(&self) -> bool {
+        self.docs.is_empty()
+    }
+
+    /// The part of a bitmap that lies within.
+    pub(super) fn cut(&self, bitmap: &RoaringBitmap) -> RoaringBitmap {
+        self.mask.as_ref().map_or_else(|| bitmap.clone(), |mask| mask & bitmap)
+    }
+
+    /// The part of an ascending list that lies within.
+    fn part<'a>(&self, list: &'a [DocId]) -> &'a [DocId] {
+        if self.mask.is_none() {
+            return list;
+        }
+        let from = list.partition_point(|doc| *doc < self.docs.start);
+        &list[from..from + list[from..].partition_point(|doc| *doc < self.docs.end)]
+    }
+}
 
 /// A list that is kept as a bitmap.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,35 +164,54 @@ impl DocLists {
         }
     }
 
-    /// The documents that are in any list of these ordinals.
-    pub(super) fn union(&self, ordinals: Range<usize>) -> RoaringBitmap {
-        if ordinals.is_empty() {
+    /// The documents within a range that are in any list of these ordinals.
+    pub(super) fn union(&self, ordinals: Range<usize>, within: &Within) -> RoaringBitmap {
+        if ordinals.is_empty() || within.is_empty() {
             return RoaringBitmap::new();
         }
-        let single = ordinals.len() == 1;
-        let run = &self.docs[self.starts[ordinals.start] as usize..self.starts[ordinals.end] as usize];
-        let mut union = if single {
-            sorted_bitmap(run)
-        } else if run.len() >= BITSET_DOCS_MIN && run.len() * BITSET_SHARE >= self.doc_count as usize {
-            self.bitset(run)
+        let mut union = if ordinals.len() == 1 {
+            sorted_bitmap(within.part(self.short(ordinals.start)))
         } else {
-            let mut docs = run.to_vec();
-            docs.sort_unstable();
-            docs.dedup();
-            sorted_bitmap(&docs)
+            self.union_short(&ordinals, within)
         };
         for dense in self.dense_in(&ordinals) {
-            union |= &dense.docs;
+            match &within.mask {
+                None => union |= &dense.docs,
+                Some(mask) => union |= mask & &dense.docs,
+            }
         }
         union
     }
 
-    fn bitset(&self, docs: &[DocId]) -> RoaringBitmap {
-        let mut bits = vec![0u8; (self.doc_count as usize).div_ceil(8)];
-        for doc in docs {
-            bits[*doc as usize / 8] |= 1 << (doc % 8);
+    /// The documents that are in any list.
+    pub(super) fn all(&self) -> RoaringBitmap {
+        self.union(0..self.len(), &Within::new(0..self.doc_count, self.doc_count))
+    }
+
+    /// The short list of an ordinal.
+    fn short(&self, ordinal: usize) -> &[DocId] {
+        &self.docs[self.starts[ordinal] as usize..self.starts[ordinal + 1] as usize]
+    }
+
+    fn union_short(&self, ordinals: &Range<usize>, within: &Within) -> RoaringBitmap {
+        let run = &self.docs[self.starts[ordinals.start] as usize..self.starts[ordinals.end] as usize];
+        let mut docs = Vec::new();
+        if within.mask.is_none() {
+            if is_bitset(run.len(), &within.docs) {
+                return bitset(run, &within.docs);
+            }
+            docs.extend_from_slice(run);
+        } else if run.len() / ordinals.len() >= CUT_DOCS_MIN {
+            ordinals.clone().for_each(|ordinal| docs.extend_from_slice(within.part(self.short(ordinal))));
+        } else {
+            docs.extend(run.iter().filter(|doc| within.docs.contains(*doc)));
         }
-        RoaringBitmap::from_lsb0_bytes(0, &bits)
+        if is_bitset(docs.len(), &within.docs) {
+            return bitset(&docs, &within.docs);
+        }
+        docs.sort_unstable();
+        docs.dedup();
+        sorted_bitmap(&docs)
     }
 
     fn dense_in(&self, ordinals: &Range<usize>) -> &[Dense] {
@@ -210,6 +275,22 @@ impl DocLists {
     }
 }
 
+/// Whether so many documents of a range go through a bitset.
+fn is_bitset(docs: usize, within: &Range<DocId>) -> bool {
+    docs >= BITSET_DOCS_MIN && docs * BITSET_SHARE >= within.len()
+}
+
+/// A bitmap of documents of a range in any order.
+fn bitset(docs: &[DocId], within: &Range<DocId>) -> RoaringBitmap {
+    let first = within.start / 8 * 8;
+    let mut bits = vec![0u8; ((within.end - first) as usize).div_ceil(8)];
+    for doc in docs {
+        let at = doc - first;
+        bits[at as usize / 8] |= 1 << (at % 8);
+    }
+    RoaringBitmap::from_lsb0_bytes(first, &bits)
+}
+
 /// A bitmap of ascending documents.
 pub(super) fn sorted_bitmap(docs: &[DocId]) -> RoaringBitmap {
     RoaringBitmap::from_sorted_iter(docs.iter().copied()).expect("lists of documents ascend")
@@ -255,7 +336,14 @@ mod tests {
             for to in from..=9 {
                 let inside = |pair: &&(u32, DocId)| (from..to).contains(&(pair.0 as usize));
                 let expected: RoaringBitmap = pairs.iter().filter(inside).map(|pair| pair.1).collect();
-                assert_eq!(lists.union(from..to), expected, "{from}..{to}");
+                for docs in [0..doc_count, 0..u32::MAX, 4_999..5_003, 13..19_000, 700..700, 30_000..40_000] {
+                    let mut cut = expected.clone();
+                    cut.remove_range(..docs.start);
+                    cut.remove_range(docs.end..);
+                    let within = Within::new(docs.clone(), doc_count);
+                    assert_eq!(lists.union(from..to, &within), cut, "{from}..{to} in {docs:?}");
+                    assert_eq!(within.cut(&expected), cut, "{from}..{to} in {docs:?}");
+                }
                 assert_eq!(lists.count(from..to), pairs.iter().filter(inside).count() as u64);
             }
         }

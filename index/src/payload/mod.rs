@@ -3,9 +3,9 @@
 //!
 //! One index a field and segment, immutable, the same in memory and from a section's bytes. Kinds: keyword (a
 //! sorted dictionary), integer, bool, datetime and float (sorted numbers), text (the words of texts); json
-//! has no index. An answer costs a binary search and the merging of the document lists it hits;
-//! [`PayloadIndex::estimate`] costs the search alone and serves a planner. It is not where filters are
-//! combined, nor where values are stored: rows are.
+//! has no index. An answer costs a binary search and the merging of what the document lists it hits hold in
+//! the range of documents asked for; [`PayloadIndex::estimate`] costs the search alone and says which of
+//! several tests to begin with. It is not where filters are combined, nor where values are stored: rows are.
 //!
 //! On disk, little-endian: u8 [`FORMAT`], u8 kind, u32 documents, the bitmap of documents that have the
 //! field, then what `keyword.rs`, `number.rs` or `words.rs` writes.
@@ -22,11 +22,11 @@ use std::ops::{Bound, Range};
 
 use roaring::RoaringBitmap;
 use spandrel_storage::codec::{Decoder, Encoder};
-use spandrel_storage::{PayloadKind, Value};
+use spandrel_storage::{DocId, PayloadKind, Value};
 
 pub use self::build::PayloadIndexBuilder;
 use self::keyword::Keywords;
-use self::lists::{DocLists, read_bitmap, write_bitmap};
+use self::lists::{DocLists, Within, read_bitmap, write_bitmap};
 use self::number::{Numbers, Stored};
 pub use self::predicate::Predicate;
 use self::predicate::number;
@@ -60,25 +60,31 @@ impl PayloadIndex {
         self.kind
     }
 
-    /// The documents that pass.
+    /// Documents that its lists number: one more than the last that has the field.
+    pub fn doc_count(&self) -> u32 {
+        self.doc_count
+    }
+
+    /// The documents of `docs` that pass.
     ///
     /// # Errors
     /// [`Error::Invalid`] as [`Predicate::check`].
-    pub fn select(&self, predicate: &Predicate<'_>) -> Result<RoaringBitmap> {
+    pub fn select(&self, predicate: &Predicate<'_>, docs: Range<DocId>) -> Result<RoaringBitmap> {
         predicate.check(self.kind)?;
-        match (predicate, &self.values) {
-            (Predicate::Exists, _) => Ok(self.exists.clone()),
-            (Predicate::Matches(text), Values::Text(words)) => Ok(words.matches(text)),
-            _ => {
-                let mut selected = RoaringBitmap::new();
-                self.hits(predicate, |lists, ordinals| selected |= lists.union(ordinals))?;
-                Ok(selected)
-            }
+        if let (Predicate::Matches(text), Values::Text(words)) = (predicate, &self.values) {
+            return Ok(words.matches(text, &docs));
         }
+        let within = Within::new(docs, self.doc_count);
+        if matches!(predicate, Predicate::Exists) {
+            return Ok(within.cut(&self.exists));
+        }
+        let mut selected = RoaringBitmap::new();
+        self.hits(predicate, |lists, ordinals| selected |= lists.union(ordinals, &within))?;
+        Ok(selected)
     }
 
-    /// At most how many documents pass, without collecting them. Exact for equals and exists, and for ranges
-    /// and prefixes of fields without lists.
+    /// At most how many documents of the segment pass, without collecting them. Exact for equals and exists,
+    /// and for ranges and prefixes of fields without lists.
     ///
     /// # Errors
     /// [`Error::Invalid`] as [`Predicate::check`].
@@ -96,39 +102,7 @@ impl PayloadIndex {
         Ok(count.min(self.exists.len()))
     }
 
-    /// [`Predicate::Equals`].
-    ///
-    /// # Errors
-    /// As [`Self::select`]; so for the five below.
-    pub fn equals(&self, value: &Value) -> Result<RoaringBitmap> {
-        self.select(&Predicate::Equals(value))
-    }
-
-    /// [`Predicate::AnyOf`].
-    #[allow(clippy::missing_errors_doc)]
-    pub fn any_of(&self, values: &[Value]) -> Result<RoaringBitmap> {
-        self.select(&Predicate::AnyOf(values))
-    }
-
-    /// [`Predicate::Range`].
-    #[allow(clippy::missing_errors_doc)]
-    pub fn range(&self, lower: Bound<&Value>, upper: Bound<&Value>) -> Result<RoaringBitmap> {
-        self.select(&Predicate::Range { lower, upper })
-    }
-
-    /// [`Predicate::Prefix`].
-    #[allow(clippy::missing_errors_doc)]
-    pub fn prefix(&self, prefix: &str) -> Result<RoaringBitmap> {
-        self.select(&Predicate::Prefix(prefix))
-    }
-
-    /// [`Predicate::Matches`].
-    #[allow(clippy::missing_errors_doc)]
-    pub fn matches(&self, text: &str) -> Result<RoaringBitmap> {
-        self.select(&Predicate::Matches(text))
-    }
-
-    /// [`Predicate::Exists`]: the documents that have the field.
+    /// The documents that have the field.
     pub fn exists(&self) -> &RoaringBitmap {
         &self.exists
     }
@@ -144,8 +118,8 @@ impl PayloadIndex {
         size_of::<Self>() + self.exists.serialized_size() + values
     }
 
-    /// Appends the layout in the module's head to `out`.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    /// The bytes of a section, in the layout in the module's head.
+    pub fn encode(&self) -> Vec<u8> {
         let mut encoder = Encoder::default();
         encoder.u8(FORMAT).u8(kind_tag(self.kind)).u32(self.doc_count);
         write_bitmap(&self.exists, &mut encoder);
@@ -155,10 +129,10 @@ impl PayloadIndex {
             Values::Float(values) => values.write(&mut encoder),
             Values::Text(values) => values.write(&mut encoder),
         }
-        out.append(&mut encoder.finish());
+        encoder.finish()
     }
 
-    /// Reads what [`Self::write`] wrote, all of `bytes`.
+    /// Reads what [`Self::encode`] gave, all of `bytes`.
     ///
     /// # Errors
     /// [`Error::Section`] for bytes of another format version or that do not hold an index.
@@ -188,6 +162,13 @@ impl PayloadIndex {
         };
         if bytes.left() > 0 || lists.is_some_and(|lists| lists.doc_count() != doc_count) {
             return Err(damaged("values do not end with the section or name other documents"));
+        }
+        let fits = match &index.values {
+            Values::Text(words) => words.is_within(&index.exists),
+            _ => lists.is_some_and(|lists| lists.all().is_subset(&index.exists)),
+        };
+        if !fits {
+            return Err(damaged("values name documents that do not have the field"));
         }
         Ok(index)
     }

@@ -1,7 +1,7 @@
 //! Every predicate over random values against a walk over those values; round trips; damaged bytes.
 
 use std::cmp::Ordering;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 
 use spandrel_storage::DocId;
 
@@ -27,6 +27,13 @@ impl Random {
     fn pick<T: Clone>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())].clone()
     }
+}
+
+const ALL: Range<DocId> = 0..DocId::MAX;
+
+/// The documents that pass, as a list.
+fn select(index: &PayloadIndex, predicate: Predicate<'_>) -> Vec<DocId> {
+    index.select(&predicate, ALL).unwrap().iter().collect()
 }
 
 const KEYWORDS: [&str; 14] =
@@ -189,8 +196,14 @@ fn check_against_walk(index: &PayloadIndex, docs: &[Option<Value>], predicate: &
         .filter(|(_, value)| value.as_ref().is_some_and(|value| passes(kind, value, predicate)))
         .map(|(doc, _)| doc as DocId)
         .collect();
-    let selected = index.select(predicate).unwrap();
-    assert_eq!(selected, expected, "{kind:?} {predicate:?}");
+    assert_eq!(index.select(predicate, ALL).unwrap(), expected, "{kind:?} {predicate:?}");
+    let count = docs.len() as DocId;
+    for part in [0..count, 0..count / 2, count / 3..count / 3 + 9, count..count + 5, 3..3] {
+        let mut cut = expected.clone();
+        cut.remove_range(..part.start);
+        cut.remove_range(part.end..);
+        assert_eq!(index.select(predicate, part.clone()).unwrap(), cut, "{kind:?} {predicate:?} in {part:?}");
+    }
     let estimate = index.estimate(predicate).unwrap();
     let exact = !lists && !matches!(predicate, Predicate::Matches(_));
     assert!(estimate >= expected.len(), "{kind:?} {predicate:?}: {estimate} < {}", expected.len());
@@ -207,8 +220,7 @@ fn every_predicate_agrees_with_a_walk_over_the_values() {
         let count = [0, 1, 50, 700, 4000][random.below(5)];
         let docs = docs(kind, count, lists, &mut random);
         let index = build(kind, &docs);
-        let mut bytes = Vec::new();
-        index.write(&mut bytes);
+        let bytes = index.encode();
         let read = PayloadIndex::read(&bytes).unwrap();
         assert_eq!(read, index);
         for round in 0..30 {
@@ -236,27 +248,40 @@ fn every_predicate_agrees_with_a_walk_over_the_values() {
 #[test]
 fn large_integers_are_not_rounded() {
     let exact = (1i64 << 53) + 1;
+    let equals = |index: &PayloadIndex, value: Value| select(index, Predicate::Equals(&value));
     let index = build(PayloadKind::Integer, &[Some(exact.into()), Some((exact - 1).into())]);
-    assert_eq!(index.equals(&Value::Float((exact - 1) as f64)).unwrap(), RoaringBitmap::from([1]));
-    let above = Bound::Excluded(&Value::Float((exact - 1) as f64));
-    assert_eq!(index.range(above, Bound::Unbounded).unwrap(), RoaringBitmap::from([0]));
+    assert_eq!(equals(&index, Value::Float((exact - 1) as f64)), [1]);
+    let lower = Bound::Excluded(&Value::Float((exact - 1) as f64));
+    assert_eq!(select(&index, Predicate::Range { lower, upper: Bound::Unbounded }), [0]);
     // A float field holds the nearest float and says so: the odd integer itself is not in it.
     let index = build(PayloadKind::Float, &[Some(exact.into()), Some(Value::Float(-0.0))]);
-    assert!(index.equals(&exact.into()).unwrap().is_empty());
-    assert_eq!(index.equals(&(exact - 1).into()).unwrap(), RoaringBitmap::from([0]));
-    assert_eq!(index.equals(&0.into()).unwrap(), RoaringBitmap::from([1]));
-    assert_eq!(index.equals(&Value::Float(0.0)).unwrap(), RoaringBitmap::from([1]));
+    assert!(equals(&index, exact.into()).is_empty());
+    assert_eq!(equals(&index, (exact - 1).into()), [0]);
+    assert_eq!(equals(&index, 0.into()), [1]);
+    assert_eq!(equals(&index, Value::Float(0.0)), [1]);
 }
 
 #[test]
 fn a_text_list_passes_only_when_one_text_has_all_words() {
     let list = Value::from(vec!["red car", "blue bike"]);
     let index = build(PayloadKind::Text, &[Some(list), Some("blue car".into()), None]);
-    assert_eq!(index.matches("Car, RED").unwrap(), RoaringBitmap::from([0]));
-    assert_eq!(index.matches("blue").unwrap(), RoaringBitmap::from([0, 1]));
-    assert!(index.matches("red bike").unwrap().is_empty());
-    assert!(index.matches("?!").unwrap().is_empty());
+    let matches = |text| select(&index, Predicate::Matches(text));
+    assert_eq!(matches("Car, RED"), [0]);
+    assert_eq!(matches("blue"), [0, 1]);
+    assert!(matches("red bike").is_empty());
+    assert!(matches("?!").is_empty());
     assert_eq!(index.exists(), &RoaringBitmap::from([0, 1]));
+}
+
+#[test]
+fn values_of_documents_without_the_field_are_damage() {
+    for (kind, value) in [(PayloadKind::Integer, Value::from(7)), (PayloadKind::Text, "seven".into())] {
+        let mut index = build(kind, &[Some(value.clone()), Some(value)]);
+        assert!(PayloadIndex::read(&index.encode()).is_ok());
+        index.exists.remove(0);
+        let message = PayloadIndex::read(&index.encode()).unwrap_err().to_string();
+        assert!(message.contains("do not have the field"), "{message}");
+    }
 }
 
 #[test]
@@ -294,7 +319,7 @@ fn wrong_questions_are_refused_with_what_to_do() {
         let message = predicate.check(kind).unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
         if let Ok(builder) = PayloadIndexBuilder::new(kind) {
-            assert_eq!(builder.finish().select(&predicate).unwrap_err().to_string(), message);
+            assert_eq!(builder.finish().select(&predicate, ALL).unwrap_err().to_string(), message);
         }
     }
     assert!(PayloadIndexBuilder::new(PayloadKind::Json).is_err());
@@ -330,8 +355,7 @@ fn damaged_bytes_are_an_error_or_an_index_but_never_a_panic() {
     for kind in KINDS {
         let mut random = Random(9);
         let docs = docs(kind, 1500, true, &mut random);
-        let mut bytes = Vec::new();
-        build(kind, &docs).write(&mut bytes);
+        let bytes = build(kind, &docs).encode();
         for end in 0..bytes.len().min(300) {
             assert!(PayloadIndex::read(&bytes[..end]).is_err());
         }
@@ -350,7 +374,7 @@ fn damaged_bytes_are_an_error_or_an_index_but_never_a_panic() {
                 for predicate in
                     [Predicate::Equals(&one), range, Predicate::Prefix("a"), Predicate::Matches("car")]
                 {
-                    let _ = (index.select(&predicate), index.estimate(&predicate));
+                    let _ = (index.select(&predicate, ALL), index.estimate(&predicate));
                 }
             }
         }

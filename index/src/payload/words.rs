@@ -7,6 +7,8 @@
 //! On disk: a dictionary as in `keyword.rs` over texts, then u8 1 and u32 n, u32 x n the document of each
 //! text, or u8 0 when texts are documents.
 
+use std::ops::Range;
+
 use roaring::RoaringBitmap;
 use spandrel_storage::DocId;
 use spandrel_storage::codec::{Decoder, Encoder};
@@ -14,6 +16,7 @@ use spandrel_storage::codec::{Decoder, Encoder};
 use super::build::dedup_from;
 use super::damaged;
 use super::keyword::Keywords;
+use super::lists::Within;
 use crate::error::Result;
 use crate::intern::{Interner, hash};
 use crate::text::Analyzer;
@@ -76,21 +79,39 @@ impl WordsBuilder {
 }
 
 impl Words {
-    /// Documents with a text that holds every word of `query`; none when it has no words.
-    pub(super) fn matches(&self, query: &str) -> RoaringBitmap {
-        let mut lists: Vec<RoaringBitmap> = Vec::new();
-        for word in distinct(query) {
-            let ordinal = self.words.equal(&word);
-            if ordinal.is_empty() {
-                return RoaringBitmap::new();
+    /// Documents of `docs` with a text that holds every word of `query`; none when it has no words.
+    pub(super) fn matches(&self, query: &str, docs: &Range<DocId>) -> RoaringBitmap {
+        let lists = self.words.lists();
+        let mut found: Vec<Range<usize>> =
+            distinct(query).iter().map(|word| self.words.equal(word)).collect();
+        found.sort_by_key(|ordinals| lists.count(ordinals.clone()));
+        let texts = match &self.owners {
+            None => docs.clone(),
+            Some(owners) => {
+                let before = |doc: DocId| owners.partition_point(|owner| *owner < doc) as u32;
+                before(docs.start)..before(docs.end)
             }
-            lists.push(self.words.lists().union(ordinal));
+        };
+        let within = Within::new(texts, lists.doc_count());
+        let mut found = found.into_iter();
+        let mut texts = found.next().map_or_else(RoaringBitmap::new, |rarest| lists.union(rarest, &within));
+        for ordinals in found {
+            if texts.is_empty() {
+                break;
+            }
+            texts &= lists.union(ordinals, &within);
         }
-        lists.sort_by_key(RoaringBitmap::len);
-        let texts = lists.into_iter().reduce(|all, list| all & list).unwrap_or_default();
         match &self.owners {
             None => texts,
             Some(owners) => texts.iter().map(|text| owners[text as usize]).collect(),
+        }
+    }
+
+    /// Whether every text is of one of these documents.
+    pub(super) fn is_within(&self, docs: &RoaringBitmap) -> bool {
+        match &self.owners {
+            None => self.words.lists().all().is_subset(docs),
+            Some(owners) => owners.iter().all(|doc| docs.contains(*doc)),
         }
     }
 

@@ -106,12 +106,11 @@ fn write_light(
     let tenants: Vec<u32> = order.tenants.iter().flat_map(|(tenant, start)| [tenant.0, *start]).collect();
     writer.write_values(&tenants)?;
     for (at, (builder, field)) in builders.into_iter().zip(&schema.fields).enumerate() {
-        let mut bytes = Vec::new();
-        match builder {
+        let bytes = match builder {
             FieldBuilder::None | FieldBuilder::Dense(_) => continue,
-            FieldBuilder::Sparse(builder) => builder.finish().write(&mut bytes),
-            FieldBuilder::Payload(builder) => builder.finish().write(&mut bytes),
-        }
+            FieldBuilder::Sparse(builder) => builder.finish().encode(),
+            FieldBuilder::Payload(builder) => builder.finish().encode(),
+        };
         if let Some(name) = section_name(&field.kind, at) {
             writer.section(&name)?;
             writer.write(&bytes)?;

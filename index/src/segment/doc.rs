@@ -72,7 +72,8 @@ impl IndexDoc {
 /// Analyses the rows and questions of one schema.
 ///
 /// Analyzers keep buffers, so each is used by one thread at a time; idle ones wait in a pool that grows to
-/// the number of threads that ever analysed at once, at most [`IDLE_MAX`].
+/// the number of threads that ever analysed at once, at most [`IDLE_MAX`]. A [`Batch`] takes them once for
+/// many rows.
 pub struct Indexer {
     schema: Arc<Schema>,
     idle: Mutex<Vec<Analyzers>>,
@@ -99,44 +100,25 @@ impl Indexer {
         &self.schema
     }
 
-    /// What the fields of a row give to their indexes.
+    /// What the fields of one row give to their indexes; for several rows see [`Indexer::batch`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a value that is not of its field's kind; rows that were checked have none.
+    /// As [`Batch::values`].
     pub fn values(&self, fields: &[(FieldId, FieldValue)]) -> Result<IndexValues> {
-        self.with_analyzers(|analyzers| {
-            let mut values = Vec::with_capacity(fields.len());
-            let mut texts = Vec::new();
-            for (id, value) in fields {
-                let kind = self.schema.fields.get(usize::from(id.0)).map(|field| &field.kind);
-                let value = match (kind, value) {
-                    (Some(FieldKind::Dense(_)), FieldValue::Dense(vector)) => {
-                        IndexValue::Dense(vector.clone())
-                    }
-                    (Some(FieldKind::Sparse), FieldValue::Sparse(vector)) => {
-                        IndexValue::Sparse(vector.clone())
-                    }
-                    (Some(FieldKind::Text(_)), FieldValue::Text(text)) => {
-                        let analyzer = analyzers.get_mut(usize::from(id.0)).and_then(Option::as_mut);
-                        texts.extend(analyzer.and_then(|analyzer| analyzer.field(*id, text)));
-                        continue;
-                    }
-                    (Some(FieldKind::Payload { kind: PayloadKind::Json }), FieldValue::Payload(_)) => {
-                        continue;
-                    }
-                    (Some(FieldKind::Payload { .. }), FieldValue::Payload(value)) => {
-                        IndexValue::Payload(value.clone())
-                    }
-                    _ => {
-                        return Err(Error::Invalid(format!(
-                            "the value of field {id} is not of the field's kind"
-                        )));
-                    }
-                };
-                values.push((*id, value));
-            }
-            Ok(IndexValues { fields: values, text: TextDoc::new(texts) })
-        })
+        self.batch()?.values(fields)
+    }
+
+    /// Takes analyzers for many rows at once.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] as [`Indexer::new`], which has made the same ones already.
+    pub fn batch(&self) -> Result<Batch<'_>> {
+        let idle = self.idle.lock().pop();
+        let analyzers = match idle {
+            Some(analyzers) => analyzers,
+            None => analyzers(&self.schema)?,
+        };
+        Ok(Batch { indexer: self, analyzers })
     }
 
     /// Analyses a question to a text field.
@@ -144,26 +126,61 @@ impl Indexer {
     /// # Errors
     /// [`Error::Invalid`] when it has too many terms or the field is not a text field.
     pub fn text_query(&self, field: FieldId, tenant: TenantId, text: &str) -> Result<TextQuery> {
-        self.with_analyzers(|analyzers| {
-            match analyzers.get_mut(usize::from(field.0)).and_then(Option::as_mut) {
-                Some(analyzer) => TextQuery::parse(field, tenant, Match::Any, analyzer, text),
-                None => Err(Error::Invalid(format!("field {field} is not a text field"))),
-            }
-        })
+        match self.batch()?.analyzer(field) {
+            Some(analyzer) => TextQuery::parse(field, tenant, Match::Any, analyzer, text),
+            None => Err(Error::Invalid(format!("field {field} is not a text field"))),
+        }
+    }
+}
+
+/// The analyzers of one thread, from when it took them until this is dropped.
+pub struct Batch<'a> {
+    indexer: &'a Indexer,
+    analyzers: Analyzers,
+}
+
+impl Batch<'_> {
+    /// What the fields of a row give to their indexes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a value that is not of its field's kind; rows that were checked have none.
+    pub fn values(&mut self, fields: &[(FieldId, FieldValue)]) -> Result<IndexValues> {
+        let mut values = Vec::with_capacity(fields.len());
+        let mut texts = Vec::new();
+        for (id, value) in fields {
+            let kind = self.indexer.schema.fields.get(usize::from(id.0)).map(|field| &field.kind);
+            let value = match (kind, value) {
+                (Some(FieldKind::Dense(_)), FieldValue::Dense(vector)) => IndexValue::Dense(vector.clone()),
+                (Some(FieldKind::Sparse), FieldValue::Sparse(vector)) => IndexValue::Sparse(vector.clone()),
+                (Some(FieldKind::Text(_)), FieldValue::Text(text)) => {
+                    texts.extend(self.analyzer(*id).and_then(|analyzer| analyzer.field(*id, text)));
+                    continue;
+                }
+                (Some(FieldKind::Payload { kind: PayloadKind::Json }), FieldValue::Payload(_)) => continue,
+                (Some(FieldKind::Payload { .. }), FieldValue::Payload(value)) => {
+                    IndexValue::Payload(value.clone())
+                }
+                _ => {
+                    let message = format!("the value of field {id} is not of the field's kind");
+                    return Err(Error::Invalid(message));
+                }
+            };
+            values.push((*id, value));
+        }
+        Ok(IndexValues { fields: values, text: TextDoc::new(texts) })
     }
 
-    fn with_analyzers<T>(&self, run: impl FnOnce(&mut Analyzers) -> Result<T>) -> Result<T> {
-        let idle = self.idle.lock().pop();
-        let mut taken = match idle {
-            Some(analyzers) => analyzers,
-            None => analyzers(&self.schema)?,
-        };
-        let result = run(&mut taken);
-        let mut idle = self.idle.lock();
+    fn analyzer(&mut self, field: FieldId) -> Option<&mut Analyzer> {
+        self.analyzers.get_mut(usize::from(field.0)).and_then(Option::as_mut)
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        let mut idle = self.indexer.idle.lock();
         if idle.len() < IDLE_MAX {
-            idle.push(taken);
+            idle.push(std::mem::take(&mut self.analyzers));
         }
-        result
     }
 }
 

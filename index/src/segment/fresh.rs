@@ -21,7 +21,7 @@ pub(super) enum FieldBuilder {
     None,
     Dense(FlatBuilder),
     Sparse(SparseFlatBuilder),
-    Payload(PayloadIndexBuilder),
+    Payload(Box<PayloadIndexBuilder>),
 }
 
 impl FieldBuilder {
@@ -31,7 +31,7 @@ impl FieldBuilder {
             FieldKind::Dense(spec) => Self::Dense(FlatBuilder::new(spec)?),
             FieldKind::Sparse => Self::Sparse(SparseFlat::builder()),
             FieldKind::Text(_) | FieldKind::Payload { kind: PayloadKind::Json } => Self::None,
-            FieldKind::Payload { kind } => Self::Payload(PayloadIndexBuilder::new(*kind)?),
+            FieldKind::Payload { kind } => Self::Payload(Box::new(PayloadIndexBuilder::new(*kind)?)),
         })
     }
 

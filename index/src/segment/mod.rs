@@ -18,7 +18,7 @@ use std::sync::Arc;
 use spandrel_storage::{DocId, FieldId, RowId, Schema, TenantId};
 
 pub use self::build::{DocSource, build};
-pub use self::doc::{IndexDoc, IndexValue, IndexValues, Indexer};
+pub use self::doc::{Batch, IndexDoc, IndexValue, IndexValues, Indexer};
 use crate::budget::Reservation;
 use crate::dense::VectorIndex;
 use crate::payload::PayloadIndex;

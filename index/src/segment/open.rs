@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use spandrel_storage::file::{Section, SegmentFile};
-use spandrel_storage::io::BatchRead;
+use spandrel_storage::io::{BatchRead, Extent};
 use spandrel_storage::{FieldKind, PayloadKind, RowId, TenantId};
 
 use super::build::{KIND, TEXT_PREFIX, section_name};
@@ -62,8 +62,7 @@ impl Segment {
                 }
                 FieldKind::Payload { kind } => {
                     let index = PayloadIndex::read(&file.require(&name)?.read_all()?)?;
-                    let last = index.exists().max();
-                    if index.kind() != *kind || last.is_some_and(|doc| doc as usize >= rows.len()) {
+                    if index.kind() != *kind || index.doc_count() as usize > rows.len() {
                         return Err(damaged(
                             &name,
                             "it is not the index of this field and these docs".into(),
@@ -167,5 +166,12 @@ impl ChunkSource for SectionSource {
 
     fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
         Ok(self.0.read_into(at, out)?)
+    }
+
+    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+        Ok(self.0.read_batch(extents, &mut |index, bytes| {
+            done(index, bytes);
+            Ok(())
+        })?)
     }
 }

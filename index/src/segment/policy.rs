@@ -4,9 +4,12 @@
 //!
 //! Fresh segments live in memory, one a commit, and are merged by eights as in a size-tiered log-structured
 //! merge tree (O'Neil et al., 1996), so that a row is copied about log8(fresh rows) times. When the fresh
-//! ones reach a bound they become one segment on disk. Segments on disk are merged when four neighbours are
-//! within a factor of four of each other, or when one holds mostly deleted rows. Only neighbours are ever
-//! merged, so row ranges stay disjoint.
+//! ones reach a bound they become one segment on disk. Those are merged by fours in the same way, and one
+//! that holds mostly deleted rows is rewritten. Only neighbours are ever merged, so row ranges stay disjoint.
+//!
+//! What that costs: at rest fewer than a fan-out of neighbours stand between one tier and the next, so there
+//! are `O(log rows)` segments, and four more a [`SEGMENT_DOCS_MAX`] of rows. A merge that stays in its tier
+//! is paid for by a segment of that tier which is new, so a row is copied at most three times a tier.
 
 use std::ops::Range;
 
@@ -14,8 +17,6 @@ use std::ops::Range;
 const MEMORY_FANOUT: usize = 8;
 /// Neighbours on disk that are merged together.
 const DISK_FANOUT: usize = 4;
-/// Neighbours on disk belong to one tier while the largest is at most this many times the smallest.
-const DISK_TIER_RATIO: u64 = 4;
 /// A segment is rewritten when more than this share of its rows is deleted.
 const DEAD_SHARE_MAX: f64 = 0.3;
 /// A segment on disk is not merged past this many rows, so that a build stays bounded.
@@ -71,24 +72,10 @@ pub fn disk_job(sizes: &[Size]) -> Option<Job> {
     merge_disk(&sizes[..sizes.partition_point(|size| size.on_disk)])
 }
 
-/// The newest eight neighbours of one tier, where a tier is a power of eight of rows.
 fn merge_fresh(sizes: &[Size], fresh: Range<usize>) -> Option<Job> {
-    let tier = |size: &Size| size.docs.max(1).ilog2() / MEMORY_FANOUT.ilog2();
-    let mut end = fresh.end;
-    while end > fresh.start {
-        let top = tier(&sizes[end - 1]);
-        let mut start = end - 1;
-        // A newer segment of a smaller tier may stand among larger ones; it joins them rather than split the
-        // run.
-        while start > fresh.start && tier(&sizes[start - 1]) <= top {
-            start -= 1;
-        }
-        if end - start >= MEMORY_FANOUT {
-            return Some(Job::MergeFresh(start..end));
-        }
-        end = start;
-    }
-    None
+    let docs: Vec<u64> = sizes[fresh.clone()].iter().map(|size| size.docs).collect();
+    let run = newest_run(&docs, MEMORY_FANOUT, u64::MAX)?;
+    Some(Job::MergeFresh(fresh.start + run.start..fresh.start + run.end))
 }
 
 fn merge_disk(sizes: &[Size]) -> Option<Job> {
@@ -96,13 +83,41 @@ fn merge_disk(sizes: &[Size]) -> Option<Job> {
     if let Some(at) = sizes.iter().position(dead) {
         return Some(Job::MergeDisk(at..at + 1));
     }
-    let live = |size: &Size| size.docs.saturating_sub(size.deleted).max(1);
-    sizes.windows(DISK_FANOUT).enumerate().rev().find_map(|(at, run)| {
-        let total: u64 = run.iter().map(live).sum();
-        let smallest = run.iter().map(live).min()?;
-        let largest = run.iter().map(live).max()?;
-        (largest <= smallest.saturating_mul(DISK_TIER_RATIO) && total <= SEGMENT_DOCS_MAX)
-            .then_some(Job::MergeDisk(at..at + DISK_FANOUT))
+    let live: Vec<u64> = sizes.iter().map(|size| size.docs.saturating_sub(size.deleted)).collect();
+    newest_run(&live, DISK_FANOUT, SEGMENT_DOCS_MAX).map(Job::MergeDisk)
+}
+
+/// The newest `fanout` neighbours or more of one tier, where a tier is a power of `fanout` of rows, with at
+/// most `docs_max` rows together.
+fn newest_run(docs: &[u64], fanout: usize, docs_max: u64) -> Option<Range<usize>> {
+    let tier = |docs: u64| docs.max(1).ilog2() / fanout.ilog2();
+    let mut end = docs.len();
+    while end > 0 {
+        let top = tier(docs[end - 1]);
+        let mut start = end - 1;
+        // A smaller segment between larger ones joins them: left alone it would split every run for ever.
+        while start > 0 && tier(docs[start - 1]) <= top {
+            start -= 1;
+        }
+        if let Some(run) = fitting(docs, start..end, fanout, docs_max) {
+            return Some(run);
+        }
+        end = start;
+    }
+    None
+}
+
+/// The newest part of `run`, as long as it can be but `fanout` long at least, with at most `docs_max` rows.
+fn fitting(docs: &[u64], run: Range<usize>, fanout: usize, docs_max: u64) -> Option<Range<usize>> {
+    run.clone().rev().map(|last| last + 1).find_map(|end| {
+        let mut left = docs_max;
+        let mut fits = |docs: &&u64| {
+            let fits = **docs <= left;
+            left = left.saturating_sub(**docs);
+            fits
+        };
+        let len = docs[run.start..end].iter().rev().take_while(|docs| fits(docs)).count();
+        (len >= fanout).then_some(end - len..end)
     })
 }
 
@@ -158,6 +173,44 @@ mod tests {
             assert!(sizes.len() < 60, "{} segments", sizes.len());
         }
         assert!(sizes.iter().filter(|size| size.on_disk).count() <= 16);
+    }
+
+    /// What one small flush a session, between large ones, must not bring to a halt.
+    #[test]
+    fn flushes_of_every_pattern_leave_few_segments_and_cost_few_copies() {
+        let patterns: [&[u64]; 7] = [
+            &[32_768, 500],
+            &[8_000, 8_000, 1_000],
+            &[32_768, 32_768, 32_768, 700],
+            &[8_000, 8_000, 8_000, 8_000, 8_000, 900],
+            &[1, 40_000, 1, 1, 2_500, 1],
+            &[100, 32_768, 100, 100, 32_768, 1_600],
+            &[32_768],
+        ];
+        for pattern in patterns {
+            let (mut sizes, mut rows, mut copied) = (Vec::new(), 0, 0);
+            for flush in pattern.iter().cycle().take(3_000) {
+                sizes.push(size(*flush, true));
+                rows += flush;
+                copied += settle(&mut sizes);
+                let tiers = u64::from(rows.ilog2()) / 2 + 1;
+                let most = tiers * 3 + rows.div_ceil(SEGMENT_DOCS_MAX) * 4;
+                assert!(sizes.len() as u64 <= most, "{pattern:?}: {} segments of {rows} rows", sizes.len());
+                assert!(copied <= rows * tiers, "{pattern:?}: {copied} copies of {rows} rows");
+            }
+            assert_eq!(sizes.iter().map(|size| size.docs).sum::<u64>(), rows);
+            assert!(sizes.iter().all(|size| size.docs <= SEGMENT_DOCS_MAX));
+        }
+    }
+
+    #[test]
+    fn full_segments_stay_and_small_ones_between_them_are_merged() {
+        let full = SEGMENT_DOCS_MAX - 10;
+        let mut sizes: Vec<Size> =
+            [full, 20, 20, 20, 20, full, 20, 20, full].map(|docs| size(docs, true)).into();
+        let copied = settle(&mut sizes);
+        assert!(copied < 1_000, "{copied} copies");
+        assert_eq!(sizes.iter().filter(|size| size.docs == full).count(), 3);
     }
 
     #[test]

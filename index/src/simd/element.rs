@@ -28,6 +28,12 @@ pub trait Element:
     /// Appends the elements that little-endian `bytes` hold; bytes past the last whole element are left out.
     fn decode(bytes: &[u8], elements: &mut Vec<Self>);
 
+    /// Fills `elements` from as many little-endian bytes as they need.
+    ///
+    /// # Panics
+    /// When there are more or fewer bytes.
+    fn decode_into(bytes: &[u8], elements: &mut [Self]);
+
     /// Appends the elements as little-endian bytes.
     fn encode(elements: &[Self], bytes: &mut Vec<u8>);
 
@@ -49,6 +55,12 @@ impl Element for f32 {
 
     fn decode(bytes: &[u8], elements: &mut Vec<Self>) {
         elements.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
+    }
+
+    fn decode_into(bytes: &[u8], elements: &mut [Self]) {
+        let (values, rest) = bytes.as_chunks::<4>();
+        assert!(values.len() == elements.len() && rest.is_empty(), "four bytes an element");
+        elements.iter_mut().zip(values).for_each(|(element, b)| *element = f32::from_le_bytes(*b));
     }
 
     fn encode(elements: &[Self], bytes: &mut Vec<u8>) {
@@ -75,6 +87,12 @@ impl Element for f16 {
         elements.extend(bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b)));
     }
 
+    fn decode_into(bytes: &[u8], elements: &mut [Self]) {
+        let (values, rest) = bytes.as_chunks::<2>();
+        assert!(values.len() == elements.len() && rest.is_empty(), "two bytes an element");
+        elements.iter_mut().zip(values).for_each(|(element, b)| *element = f16::from_le_bytes(*b));
+    }
+
     fn encode(elements: &[Self], bytes: &mut Vec<u8>) {
         bytes.extend(elements.iter().flat_map(|value| value.to_le_bytes()));
     }
@@ -97,6 +115,11 @@ impl Element for i8 {
 
     fn decode(bytes: &[u8], elements: &mut Vec<Self>) {
         elements.extend(bytes.iter().map(|b| i8::from_le_bytes([*b])));
+    }
+
+    fn decode_into(bytes: &[u8], elements: &mut [Self]) {
+        assert_eq!(bytes.len(), elements.len(), "a byte an element");
+        elements.iter_mut().zip(bytes).for_each(|(element, b)| *element = i8::from_le_bytes([*b]));
     }
 
     fn encode(elements: &[Self], bytes: &mut Vec<u8>) {

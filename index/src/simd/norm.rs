@@ -3,18 +3,21 @@
 //! Sums are in f64 over fixed lanes and use no CPU feature, so that the same vector is stored as the same
 //! bytes everywhere, and no finite f32 vector overflows or vanishes.
 
+use super::element::Element;
+
 const LANES: usize = 8;
 
 /// The squared Euclidean norm.
-pub fn norm_squared(vector: &[f32]) -> f64 {
+pub fn norm_squared<T: Element>(vector: &[T]) -> f64 {
     let (chunks, tail) = vector.as_chunks::<LANES>();
     let mut sums = [0.0f64; LANES];
     for chunk in chunks {
         for lane in 0..LANES {
-            sums[lane] += f64::from(chunk[lane]) * f64::from(chunk[lane]);
+            let value = f64::from(chunk[lane].to_f32());
+            sums[lane] += value * value;
         }
     }
-    sums.iter().sum::<f64>() + tail.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>()
+    sums.iter().sum::<f64>() + tail.iter().map(|value| f64::from(value.to_f32()).powi(2)).sum::<f64>()
 }
 
 /// The Euclidean norm; 0 only for a vector of zeros.

@@ -49,13 +49,7 @@ fn l2_int(queries: &[i8], rows: &[i8], dim: usize, out: &mut [i32]) {
 }
 
 /// Fills `out: q x r` pair by pair.
-pub(super) fn pairs<Q, T, O>(
-    queries: &[Q],
-    rows: &[T],
-    dim: usize,
-    out: &mut [O],
-    pair: impl Fn(&[Q], &[T]) -> O,
-) {
+fn pairs<Q, T, O>(queries: &[Q], rows: &[T], dim: usize, out: &mut [O], pair: impl Fn(&[Q], &[T]) -> O) {
     let (_, row_count) = shape(queries, rows, dim, out);
     if row_count == 0 {
         return;

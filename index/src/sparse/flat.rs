@@ -2,8 +2,9 @@
 //!
 //! Vectors lie row by row, each a run of (ordinal, weight) pairs where ordinals number the dimensions that
 //! occur in the segment, ascending. A query becomes a dense array by ordinal, zero where it has no weight,
-//! and a document costs one multiply-add per set dimension with no branch: memory bandwidth, 8 bytes a set
-//! dimension, is the limit. With a filter only its documents are scored.
+//! which the thread reuses and of which only the query's places are set and cleared. A document costs one
+//! multiply-add and one `or` per set dimension with no branch: memory bandwidth, 8 bytes a set dimension, is
+//! the limit. With a filter only its documents are scored.
 //!
 //! On disk, little-endian: u8 1 | u32 n, n dimensions ascending | u32 d + 1, where each vector starts |
 //! u32 m, m ordinals | u32 m, m weights (f32).
@@ -13,9 +14,11 @@ use std::ops::Range;
 use spandrel_storage::codec::{Decoder, Encoder, Truncated};
 use spandrel_storage::{DocId, RowId, SparseVector};
 
-use super::{SparseCounters, SparseIndex, check_vector};
+use super::{SparseIndex, check_vector};
 use crate::allow::Allow;
+use crate::counters::Counters;
 use crate::error::{Error, Result};
+use crate::scratch::Scratch;
 use crate::topk::TopK;
 
 /// Version of the layout in the module's head.
@@ -36,6 +39,16 @@ pub struct SparseFlat {
     starts: Vec<u32>,
     ordinals: Vec<u32>,
     weights: Vec<f32>,
+}
+
+/// Buffers of a sparse search.
+#[derive(Debug, Default)]
+pub(crate) struct SparseScratch {
+    /// A query's weights by ordinal; all zero between searches, at least as long as the dimensions of the
+    /// largest segment searched.
+    table: Vec<f32>,
+    /// The places that are not zero.
+    touched: Vec<usize>,
 }
 
 /// Collects sparse vectors in document order.
@@ -103,15 +116,15 @@ impl SparseFlat {
         SparseFlatBuilder::default()
     }
 
-    /// Appends the layout in the module's head to `out`.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    /// The bytes of a section, in the layout in the module's head.
+    pub fn encode(&self) -> Vec<u8> {
         let capacity = 17 + 4 * (self.dims.len() + self.starts.len() + 2 * self.ordinals.len());
         let mut encoder = Encoder::with_capacity(capacity);
         encoder.u8(FORMAT).u32s(&self.dims).u32s(&self.starts).u32s(&self.ordinals).f32s(&self.weights);
-        out.append(&mut encoder.finish());
+        encoder.finish()
     }
 
-    /// Reads what [`Self::write`] wrote, all of `bytes`.
+    /// Reads what [`Self::encode`] gave, all of `bytes`.
     ///
     /// # Errors
     /// [`Error::Section`] for bytes of another format version or that do not hold vectors.
@@ -146,30 +159,50 @@ impl SparseFlat {
         Ok(flat)
     }
 
-    /// The query's weights by ordinal, zero where it has none.
-    fn scatter(&self, query: &SparseVector) -> Vec<f32> {
-        let mut table = vec![0.0; self.dims.len()];
+    /// Calls `run` with the query's weights by ordinal, zero where it has none; not at all when the segment
+    /// has none of its dimensions.
+    fn scattered(
+        &self,
+        query: &SparseVector,
+        scratch: &mut SparseScratch,
+        run: impl FnOnce(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let SparseScratch { table, touched } = scratch;
+        if table.len() < self.dims.len() {
+            table.resize(self.dims.len(), 0.0);
+        }
+        touched.clear();
         for (dim, weight) in query.dims.iter().zip(&query.weights) {
             if let Ok(ordinal) = self.dims.binary_search(dim) {
                 table[ordinal] = *weight;
+                touched.push(ordinal);
             }
         }
-        table
+        let done = if touched.is_empty() { Ok(()) } else { run(table) };
+        touched.iter().for_each(|ordinal| table[*ordinal] = 0.0);
+        done
     }
 
     fn run(&self, doc: DocId) -> Range<usize> {
         self.starts[doc as usize] as usize..self.starts[doc as usize + 1] as usize
     }
 
-    /// The inner product of a document and a scattered query.
+    /// The inner product of a document and a scattered query; NaN when they share no dimension.
     fn dot(&self, doc: DocId, table: &[f32]) -> f32 {
         let run = self.run(doc);
-        let mut sum = 0.0;
+        let (mut sum, mut shared) = (0.0, 0);
         for (ordinal, weight) in self.ordinals[run.clone()].iter().zip(&self.weights[run]) {
-            // Adding the zero product of a dimension that the query lacks changes no bit of the sum.
-            sum += weight * table[*ordinal as usize];
+            // Adding the zero product of a dimension that the query lacks changes no bit of the sum; its
+            // weights are not zero, so a bit of one says that the dimension is shared.
+            let asked = table[*ordinal as usize];
+            sum += weight * asked;
+            shared |= asked.to_bits();
         }
-        if f32::is_finite(sum) { sum } else { self.dot_wide(doc, table) }
+        match shared {
+            0 => f32::NAN,
+            _ if f32::is_finite(sum) => sum,
+            _ => self.dot_wide(doc, table),
+        }
     }
 
     /// The inner product where f32 overflows on the way, cut to the range of f32.
@@ -177,11 +210,6 @@ impl SparseFlat {
     fn dot_wide(&self, doc: DocId, table: &[f32]) -> f32 {
         let product = |at: usize| f64::from(self.weights[at]) * f64::from(table[self.ordinals[at] as usize]);
         self.run(doc).map(product).sum::<f64>().clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32
-    }
-
-    /// Whether a document shares a dimension with a scattered query.
-    fn overlaps(&self, doc: DocId, table: &[f32]) -> bool {
-        self.ordinals[self.run(doc)].iter().any(|ordinal| table[*ordinal as usize] != 0.0)
     }
 }
 
@@ -192,7 +220,8 @@ impl SparseIndex for SparseFlat {
         rows: &[RowId],
         allow: &Allow<'_>,
         top: &mut TopK,
-        counters: &mut SparseCounters,
+        scratch: &mut Scratch,
+        counters: &mut Counters,
     ) -> Result<()> {
         check_vector(query)?;
         if rows.len() < self.doc_count() as usize {
@@ -201,47 +230,49 @@ impl SparseIndex for SparseFlat {
             return Err(Error::Invalid(message));
         }
         let docs = allow.range.start..allow.range.end.min(self.doc_count());
-        let table = self.scatter(query);
-        if docs.is_empty() || table.iter().all(|weight| *weight == 0.0) {
+        if docs.is_empty() {
             return Ok(());
         }
-        let mut threshold = top.threshold();
-        let mut offer = |doc: DocId| {
-            counters.scored += 1;
-            let score = self.dot(doc, &table);
-            if score < threshold || (score == 0.0 && !self.overlaps(doc, &table)) {
-                return;
+        self.scattered(query, &mut scratch.sparse, |table| {
+            let mut threshold = top.threshold();
+            let mut offer = |doc: DocId| {
+                counters.scored += 1;
+                let score = self.dot(doc, table);
+                // False for NaN, too.
+                if score >= threshold && allow.contains(doc) && top.push(score, rows[doc as usize]) {
+                    threshold = top.threshold();
+                }
+            };
+            for start in docs.clone().step_by(STOP_DOCS as usize) {
+                allow.check_stop()?;
+                let docs = start..docs.end.min(start.saturating_add(STOP_DOCS));
+                match allow.filter {
+                    None => docs.for_each(&mut offer),
+                    Some(filter) => filter.range(docs).for_each(&mut offer),
+                }
             }
-            if !allow.contains(doc) {
-                counters.refused += 1;
-            } else if top.push(score, rows[doc as usize]) {
-                counters.kept += 1;
-                threshold = top.threshold();
-            }
-        };
-        for start in docs.clone().step_by(STOP_DOCS as usize) {
-            allow.check_stop()?;
-            let docs = start..docs.end.min(start.saturating_add(STOP_DOCS));
-            match allow.filter {
-                None => docs.for_each(&mut offer),
-                Some(filter) => filter.range(docs).for_each(&mut offer),
-            }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
-    fn score(&self, query: &SparseVector, docs: &[DocId], scores: &mut [f32]) -> Result<()> {
+    fn score(
+        &self,
+        query: &SparseVector,
+        docs: &[DocId],
+        scores: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         check_vector(query)?;
         let known = docs.iter().all(|doc| *doc < self.doc_count());
         if docs.len() != scores.len() || !known {
             let message = "documents to score must be of the segment, with one place for a score each";
             return Err(Error::Invalid(message.into()));
         }
-        let table = self.scatter(query);
-        for (doc, score) in docs.iter().zip(scores) {
-            *score = self.dot(*doc, &table);
-        }
-        Ok(())
+        scores.fill(f32::NAN);
+        self.scattered(query, &mut scratch.sparse, |table| {
+            docs.iter().zip(scores).for_each(|(doc, score)| *score = self.dot(*doc, table));
+            Ok(())
+        })
     }
 
     fn doc_count(&self) -> u32 {

@@ -12,9 +12,12 @@ mod flat;
 
 use spandrel_storage::{DocId, RowId, SparseVector};
 
+pub(crate) use self::flat::SparseScratch;
 pub use self::flat::{SparseFlat, SparseFlatBuilder};
 use crate::allow::Allow;
+use crate::counters::Counters;
 use crate::error::{Error, Result};
+use crate::scratch::Scratch;
 use crate::topk::TopK;
 
 /// The sparse vectors of one field and segment. One virtual call a query and segment.
@@ -31,33 +34,29 @@ pub trait SparseIndex: Send + Sync {
         rows: &[RowId],
         allow: &Allow<'_>,
         top: &mut TopK,
-        counters: &mut SparseCounters,
+        scratch: &mut Scratch,
+        counters: &mut Counters,
     ) -> Result<()>;
 
-    /// The inner products of given documents into `scores`, 0 for one that shares no dimension with the query
-    /// or does not have the field.
+    /// The inner products of given documents into `scores`, NaN for one that shares no dimension with the
+    /// query or does not have the field.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a query that [`check_vector`] refuses, for a document that the segment does not
     /// have, and for `scores` of another length than `docs`.
-    fn score(&self, query: &SparseVector, docs: &[DocId], scores: &mut [f32]) -> Result<()>;
+    fn score(
+        &self,
+        query: &SparseVector,
+        docs: &[DocId],
+        scores: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Result<()>;
 
     /// Documents of the segment, those without the field included.
     fn doc_count(&self) -> u32;
 
     /// Bytes of memory in use.
     fn memory_bytes(&self) -> usize;
-}
-
-/// What searches did, summed over segments.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SparseCounters {
-    /// Vectors whose inner product was computed.
-    pub scored: u64,
-    /// Of these, documents that would have entered the best and were not allowed.
-    pub refused: u64,
-    /// Of these, documents that entered the best.
-    pub kept: u64,
 }
 
 /// Checks what a [`SparseVector`] promises.

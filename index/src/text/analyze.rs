@@ -22,6 +22,9 @@ use crate::intern::{Interner, hash};
 /// Longest token in bytes after lower-casing; enough for a hex SHA-512 digest.
 pub const TERM_BYTES_MAX: usize = 128;
 
+/// Counts of terms that are kept between texts for their memory.
+const FREQS_KEPT_MAX: usize = 1 << 16;
+
 /// Cuts text into terms the way one field is configured.
 #[derive(Clone)]
 pub struct Analyzer {
@@ -81,16 +84,13 @@ impl Analyzer {
         }
     }
 
-    /// Appends the tokens of `text` to `out`, in order, repeated ones again.
-    pub fn terms(&mut self, text: &str, out: &mut Vec<String>) {
-        self.each(text, |term| out.push(term.to_owned()));
-    }
-
     /// The terms of one field of a document, with their frequencies. None if the text has no tokens.
     pub fn field(&mut self, field: FieldId, text: &str) -> Option<FieldTerms> {
         let (mut terms, mut freqs) = (std::mem::take(&mut self.terms), std::mem::take(&mut self.freqs));
         terms.clear();
         freqs.clear();
+        // As the table of terms is dropped after a huge text, so is this.
+        freqs.shrink_to(FREQS_KEPT_MAX);
         let mut tokens = 0u32;
         self.each(text, |term| {
             let number = terms.intern(hash(term.as_bytes()), term.as_bytes()) as usize;
@@ -159,13 +159,8 @@ impl FieldTerms {
         built
     }
 
-    /// No terms yet; whoever adds them adds at least one.
-    pub(super) fn empty(field: FieldId, tokens: u32) -> Self {
-        Self { field, tokens, text: String::new(), terms: Vec::new() }
-    }
-
     /// Adds a distinct term, whose hash is `hash`.
-    pub(super) fn add(&mut self, hash: u32, term: &[u8], freq: u32) {
+    fn add(&mut self, hash: u32, term: &[u8], freq: u32) {
         self.text.push_str(std::str::from_utf8(term).expect("terms are cut from text"));
         let end = u32::try_from(self.text.len()).expect("checked at the door: a text is shorter than 4 GiB");
         self.terms.push(TermFreq { hash, end, freq });
@@ -236,7 +231,7 @@ mod tests {
 
     fn terms(spec: TextSpec, text: &str) -> Vec<String> {
         let mut out = Vec::new();
-        Analyzer::for_spec(&spec).unwrap().terms(text, &mut out);
+        Analyzer::for_spec(&spec).unwrap().each(text, |term| out.push(term.to_owned()));
         out
     }
 

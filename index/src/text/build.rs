@@ -41,7 +41,7 @@ pub(super) const PREFIX_BYTES: usize = 6;
 
 /// Documents and tokens of one tenant in one field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TenantTotals {
+pub(crate) struct TenantTotals {
     pub(super) tenant: TenantId,
     pub(super) docs: u32,
     pub(super) tokens: u64,

@@ -2,25 +2,22 @@
 //!
 //! Build is one hash lookup and one counting-sort step a posting, so that a commit can afford it; nothing is
 //! compressed: 8 bytes a posting, 13 bytes a document and field, and each distinct term once. A query adds up
-//! the postings of its terms within the tenant's range of documents in an array of scores. Pieces are merged
-//! with [`MemoryText::merge`] and handed to [`TextBuilder`](super::TextBuilder) with [`MemoryText::docs`],
-//! without analysing any text again.
+//! the postings of its terms within the tenant's range of documents in an array of scores. Larger pieces and
+//! segments on disk are built of the same [`TextDoc`]s again, so that no text is analysed twice.
 
 use std::ops::Range;
 
 use spandrel_storage::{DocId, FieldId, RowId};
 use tantivy::fieldnorm::FieldNormReader;
 
-use super::analyze::{FieldTerms, TextDoc};
+use super::analyze::TextDoc;
 use super::stats::QueryTerm;
-use super::{Bm25, Match, TextCounters, TextIndex, TextQuery, TextStats, check_docs, check_rows};
+use super::{Bm25, Match, TextIndex, TextQuery, TextStats, check_docs, check_rows};
 use crate::allow::Allow;
+use crate::counters::Counters;
 use crate::error::Result;
 use crate::intern::Interner;
 use crate::topk::TopK;
-
-/// The new number of a document that a merge leaves out.
-pub const DROPPED: DocId = DocId::MAX;
 
 /// A document that has a term, and how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,62 +70,6 @@ impl MemoryText {
             doc_count += 1;
         }
         Self::finish(fields, doc_count)
-    }
-
-    /// The index of the documents of several pieces under new numbers, `doc_count` of them.
-    ///
-    /// `numbers[doc]` is the new number of each document of a piece, or [`DROPPED`].
-    ///
-    /// # Panics
-    /// When there are fewer numbers than documents, or a number is neither [`DROPPED`] nor below `doc_count`.
-    pub fn merge(pieces: &[(&MemoryText, &[DocId])], doc_count: u32) -> Self {
-        let mut fields: Vec<Collected> = Vec::new();
-        for (piece, numbers) in pieces {
-            for from in &piece.fields {
-                let into = Collected::of(&mut fields, from.field);
-                for doc in 0..piece.doc_count {
-                    let (number, tokens) = (numbers[doc as usize], from.tokens(doc));
-                    if number != DROPPED && tokens > 0 {
-                        into.lengths.push((number, tokens));
-                    }
-                }
-                for old in 0..from.terms.len() as u32 {
-                    let mut term = None;
-                    for posting in from.run(old) {
-                        let doc = numbers[posting.doc as usize];
-                        if doc != DROPPED {
-                            let term = *term.get_or_insert_with(|| {
-                                into.terms.intern(from.terms.hash_of(old), from.terms.get(old))
-                            });
-                            into.entries.push((term, Posting { doc, freq: posting.freq }));
-                        }
-                    }
-                }
-            }
-        }
-        Self::finish(fields, doc_count)
-    }
-
-    /// The documents as they were analysed, in order, each with its terms in order of first sight in the
-    /// index.
-    pub fn docs(&self) -> Vec<TextDoc> {
-        let mut docs: Vec<Vec<FieldTerms>> = vec![Vec::new(); self.doc_count as usize];
-        for field in &self.fields {
-            for (doc, fields) in docs.iter_mut().enumerate() {
-                let tokens = field.tokens(doc as DocId);
-                if tokens > 0 {
-                    fields.push(FieldTerms::empty(field.field, tokens));
-                }
-            }
-            for term in 0..field.terms.len() as u32 {
-                for posting in field.run(term) {
-                    if let Some(terms) = docs[posting.doc as usize].last_mut() {
-                        terms.add(field.terms.hash_of(term), field.terms.get(term), posting.freq);
-                    }
-                }
-            }
-        }
-        docs.into_iter().map(TextDoc::new).collect()
     }
 
     fn finish(mut fields: Vec<Collected>, doc_count: u32) -> Self {
@@ -218,11 +159,6 @@ impl FieldPostings {
         let to = run.partition_point(|posting| posting.doc < docs.end);
         &run[from..to.max(from)]
     }
-
-    /// Length of a document in tokens, 0 if it has not the field.
-    fn tokens(&self, doc: DocId) -> u32 {
-        (self.tokens_before[doc as usize + 1] - self.tokens_before[doc as usize]) as u32
-    }
 }
 
 impl TextIndex for MemoryText {
@@ -231,7 +167,8 @@ impl TextIndex for MemoryText {
         if let (Some(field), false) = (self.field(query.field), docs.is_empty()) {
             let (from, to) = (docs.start as usize, docs.end as usize);
             stats.docs += u64::from(field.docs_before[to] - field.docs_before[from]);
-            stats.tokens += field.tokens_before[to] - field.tokens_before[from];
+            let tokens = field.tokens_before[to] - field.tokens_before[from];
+            stats.tokens = stats.tokens.saturating_add(tokens);
             for (term, doc_freq) in query.terms.iter().zip(&mut stats.doc_freq) {
                 *doc_freq += field.find(term, &docs).len() as u64;
             }
@@ -246,7 +183,7 @@ impl TextIndex for MemoryText {
         rows: &[RowId],
         allow: &Allow<'_>,
         top: &mut TopK,
-        counters: &mut TextCounters,
+        counters: &mut Counters,
     ) -> Result<()> {
         check_rows(rows, self.doc_count)?;
         let docs = allow.range.start..allow.range.end.min(self.doc_count);
@@ -273,13 +210,8 @@ impl TextIndex for MemoryText {
                 continue;
             }
             counters.scored += 1;
-            if score < top.threshold() {
-                continue;
-            }
-            if !allow.contains(doc) {
-                counters.refused += 1;
-            } else if top.push(score, rows[doc as usize]) {
-                counters.kept += 1;
+            if score >= top.threshold() && allow.contains(doc) {
+                top.push(score, rows[doc as usize]);
             }
         }
         Ok(())
@@ -287,13 +219,14 @@ impl TextIndex for MemoryText {
 
     fn score(&self, query: &TextQuery, bm25: &Bm25, docs: &[DocId], scores: &mut [f32]) -> Result<()> {
         check_docs(docs, scores)?;
-        scores.fill(0.0);
+        scores.fill(f32::NAN);
         let Some(field) = self.field(query.field).filter(|_| !bm25.is_empty()) else { return Ok(()) };
         for (at, term) in query.terms.iter().enumerate() {
             let postings = field.find(term, &(0..self.doc_count));
             for (doc, score) in docs.iter().zip(scores.iter_mut()) {
                 if let Ok(found) = postings.binary_search_by_key(doc, |posting| posting.doc) {
-                    *score += bm25.score(at, field.norms[*doc as usize], postings[found].freq);
+                    let before = if score.is_nan() { 0.0 } else { *score };
+                    *score = before + bm25.score(at, field.norms[*doc as usize], postings[found].freq);
                 }
             }
         }

@@ -27,10 +27,13 @@ use spandrel_storage::{DocId, RowId};
 pub use self::analyze::{Analyzer, FieldTerms, TERM_BYTES_MAX, TextDoc};
 pub use self::bm25::Bm25;
 pub use self::build::TextBuilder;
-pub use self::memory::{DROPPED, MemoryText};
+pub use self::memory::MemoryText;
 pub use self::search::SegmentText;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use self::search::read_totals;
 pub use self::stats::{Match, QUERY_TERMS_MAX, TextQuery, TextStats};
 use crate::allow::Allow;
+use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::topk::TopK;
 
@@ -60,11 +63,11 @@ pub trait TextIndex: Send + Sync {
         rows: &[RowId],
         allow: &Allow<'_>,
         top: &mut TopK,
-        counters: &mut TextCounters,
+        counters: &mut Counters,
     ) -> Result<()>;
 
-    /// The scores of given documents of the tenant, ascending, into `scores`; 0 for one without any of the
-    /// terms.
+    /// The scores of given documents of the tenant, ascending, into `scores`; NaN for one without any of
+    /// the terms.
     ///
     /// [`Match::All`] plays no part: a document is scored for the terms that it has.
     ///
@@ -78,17 +81,6 @@ pub trait TextIndex: Send + Sync {
 
     /// Bytes of memory in use.
     fn memory_bytes(&self) -> usize;
-}
-
-/// What searches did, summed over segments.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TextCounters {
-    /// Documents whose score was computed and compared.
-    pub scored: u64,
-    /// Of these, documents that were not allowed.
-    pub refused: u64,
-    /// Of these, documents that entered the best.
-    pub kept: u64,
 }
 
 /// Checks that `rows` covers a segment.

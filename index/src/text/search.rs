@@ -30,8 +30,9 @@ use tantivy::{DocSet, Index, InvertedIndexReader, ReloadPolicy, Searcher, Term};
 
 use super::build::{FORMAT, TenantTotals, failed, field_name, push_prefix, schema};
 use super::directory::{EXTENSIONS, META, SEGMENT_ID, SectionDirectory};
-use super::{Bm25, Match, TextCounters, TextIndex, TextQuery, TextStats, check_docs, check_rows};
+use super::{Bm25, Match, TextIndex, TextQuery, TextStats, check_docs, check_rows};
 use crate::allow::Allow;
+use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::topk::TopK;
 
@@ -254,7 +255,7 @@ struct Search<'a> {
     rows: &'a [RowId],
     allow: &'a Allow<'a>,
     top: &'a mut TopK,
-    counters: &'a mut TextCounters,
+    counters: &'a mut Counters,
     /// Terms a document must have.
     needed: usize,
 }
@@ -263,18 +264,12 @@ impl Search<'_> {
     /// Offers a document whose score is about `estimate`; documents ascend.
     fn offer(&mut self, doc: DocId, estimate: f32) {
         self.counters.scored += 1;
-        if estimate * self.exact.bm25.rounding() < self.top.threshold() {
-            return;
-        }
-        if !self.allow.contains(doc) {
-            self.counters.refused += 1;
+        if estimate * self.exact.bm25.rounding() < self.top.threshold() || !self.allow.contains(doc) {
             return;
         }
         let (score, hits) = self.exact.score(doc);
-        if let Some(row) = self.rows.get(doc as usize).filter(|_| hits >= self.needed)
-            && self.top.push(score, *row)
-        {
-            self.counters.kept += 1;
+        if let Some(row) = self.rows.get(doc as usize).filter(|_| hits >= self.needed) {
+            self.top.push(score, *row);
         }
     }
 }
@@ -284,7 +279,7 @@ impl TextIndex for SegmentText {
         let Some(field) = self.field(query.field) else { return Ok(()) };
         if let Ok(at) = field.tenants.binary_search_by_key(&query.tenant, |totals| totals.tenant) {
             stats.docs += u64::from(field.tenants[at].docs);
-            stats.tokens += field.tenants[at].tokens;
+            stats.tokens = stats.tokens.saturating_add(field.tenants[at].tokens);
         }
         for term in field.find(query)? {
             if let Some(doc_freq) = stats.doc_freq.get_mut(term.at) {
@@ -301,7 +296,7 @@ impl TextIndex for SegmentText {
         rows: &[RowId],
         allow: &Allow<'_>,
         top: &mut TopK,
-        counters: &mut TextCounters,
+        counters: &mut Counters,
     ) -> Result<()> {
         check_rows(rows, self.doc_count)?;
         let Some(field) = self.field(query.field).filter(|_| !bm25.is_empty()) else { return Ok(()) };
@@ -328,11 +323,12 @@ impl TextIndex for SegmentText {
 
     fn score(&self, query: &TextQuery, bm25: &Bm25, docs: &[DocId], scores: &mut [f32]) -> Result<()> {
         check_docs(docs, scores)?;
-        scores.fill(0.0);
+        scores.fill(f32::NAN);
         let Some(field) = self.field(query.field).filter(|_| !bm25.is_empty()) else { return Ok(()) };
         let mut exact = field.exact(bm25, &field.find(query)?)?;
         for (doc, score) in docs.iter().zip(scores) {
-            *score = exact.score(*doc).0;
+            let (sum, hits) = exact.score(*doc);
+            *score = if hits > 0 { sum } else { f32::NAN };
         }
         Ok(())
     }
@@ -376,9 +372,9 @@ fn damaged(section: &str, what: impl Into<String>) -> Error {
 }
 
 /// Documents of the segment, and the totals of each field by tenant.
-type Totals = (u32, Vec<(FieldId, Vec<TenantTotals>)>);
+pub(crate) type Totals = (u32, Vec<(FieldId, Vec<TenantTotals>)>);
 
-fn read_totals(bytes: &[u8]) -> Result<Totals> {
+pub(crate) fn read_totals(bytes: &[u8]) -> Result<Totals> {
     let mut bytes = Decoder::new(bytes);
     let mut read = || -> Result<Totals, spandrel_storage::codec::Truncated> {
         let format = bytes.u8("format")?;
@@ -399,9 +395,16 @@ fn read_totals(bytes: &[u8]) -> Result<Totals> {
     let (doc_count, fields) = read().map_err(|error| damaged("text.stats", error.to_string()))?;
     let fields_ascend = fields.is_sorted_by(|a, b| a.0 < b.0);
     let tenants_ascend = fields.iter().all(|(_, tenants)| tenants.is_sorted_by(|a, b| a.tenant < b.tenant));
-    let counts_fit = fields.iter().flat_map(|(_, tenants)| tenants).all(|tenant| tenant.docs <= doc_count);
-    if bytes.left() > 0 || !fields_ascend || !tenants_ascend || !counts_fit {
+    if bytes.left() > 0 || !fields_ascend || !tenants_ascend {
         return Err(damaged("text.stats", "another format version, or fields or tenants out of order"));
+    }
+    // A document that counts has at least one token, and a text has fewer than 2^32.
+    let can_be = |tenant: &TenantTotals| {
+        let docs = u64::from(tenant.docs);
+        tenant.docs <= doc_count && (docs..=docs * u64::from(u32::MAX)).contains(&tenant.tokens)
+    };
+    if !fields.iter().flat_map(|(_, tenants)| tenants).all(can_be) {
+        return Err(damaged("text.stats", "a tenant has more documents or other tokens than can be"));
     }
     Ok((doc_count, fields))
 }

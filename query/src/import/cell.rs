@@ -7,9 +7,8 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use spandrel_index::payload::datetime::parse_rfc3339;
 use spandrel_storage::{FieldKind, FieldValue, PayloadKind, SparseVector, Value};
-
-use super::datetime::parse_rfc3339;
 
 /// Reads the value of a field; none for `null`.
 pub(super) struct FieldSeed<'a>(pub(super) &'a FieldKind);

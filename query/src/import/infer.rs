@@ -8,10 +8,10 @@
 use std::collections::HashMap;
 
 use serde_json::Value;
+use spandrel_index::payload::datetime::parse_rfc3339;
 use spandrel_storage::{FieldKind, Metric, PayloadKind, Schema, TextSpec};
 
 use super::ImportOptions;
-use super::datetime::parse_rfc3339;
 use super::plan::schema_name;
 
 /// Columns that are taken as the text when none is named.

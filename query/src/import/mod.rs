@@ -9,7 +9,6 @@
 
 mod arrow_cell;
 mod cell;
-mod datetime;
 mod infer;
 mod jsonl;
 mod matrix;

@@ -12,8 +12,7 @@ use spandrel_storage::{DenseSpec, DocId, Element, Metric};
 
 use super::layout::{HEADER_BYTES, Layout};
 use super::{AnyVectors, Flat};
-use crate::dense::Counters;
-use crate::dense::vectors::{Stored, VectorBuffers, Vectors};
+use crate::dense::vectors::{Stored, Vectors};
 use crate::error::{Error, Result};
 use crate::simd::{self, Element as _};
 
@@ -28,9 +27,6 @@ pub struct FlatBuilder {
     /// Docs that have a vector.
     present: Vec<DocId>,
     norms: Vec<f32>,
-    /// One normalised vector.
-    vector: Vec<f32>,
-    buffers: VectorBuffers,
 }
 
 enum Values {
@@ -58,8 +54,6 @@ impl FlatBuilder {
             docs: 0,
             present: Vec::new(),
             norms: Vec::new(),
-            vector: Vec::new(),
-            buffers: VectorBuffers::default(),
         })
     }
 
@@ -78,51 +72,17 @@ impl FlatBuilder {
             return self.add_doc(false);
         };
         self.check(vector)?;
-        self.vector.clear();
-        self.vector.extend_from_slice(vector);
-        if self.spec.metric == Metric::Cosine
-            && self.spec.element != Element::I8
-            && simd::normalize(&mut self.vector).is_none()
-        {
-            return Err(Error::Invalid("a vector of zeros has no direction to compare by cosine".into()));
-        }
+        let cosine = self.spec.metric == Metric::Cosine;
+        let scale = if cosine && self.spec.element != Element::I8 { simd::norm(vector) } else { 1.0 };
+        let has_norm = Layout::has_norms(self.spec.element, self.spec.metric);
         let norm_squared = match &mut self.values {
-            Values::F32(values) => append(values, &self.vector),
-            Values::F16(values) => append(values, &self.vector),
-            Values::I8(values) => append(values, &self.vector),
+            Values::F32(values) => append(values, vector, scale, has_norm),
+            Values::F16(values) => append(values, vector, scale, has_norm),
+            Values::I8(values) => append(values, vector, scale, has_norm),
         };
-        if Layout::has_norms(self.spec.element, self.spec.metric) {
-            let cosine = self.spec.metric == Metric::Cosine;
+        if let Some(norm_squared) = norm_squared {
             self.norms.push(if cosine { norm_squared.sqrt() } else { norm_squared } as f32);
         }
-        self.add_doc(true)
-    }
-
-    /// Adds the next doc with what `flat`, an index over the same field, stores for its doc `doc`: the same
-    /// bytes, so that merging segments never changes a score.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when `flat` is of another field type or `doc` is not of its segment; a storage
-    /// error when the vector cannot be read.
-    pub fn push_stored(&mut self, flat: &Flat, doc: DocId) -> Result<()> {
-        let layout = flat.layout();
-        let field = (self.spec.element, self.spec.metric, self.spec.dim);
-        if (layout.element, layout.metric, layout.dim) != field || doc >= layout.docs {
-            return Err(Error::Invalid(format!(
-                "doc {doc} of an index over {} docs, {:?}, {:?}, dimension {} cannot go into {field:?}",
-                layout.docs, layout.element, layout.metric, layout.dim
-            )));
-        }
-        let Some(ordinal) = flat.ordinal(doc) else {
-            return self.add_doc(false);
-        };
-        match (&mut self.values, &flat.vectors) {
-            (Values::F32(values), AnyVectors::F32(from)) => copy(values, from, ordinal, &mut self.buffers)?,
-            (Values::F16(values), AnyVectors::F16(from)) => copy(values, from, ordinal, &mut self.buffers)?,
-            (Values::I8(values), AnyVectors::I8(from)) => copy(values, from, ordinal, &mut self.buffers)?,
-            _ => unreachable!("elements are compared above"),
-        }
-        self.norms.extend(flat.norms.get(ordinal as usize));
         self.add_doc(true)
     }
 
@@ -185,16 +145,11 @@ impl FlatBuilder {
         let (dim, count) = (layout.dim as usize, layout.vectors);
         let present = if layout.is_complete() { Vec::new() } else { self.present };
         let vectors = match self.values {
-            Values::F32(values) => AnyVectors::F32(Vectors::in_memory(values, dim, count)),
-            Values::F16(values) => AnyVectors::F16(Vectors::in_memory(values, dim, count)),
-            Values::I8(values) => AnyVectors::I8(Vectors::in_memory(values, dim, count)),
+            Values::F32(values) => AnyVectors::F32(in_memory(values, dim, count)),
+            Values::F16(values) => AnyVectors::F16(in_memory(values, dim, count)),
+            Values::I8(values) => AnyVectors::I8(in_memory(values, dim, count)),
         };
         Flat::new(layout, present, self.norms, vectors)
-    }
-
-    /// Bytes that [`write`](Self::write) writes.
-    pub fn section_bytes(&self) -> u64 {
-        self.layout().bytes().expect("the vectors are in memory, so their bytes fit in a u64")
     }
 
     /// Writes the section, in the byte layout at the head of `flat/layout.rs`.
@@ -219,22 +174,22 @@ impl FlatBuilder {
     }
 }
 
-/// Appends a vector, rounded to `T`, and gives the squared norm of what was stored.
-fn append<T: Stored>(values: &mut Vec<T>, vector: &[f32]) -> f64 {
+/// Appends a vector, divided by `scale` and rounded to `T`; gives the squared norm of what was stored if it
+/// is wanted.
+fn append<T: Stored>(values: &mut Vec<T>, vector: &[f32], scale: f64, has_norm: bool) -> Option<f64> {
     let start = values.len();
-    values.extend(vector.iter().map(|value| T::from_f32(*value)));
-    values[start..].iter().map(|value| f64::from(value.to_f32()).powi(2)).sum()
+    if scale == 1.0 {
+        values.extend(vector.iter().map(|value| T::from_f32(*value)));
+    } else {
+        values.extend(vector.iter().map(|value| T::from_f32((f64::from(*value) / scale) as f32)));
+    }
+    has_norm.then(|| simd::norm_squared(&values[start..]))
 }
 
-fn copy<T: Stored>(
-    values: &mut Vec<T>,
-    from: &Vectors<T>,
-    ordinal: u32,
-    buffers: &mut VectorBuffers,
-) -> Result<()> {
-    let block = from.block(ordinal..ordinal + 1, buffers, &mut Counters::default())?;
-    values.extend_from_slice(block.values());
-    Ok(())
+/// The vectors where they lie; only the room that the buffer grew by too much is given back.
+fn in_memory<T: Stored>(mut values: Vec<T>, dim: usize, count: u32) -> Vectors<T> {
+    values.shrink_to_fit();
+    Vectors::in_memory(values, dim, count)
 }
 
 fn write_values<T: Stored>(values: &[T], bytes: &mut Vec<u8>, out: &mut impl io::Write) -> io::Result<()> {

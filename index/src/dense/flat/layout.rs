@@ -3,7 +3,7 @@
 //! | offset | bytes | what |
 //! |---|---|---|
 //! | 0 | 8 | `SPNDFLAT` |
-//! | 8 | 2 | layout version, 1 |
+//! | 8 | 2 | layout version, 2 |
 //! | 10 | 1 | element: 0 f32, 1 f16, 2 i8 |
 //! | 11 | 1 | metric: 0 L2, 1 inner product, 2 cosine |
 //! | 12 | 4 | dimension |
@@ -11,11 +11,12 @@
 //! | 20 | 4 | vectors: docs that have one |
 //! | 24 | 40 | zeros |
 //! | 64 | 4 x vectors | docs of the vectors, strictly ascending; left out when every doc has a vector |
-//! | then | 4 x vectors | norms, f32: squared norm under L2, norm of i8 under cosine; left out otherwise |
+//! | then | 4 x vectors | norms, f32: squared under L2, of f16 and i8 under cosine; left out otherwise |
 //! | then | to 4096 | zeros |
 //! | then | dim x vectors x element | vectors in doc order, row after row |
 //!
-//! Everything is little-endian. A vector of a cosine field is normalised (f32, f16) or as sent (i8). The
+//! Everything is little-endian. A vector of a cosine field is normalised (f32, f16) or as sent (i8); rounding
+//! to f16 changes its norm again, which is why that is kept. Version 1 kept none for f16 and is refused. The
 //! section ends with the last vector. Checksums are the segment file's business; still no bytes make the
 //! reader panic, and lengths are compared with the section's before anything is allocated.
 
@@ -28,7 +29,7 @@ use crate::dense::vectors::{ChunkSource, PAGE_BYTES};
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"SPNDFLAT";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Bytes before the first list.
 pub(super) const HEADER_BYTES: u64 = 64;
 /// Bytes of the lists read at once.
@@ -50,7 +51,7 @@ impl Layout {
         match metric {
             Metric::L2 => true,
             Metric::Ip => false,
-            Metric::Cosine => element == Element::I8,
+            Metric::Cosine => element != Element::F32,
         }
     }
 

@@ -2,12 +2,12 @@
 //!
 //! The right index for small segments, for selective filters and for fresh rows, and the oracle of every
 //! other one. Time `O(allowed vectors x dim)`, bound by memory bandwidth for one query and by arithmetic for
-//! a batch; memory `dim x element` a vector (nothing with [`Residency::Disk`]), 4 bytes more under L2 for
-//! norms, 4 more when some docs have no vector.
+//! a batch; memory `dim x element` a vector (nothing with [`Residency::Disk`]), 4 bytes more for
+//! norms where they are kept, 4 more when some docs have no vector.
 //!
 //! Scores of f16 and i8 fields are exact over the stored (rounded) values. A cosine is the dot product of the
-//! normalised query with a vector normalised at build (f32, f16), or the dot product divided by the norms
-//! (i8).
+//! normalised query with a vector normalised at build (f32), or the dot product divided by the norms of what
+//! is stored (f16, i8).
 
 mod build;
 mod layout;
@@ -23,9 +23,10 @@ use spandrel_storage::{DenseSpec, DocId, Element, Metric, RowId};
 use self::layout::{HEADER_BYTES, Layout, read_list};
 use self::query::Queries;
 use self::scan::{Block, Docs, Scan, ScoreBuffers, Scoring};
+use super::VectorIndex;
 use super::vectors::{ChunkSource, Residency, Stored, VectorBuffers, Vectors};
-use super::{Counters, VectorIndex};
 use crate::allow::Allow;
+use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::matrix::Matrix;
 use crate::scratch::Scratch;
@@ -129,10 +130,6 @@ impl Flat {
         self.layout.vectors
     }
 
-    fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
     /// Position of a doc's vector; `None` when it has none.
     fn ordinal(&self, doc: DocId) -> Option<u32> {
         if self.layout.is_complete() {
@@ -176,35 +173,50 @@ impl Flat {
         if range.is_empty() || tops.is_empty() {
             return Ok(());
         }
-        let FlatScratch { queries, scores, vectors: buffers, ordinals, docs, norms } = scratch;
-        let gather = allow.count_max() * GATHER_SHARE <= range.len() as u64;
-        let mut scan = Scan {
-            scoring: self.scoring(),
-            queries,
-            rows,
-            allow: Some(allow),
-            norm_squared_max: f64::from(self.norm_max),
-        };
-        if !gather {
-            let mut first = range.start;
-            while first < range.end {
+        if allow.count_max() * GATHER_SHARE <= range.len() as u64 {
+            return self.scan_gathered(vectors, (rows, allow), tops, scratch, counters);
+        }
+        let FlatScratch { queries, scores, vectors: buffers, .. } = scratch;
+        let scan = Scan { allow: Some(allow), ..self.over(queries, rows) };
+        let (block_rows, window_rows) = (self.block_rows() as u32, vectors.window_rows());
+        let mut first = range.start;
+        while first < range.end {
+            allow.check_stop()?;
+            let window = first..range.end.min(first.saturating_add(window_rows));
+            let rows_at_hand = vectors.window(window.clone(), buffers, counters)?;
+            for start in window.clone().step_by(block_rows as usize) {
                 allow.check_stop()?;
-                let part = first..range.end.min(first.saturating_add(self.block_rows() as u32));
-                let at = part.start as usize..part.end as usize;
+                let at = start as usize..window.end.min(start.saturating_add(block_rows)) as usize;
+                let base = window.start as usize;
                 let block = Block {
-                    vectors: vectors.block(part.clone(), buffers, counters)?,
+                    vectors: rows_at_hand.slice(at.start - base..at.end - base),
                     norms: if self.norms.is_empty() { &[] } else { &self.norms[at.clone()] },
                     docs: match self.present.get(at) {
                         Some(docs) if !docs.is_empty() => Docs::List(docs),
-                        _ => Docs::From(part.start),
+                        _ => Docs::From(start),
                     },
                 };
                 scan.block(&block, tops, scores, counters);
-                first = part.end;
             }
-            return Ok(());
+            first = window.end;
         }
-        scan.allow = None;
+        Ok(())
+    }
+
+    /// As `scan`, by the vectors of the allowed docs alone.
+    fn scan_gathered<T: Stored>(
+        &self,
+        vectors: &Vectors<T>,
+        (rows, allow): (&[RowId], &Allow<'_>),
+        tops: &mut [TopK],
+        scratch: &mut FlatScratch,
+        counters: &mut Counters,
+    ) -> Result<()> {
+        let FlatScratch { queries, scores, vectors: buffers, ordinals, docs, norms } = scratch;
+        let scan = self.over(queries, rows);
+        let block_rows = self.block_rows();
+        let gather_rows = vectors.gather_rows(block_rows);
+        let mut places = Places::new(self);
         let mut allowed = allow.iter().take_while(|doc| *doc < self.layout.docs).peekable();
         while allowed.peek().is_some() {
             allow.check_stop()?;
@@ -212,21 +224,33 @@ impl Flat {
             docs.clear();
             norms.clear();
             for doc in allowed.by_ref() {
-                if let Some(ordinal) = self.ordinal(doc) {
+                if let Some(ordinal) = places.next(doc) {
                     ordinals.push(ordinal);
                     docs.push(doc);
                     norms.extend(self.norms.get(ordinal as usize));
                 }
-                if ordinals.len() == self.block_rows() {
+                if ordinals.len() == gather_rows {
                     break;
                 }
             }
-            let vectors = vectors.gather(ordinals, buffers, counters)?;
-            if !vectors.is_empty() {
-                scan.block(&Block { vectors, norms, docs: Docs::List(docs) }, tops, scores, counters);
+            let gathered = vectors.gather(ordinals, buffers, counters)?;
+            for start in (0..gathered.rows()).step_by(block_rows) {
+                let at = start..gathered.rows().min(start + block_rows);
+                let block = Block {
+                    vectors: gathered.slice(at.clone()),
+                    norms: if norms.is_empty() { &[] } else { &norms[at.clone()] },
+                    docs: Docs::List(&docs[at]),
+                };
+                scan.block(&block, tops, scores, counters);
             }
         }
         Ok(())
+    }
+
+    /// A scan whose docs are all allowed.
+    fn over<'a>(&self, queries: &'a Queries, rows: &'a [RowId]) -> Scan<'a> {
+        let norm_squared_max = f64::from(self.norm_max);
+        Scan { scoring: self.scoring(), queries, rows, allow: None, norm_squared_max }
     }
 
     /// Scores `docs` for the one prepared query.
@@ -237,23 +261,29 @@ impl Flat {
         scratch: &mut FlatScratch,
         counters: &mut Counters,
     ) -> Result<()> {
-        let FlatScratch { queries, scores: buffers, vectors: vector_buffers, ordinals, norms, .. } = scratch;
-        let step = self.block_rows();
+        let FlatScratch { queries, scores: buffers, vectors: vector_buffers, ordinals, docs: places, norms } =
+            scratch;
+        let step = vectors.gather_rows(self.block_rows());
         for (docs, scores) in docs.chunks(step).zip(scores.chunks_mut(step)) {
             ordinals.clear();
-            ordinals.extend(docs.iter().filter_map(|doc| self.ordinal(*doc)));
+            places.clear();
             norms.clear();
-            norms.extend(ordinals.iter().filter_map(|ordinal| self.norms.get(*ordinal as usize)));
+            for (place, doc) in (0..).zip(docs) {
+                if let Some(ordinal) = self.ordinal(*doc) {
+                    ordinals.push(ordinal);
+                    places.push(place);
+                    norms.extend(self.norms.get(ordinal as usize));
+                }
+            }
             scores.fill(f32::NAN);
             let vectors = vectors.gather(ordinals, vector_buffers, counters)?;
             if vectors.is_empty() {
                 continue;
             }
-            counters.vectors_scored += vectors.rows() as u64;
+            counters.scored += vectors.rows() as u64;
             let block = Block { vectors, norms, docs: Docs::From(0) };
             let values = self.scoring().one(queries, &block, buffers);
-            let found = docs.iter().zip(scores).filter(|(doc, _)| self.ordinal(**doc).is_some());
-            found.zip(values).for_each(|((_, score), value)| *score = *value);
+            places.iter().zip(values).for_each(|(place, value)| scores[*place as usize] = *value);
         }
         Ok(())
     }
@@ -272,6 +302,37 @@ impl Flat {
     fn prepare(&self, queries: Matrix<'_, f32>, scratch: &mut FlatScratch) -> Result<()> {
         let Layout { dim, element, metric, .. } = self.layout;
         scratch.queries.prepare(queries, dim as usize, element, metric)
+    }
+}
+
+/// Positions of the vectors of ascending docs. A doc costs `O(log g)`, where `g` docs with a vector lie
+/// between it and the one before it.
+struct Places<'a> {
+    flat: &'a Flat,
+    /// Docs with a vector that lie behind.
+    passed: usize,
+}
+
+impl<'a> Places<'a> {
+    fn new(flat: &'a Flat) -> Self {
+        Self { flat, passed: 0 }
+    }
+
+    /// Position of the doc's vector; `None` when it has none. Docs do not descend.
+    fn next(&mut self, doc: DocId) -> Option<u32> {
+        if self.flat.layout.is_complete() {
+            return (doc < self.flat.layout.docs).then_some(doc);
+        }
+        let ahead = &self.flat.present[self.passed..];
+        let mut reach = 1;
+        while ahead.get(reach - 1).is_some_and(|present| *present < doc) {
+            reach *= 2;
+        }
+        // All before half of the reach are smaller than the doc.
+        let known = reach / 2;
+        let near = &ahead[known..reach.min(ahead.len())];
+        self.passed += known + near.partition_point(|present| *present < doc);
+        (self.flat.present.get(self.passed) == Some(&doc)).then_some(self.passed as u32)
     }
 }
 

@@ -10,7 +10,7 @@ use spandrel_storage::{DocId, Metric, RowId};
 
 use super::query::{Group, Queries};
 use crate::allow::Allow;
-use crate::dense::Counters;
+use crate::counters::Counters;
 use crate::dense::vectors::Stored;
 use crate::matrix::Matrix;
 use crate::simd::{self, Kernels};
@@ -89,7 +89,7 @@ impl Scan<'_> {
     ) {
         let (dim, count) = (block.vectors.dim(), block.vectors.rows());
         let pairs = count * (self.queries.floats.of.len() + self.queries.ints.of.len());
-        counters.vectors_scored += pairs as u64;
+        counters.scored += pairs as u64;
         for first in (0..self.queries.floats.of.len()).step_by(QUERIES_MAX) {
             let range = first..self.queries.floats.of.len().min(first + QUERIES_MAX);
             buffers.scores.resize(range.len() * count, 0.0);
@@ -164,7 +164,7 @@ impl Scan<'_> {
         let mut limit = bound.limit(top.threshold());
         let pairs = dots.iter().zip(block.norms);
         let near = pairs.map(|(dot, norm)| u32::from(bound.may_reach(*dot, *norm, limit))).sum::<u32>();
-        counters.vectors_rescored += u64::from(near);
+        counters.rescored += u64::from(near);
         if near as usize > dots.len() / 4 || norm_squared > BOUND_NORM_SQUARED_MAX {
             self.scoring.floats(&self.queries.floats, query..query + 1, block, dots);
             return self.offer(query, dots, block, top);
@@ -206,12 +206,15 @@ impl Scoring {
             }
             Metric::Cosine => {
                 self.kernels.dot_tile(queries, block.vectors, scores);
-                if !block.norms.is_empty() {
-                    for scores in scores.chunks_exact_mut(block.norms.len()) {
-                        scores.iter_mut().zip(block.norms).for_each(|(score, norm)| *score /= norm);
+                if block.norms.is_empty() {
+                    scores.iter_mut().for_each(|score| *score = score.clamp(-1.0, 1.0));
+                    return;
+                }
+                for scores in scores.chunks_exact_mut(block.norms.len()) {
+                    for (score, norm) in scores.iter_mut().zip(block.norms) {
+                        *score = (*score / norm).clamp(-1.0, 1.0);
                     }
                 }
-                scores.iter_mut().for_each(|score| *score = score.clamp(-1.0, 1.0));
             }
         }
     }

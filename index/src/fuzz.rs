@@ -1,0 +1,100 @@
+//! Every decoder of bytes from disk as a function of bytes, for a fuzzer: what it opens is also asked, and
+//! nothing may panic or take memory that the bytes do not justify. Behind the feature `fuzz`; no part of the
+//! engine.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use spandrel_storage::io::Extent;
+use spandrel_storage::{DenseSpec, Element, Metric, RowId, SparseVector, Value};
+
+use crate::dense::flat::Flat;
+use crate::dense::vectors::{ChunkSource, Residency};
+use crate::payload::{PayloadIndex, Predicate};
+use crate::sparse::{SparseFlat, SparseIndex};
+use crate::{Allow, Counters, Error, Result, Scratch, TopK, VectorIndex};
+
+/// Rows named to a search; segments that claim more docs are refused by it.
+const ROWS: u32 = 1024;
+
+/// A payload section.
+pub fn payload(bytes: &[u8]) {
+    let Ok(index) = PayloadIndex::read(bytes) else { return };
+    let (low, high) = (Value::Integer(-5), Value::Float(1e6));
+    let (word, flag) = (Value::from("word"), Value::Bool(true));
+    let range = Predicate::Range { lower: Bound::Excluded(&low), upper: Bound::Included(&high) };
+    let words = Predicate::Range { lower: Bound::Included(&word), upper: Bound::Unbounded };
+    let equal = [Predicate::Equals(&low), Predicate::Equals(&word), Predicate::Equals(&flag)];
+    let other = [range, words, Predicate::Prefix("w"), Predicate::Matches("a word"), Predicate::Exists];
+    for predicate in equal.iter().chain(&other) {
+        let _ = (index.select(predicate, 0..u32::MAX), index.select(predicate, 7..19));
+        let _ = index.estimate(predicate);
+    }
+}
+
+/// A sparse section.
+pub fn sparse(bytes: &[u8]) {
+    let Ok(index) = SparseFlat::read(bytes) else { return };
+    let query =
+        SparseVector { dims: vec![0, 1, 7, 100, u32::MAX], weights: vec![1.0, -2.0, 3e38, 0.5, 1e-3] };
+    let docs: Vec<u32> = (0..index.doc_count().min(ROWS)).collect();
+    let (mut scratch, mut counters, mut top) = (Scratch::new(), Counters::default(), TopK::new(10));
+    let allow = Allow::all(index.doc_count());
+    let _ = index.search(&query, &rows(), &allow, &mut top, &mut scratch, &mut counters);
+    let _ = index.score(&query, &docs, &mut vec![0.0; docs.len()], &mut scratch);
+}
+
+/// A flat section, as that of every kind of field of 4 dimensions.
+pub fn flat(bytes: &[u8]) {
+    let source: Arc<dyn ChunkSource> = Arc::new(Bytes(bytes.to_vec()));
+    for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
+        for element in [Element::F32, Element::F16, Element::I8] {
+            let spec = DenseSpec { dim: 4, metric, element, index: Default::default() };
+            for residency in [Residency::Disk, Residency::Memory] {
+                let Ok(index) = Flat::open("fuzz", &spec, Arc::clone(&source), residency) else { continue };
+                let docs: Vec<u32> = (0..index.docs().min(ROWS)).collect();
+                let (mut scratch, mut counters, mut top) =
+                    (Scratch::new(), Counters::default(), TopK::new(10));
+                for query in [[1.0, -2.0, 0.5, 3.0], [3.0, 2.0, 1.0, 0.0]] {
+                    let scores = &mut vec![0.0; docs.len()];
+                    let allow = Allow::all(index.docs());
+                    let _ = index.search(&query, &rows(), &allow, &mut top, &mut scratch, &mut counters);
+                    let _ = index.score(&query, &docs, scores, &mut scratch, &mut counters);
+                }
+            }
+        }
+    }
+}
+
+/// The statistics of a text index.
+pub fn text_totals(bytes: &[u8]) {
+    let _ = crate::text::read_totals(bytes);
+}
+
+fn rows() -> Vec<RowId> {
+    (0..u64::from(ROWS)).map(RowId).collect()
+}
+
+/// A section in memory.
+struct Bytes(Vec<u8>);
+
+impl ChunkSource for Bytes {
+    fn bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        let bytes = usize::try_from(at).ok().and_then(|at| self.0.get(at..at.checked_add(out.len())?));
+        out.copy_from_slice(bytes.ok_or_else(|| Error::Invalid("read past the end".into()))?);
+        Ok(())
+    }
+
+    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+        for (index, extent) in extents.iter().enumerate() {
+            let mut bytes = vec![0; extent.len];
+            self.read(extent.offset, &mut bytes)?;
+            done(index, &bytes);
+        }
+        Ok(())
+    }
+}
