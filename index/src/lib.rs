@@ -13,6 +13,7 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzz;
 mod intern;
+mod large;
 pub mod matrix;
 pub mod payload;
 pub mod scratch;

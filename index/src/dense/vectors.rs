@@ -14,6 +14,7 @@ use spandrel_storage::io::Extent;
 
 use crate::counters::Counters;
 use crate::error::Result;
+use crate::large;
 use crate::matrix::Matrix;
 use crate::simd::Element;
 
@@ -126,7 +127,7 @@ impl<T: Stored> Vectors<T> {
         if residency == Residency::Disk {
             return Ok(Self { dim, count, place: Place::Source { source, at } });
         }
-        let mut values = vec![T::default(); count as usize * dim];
+        let mut values = large::zeroed::<T>(count as usize * dim);
         let (mut extents, mut at) = (Vec::new(), at);
         for window in values.chunks_mut(WINDOW_BYTES / T::BYTES) {
             read_run(&*source, at, window, &mut extents)?;
