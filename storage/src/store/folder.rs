@@ -40,8 +40,20 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// Held for its lock, which ends with the file handle.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// A lock on the open file, given back when dropped. Closing the file would not be enough: the lock belongs
+/// to every copy of the handle, and a process that another thread is starting holds one until it runs its
+/// program.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Without the unlocking, closing still ends the lock in nearly all cases; there is nobody to tell.
+        let _ = self.0.unlock();
+    }
 }
 
 impl Folder {
@@ -61,7 +73,7 @@ impl Folder {
             .open(&lock_path)
             .map_err(|e| Error::io("open", &lock_path, e))?;
         locked(path, lock.try_lock())?;
-        let folder = Self { path: path.to_path_buf(), _lock: lock };
+        let folder = Self { path: path.to_path_buf(), _lock: Lock(lock) };
         // Read under the lock: another process may have created the store since the look above.
         let state = match read_marker(path)? {
             Some(state) => state,
@@ -103,7 +115,7 @@ pub(super) fn rocksdb_of(folder: &Path) -> PathBuf {
 ///
 /// # Errors
 /// [`Error::Locked`] when the store is open, [`Error::Io`].
-pub(super) fn lock_source(path: &Path) -> Result<Option<File>> {
+pub(super) fn lock_source(path: &Path) -> Result<Option<Lock>> {
     let lock_path = path.join(LOCK);
     let opened = match File::open(&lock_path) {
         Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -119,7 +131,7 @@ pub(super) fn lock_source(path: &Path) -> Result<Option<File>> {
         Err(e) => return Err(Error::io("open", &lock_path, e)),
     };
     locked(path, lock.try_lock_shared())?;
-    Ok(Some(lock))
+    Ok(Some(Lock(lock)))
 }
 
 fn locked(folder: &Path, tried: Result<(), TryLockError>) -> Result<()> {
@@ -205,4 +217,20 @@ fn refuse_foreign(path: &Path) -> Result<()> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_ends_though_a_starting_process_has_a_copy_of_the_handle() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, _) = Folder::open(dir.path()).unwrap();
+        let copy = folder._lock.0.try_clone().unwrap();
+        assert!(matches!(Folder::open(dir.path()), Err(Error::Locked { .. })));
+        drop(folder);
+        Folder::open(dir.path()).unwrap();
+        drop(copy);
+    }
 }
