@@ -12,12 +12,15 @@
 
 use std::error::Error;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Instant;
 
 use half::f16;
 use spandrel_index::dense::flat::{Flat, FlatBuilder};
+use spandrel_index::dense::vectors::{ChunkSource, Residency};
 use spandrel_index::simd::{Element as _, Kernels};
 use spandrel_index::{Allow, Counters, Matrix, Scratch, TopK, VectorIndex};
+use spandrel_storage::io::Extent;
 use spandrel_storage::{DenseSpec, Element, IndexKind, Metric, RowId};
 
 struct Settings {
@@ -107,6 +110,31 @@ impl Settings {
     }
 }
 
+/// A section of a segment.
+struct Section(Vec<u8>);
+
+impl ChunkSource for Section {
+    fn bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> spandrel_index::Result<()> {
+        out.copy_from_slice(&self.0[at as usize..][..out.len()]);
+        Ok(())
+    }
+
+    fn read_batch(
+        &self,
+        extents: &[Extent],
+        done: &mut dyn FnMut(usize, &[u8]),
+    ) -> spandrel_index::Result<()> {
+        for (index, extent) in extents.iter().enumerate() {
+            done(index, &self.0[extent.offset as usize..][..extent.len]);
+        }
+        Ok(())
+    }
+}
+
 /// Runs `work` for `seconds`, at least three times; the median and the best time in seconds.
 fn time(seconds: f64, mut work: impl FnMut()) -> (f64, f64) {
     work();
@@ -135,7 +163,10 @@ fn time_search(settings: &Settings, vectors: &[f32]) -> Result<(), Box<dyn Error
     for vector in vectors.chunks_exact(dim) {
         builder.push(Some(&vector.iter().map(fit).collect::<Vec<f32>>()))?;
     }
-    let flat: Flat = builder.finish();
+    // As a segment on disk that is kept in memory.
+    let mut section = Vec::new();
+    builder.write(&mut section)?;
+    let flat = Flat::open("example", &spec, Arc::new(Section(section)), Residency::Memory)?;
     let ids: Vec<RowId> = (1..=rows as u64).map(RowId).collect();
     let queries: Vec<f32> = (0..settings.batch)
         .flat_map(|query| {

@@ -14,7 +14,7 @@ use spandrel_storage::io::Extent;
 
 use crate::counters::Counters;
 use crate::error::Result;
-use crate::large;
+use crate::large::Large;
 use crate::matrix::Matrix;
 use crate::simd::Element;
 
@@ -98,7 +98,7 @@ pub(crate) struct Vectors<T> {
 }
 
 enum Place<T> {
-    Memory(Vec<T>),
+    Memory(Large<T>),
     /// Little-endian elements from byte `at` of `source`.
     Source {
         source: Arc<dyn ChunkSource>,
@@ -111,7 +111,8 @@ impl<T: Stored> Vectors<T> {
     ///
     /// # Panics
     /// When `values` is not `count x dim`.
-    pub(crate) fn in_memory(values: Vec<T>, dim: usize, count: u32) -> Self {
+    pub(crate) fn in_memory(values: impl Into<Large<T>>, dim: usize, count: u32) -> Self {
+        let values = values.into();
         assert_eq!(values.len(), count as usize * dim, "whole vectors");
         Self { dim, count, place: Place::Memory(values) }
     }
@@ -127,7 +128,7 @@ impl<T: Stored> Vectors<T> {
         if residency == Residency::Disk {
             return Ok(Self { dim, count, place: Place::Source { source, at } });
         }
-        let mut values = large::zeroed::<T>(count as usize * dim);
+        let mut values = Large::<T>::zeroed(count as usize * dim);
         let (mut extents, mut at) = (Vec::new(), at);
         for window in values.chunks_mut(WINDOW_BYTES / T::BYTES) {
             read_run(&*source, at, window, &mut extents)?;
@@ -144,7 +145,7 @@ impl<T: Stored> Vectors<T> {
     /// Bytes kept in memory.
     pub(crate) fn memory_bytes(&self) -> usize {
         match &self.place {
-            Place::Memory(values) => values.capacity() * T::BYTES,
+            Place::Memory(values) => values.bytes(),
             Place::Source { .. } => 0,
         }
     }
