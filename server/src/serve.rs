@@ -32,7 +32,7 @@ use crate::phase::{self, Lead, Phase, Phases};
 use crate::pool::{Pool, Pools};
 use crate::service::Backend;
 use crate::service::admin::Admin;
-use crate::service::collections::Collections;
+use crate::service::collections::{self, Collections};
 use crate::service::rows::Rows;
 use crate::service::search::Searches;
 use crate::telemetry::http::{self, Pages};
@@ -144,6 +144,8 @@ pub async fn start(database: Database, config: &Config) -> Result<Server, ServeE
         streams: Arc::new(Semaphore::new(config.limits.streams_max)),
         phases: phases.clone(),
     });
+    let names = database.collections();
+    collections::warm_up(names.iter().filter_map(|name| database.collection(name).ok()).collect());
     let health = HealthReporter::new();
     let shared =
         Shared::new(Arc::clone(&keyring), Arc::clone(&metrics), phases.clone(), config.limits.requests_max);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use spandrel::ErrorKind;
+use spandrel::{Collection, ErrorKind};
 use spandrel_proto::v1 as pb;
 use spandrel_proto::v1::collection_service_server::CollectionService;
 use tonic::{Request, Response, Status};
@@ -17,7 +17,7 @@ use crate::status;
 /// The service over a backend.
 pub struct Collections(pub Arc<Backend>);
 
-fn describe(collection: &spandrel::Collection) -> pb::Collection {
+fn describe(collection: &Collection) -> pb::Collection {
     pb::Collection { name: collection.name().to_owned(), schema: Some(schema_to_wire(collection.schema())) }
 }
 
@@ -31,6 +31,7 @@ fn create(
     match backend.database.create_collection(&request.name, schema.clone()) {
         Ok(collection) => {
             tracing::info!(collection = request.name, "collection created");
+            warm_up(vec![Arc::clone(&collection)]);
             Ok(pb::CreateCollectionResponse { collection: Some(describe(&collection)), created: true })
         }
         Err(error) if error.kind() == ErrorKind::Conflict && request.if_not_exists => {
@@ -44,6 +45,14 @@ fn create(
             Ok(pb::CreateCollectionResponse { collection: Some(describe(&collection)), created: false })
         }
         Err(error) => Err(status::from_engine(error)),
+    }
+}
+
+/// Lets the first retrieve find the tokenizers loaded; nobody waits for it.
+pub fn warm_up(collections: Vec<Arc<Collection>>) {
+    let named = std::thread::Builder::new().name("spandrel-warm-up".into());
+    if let Err(error) = named.spawn(move || collections.iter().for_each(|collection| collection.warm_up())) {
+        tracing::debug!(%error, "the first retrieve will load the tokenizer");
     }
 }
 
