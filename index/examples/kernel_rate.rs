@@ -2,7 +2,7 @@
 //!
 //! `cargo run --profile bench -p spandrel-index --example kernel_rate -- [--rows 100000] [--dim 384]
 //! [--fbin FILE] [--metric ip|l2|cosine] [--element f32|f16|i8] [--batch N] [--k 10] [--seconds 2]
-//! [--kernels]`
+//! [--level NAME] [--kernels]`
 //!
 //! Without `--kernels` it times searches of a flat index in memory, one thread, and prints one JSON line:
 //! milliseconds a call (median and best) and the rate of vectors read. With it, it prints a table of every
@@ -32,6 +32,7 @@ struct Settings {
     batch: usize,
     k: usize,
     seconds: f64,
+    level: Option<String>,
     kernels: bool,
 }
 
@@ -46,6 +47,7 @@ impl Settings {
             batch: 1,
             k: 10,
             seconds: 2.0,
+            level: None,
             kernels: false,
         };
         let mut arguments = std::env::args().skip(1);
@@ -56,6 +58,7 @@ impl Settings {
             }
             let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
             match name.as_str() {
+                "--level" => settings.level = Some(value),
                 "--rows" => settings.rows = value.parse()?,
                 "--dim" => settings.dim = value.parse()?,
                 "--fbin" => settings.fbin = Some(value),
@@ -166,7 +169,13 @@ fn time_search(settings: &Settings, vectors: &[f32]) -> Result<(), Box<dyn Error
     // As a segment on disk that is kept in memory.
     let mut section = Vec::new();
     builder.write(&mut section)?;
-    let flat = Flat::open("example", &spec, Arc::new(Section(section)), Residency::Memory)?;
+    let mut flat = Flat::open("example", &spec, Arc::new(Section(section)), Residency::Memory)?;
+    let mut level = Kernels::best();
+    if let Some(name) = &settings.level {
+        let found = Kernels::available().into_iter().find(|kernels| kernels.level() == name);
+        level = found.ok_or_else(|| format!("this CPU has no level {name}"))?;
+        flat = flat.with_kernels(level);
+    }
     let ids: Vec<RowId> = (1..=rows as u64).map(RowId).collect();
     let queries: Vec<f32> = (0..settings.batch)
         .flat_map(|query| {
@@ -195,7 +204,7 @@ fn time_search(settings: &Settings, vectors: &[f32]) -> Result<(), Box<dyn Error
         "{{\"level\":\"{}\",\"rows\":{rows},\"dim\":{dim},\"metric\":\"{:?}\",\
          \"element\":\"{:?}\",\"batch\":{},\
          \"median_ms\":{:.4},\"best_ms\":{:.4},\"gb_per_s\":{:.2},\"rescored\":{}}}",
-        Kernels::best().level(),
+        level.level(),
         settings.metric,
         settings.element,
         settings.batch,

@@ -177,6 +177,24 @@ fn f32_queries_on_i8_rows_agree_with_the_oracle() {
     check_floats(&queries, &rows);
 }
 
+/// Runs longer than a cache are read another way.
+#[test]
+fn long_runs_of_rows_give_the_bits_of_short_ones() {
+    let values = floats(14, 103 * 41_002, 1.0);
+    let (query, rows) = values.split_at(103);
+    let rows = Matrix::new(rows, 103);
+    let (mut long, mut short) = (vec![f32::NAN; rows.rows()], vec![f32::NAN; 64]);
+    for kernels in levels() {
+        for tile in [Kernels::dot_rows, Kernels::l2_rows] {
+            tile(kernels, query, rows, &mut long);
+            for (at, long) in (0..).step_by(64).zip(long.chunks(64)) {
+                tile(kernels, query, rows.slice(at..at + long.len()), &mut short[..long.len()]);
+                assert!(long.iter().zip(&short).all(|(a, b)| a.to_bits() == b.to_bits()), "{kernels:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn integer_kernels_are_the_same_on_every_level() {
     let levels = levels();

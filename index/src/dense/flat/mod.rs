@@ -37,8 +37,10 @@ pub use self::build::FlatBuilder;
 
 /// Bytes of vectors scored at once: they stay in the second-level cache while the queries of a batch pass.
 const BLOCK_BYTES: usize = 192 << 10;
-/// Vectors scored at once, at least and at most.
-const BLOCK_ROWS: Range<usize> = 8..2048;
+/// The same for one query, for which nothing has to stay: the kernel sees how long a run of memory it reads.
+const RUN_BYTES: usize = 16 << 20;
+/// Vectors scored at once, at least and at most; their scores take 4 bytes each.
+const BLOCK_ROWS: Range<usize> = 8..65_536;
 /// When at most one in this many vectors is allowed they are gathered one by one; else all are scored and the
 /// good ones tested. Measured: gathering wins below a half for one query of 384 dimensions and below three
 /// quarters for a batch.
@@ -151,9 +153,10 @@ impl Flat {
         before(docs.start)..before(docs.end)
     }
 
-    fn block_rows(&self) -> usize {
+    /// Vectors of a block of this many bytes.
+    fn block_rows(&self, bytes: usize) -> usize {
         let row_bytes = self.layout.dim as usize * self.layout.element.bytes();
-        (BLOCK_BYTES / row_bytes).clamp(BLOCK_ROWS.start, BLOCK_ROWS.end) / 8 * 8
+        (bytes.div_ceil(row_bytes)).clamp(BLOCK_ROWS.start, BLOCK_ROWS.end).next_multiple_of(8)
     }
 
     fn scoring(&self) -> Scoring {
@@ -178,7 +181,8 @@ impl Flat {
         }
         let FlatScratch { queries, scores, vectors: buffers, .. } = scratch;
         let scan = Scan { allow: Some(allow), ..self.over(queries, rows) };
-        let (block_rows, window_rows) = (self.block_rows() as u32, vectors.window_rows());
+        let bytes = if tops.len() == 1 { RUN_BYTES } else { BLOCK_BYTES };
+        let (block_rows, window_rows) = (self.block_rows(bytes) as u32, vectors.window_rows());
         let mut first = range.start;
         while first < range.end {
             allow.check_stop()?;
@@ -214,7 +218,7 @@ impl Flat {
     ) -> Result<()> {
         let FlatScratch { queries, scores, vectors: buffers, ordinals, docs, norms } = scratch;
         let scan = self.over(queries, rows);
-        let block_rows = self.block_rows();
+        let block_rows = self.block_rows(BLOCK_BYTES);
         let gather_rows = vectors.gather_rows(block_rows);
         let mut places = Places::new(self);
         let mut allowed = allow.iter().take_while(|doc| *doc < self.layout.docs).peekable();
@@ -263,7 +267,7 @@ impl Flat {
     ) -> Result<()> {
         let FlatScratch { queries, scores: buffers, vectors: vector_buffers, ordinals, docs: places, norms } =
             scratch;
-        let step = vectors.gather_rows(self.block_rows());
+        let step = vectors.gather_rows(self.block_rows(BLOCK_BYTES));
         for (docs, scores) in docs.chunks(step).zip(scores.chunks_mut(step)) {
             ordinals.clear();
             places.clear();
