@@ -151,6 +151,7 @@ fn flipped_bits_of_a_closed_store() {
 fn killed(dir: &Path) -> (PathBuf, CollectionId, Contents) {
     let (store, c) = build(&dir.join("open"));
     build_log(&store, c);
+    rest(&store);
     let sound = dir.join("sound");
     copy_folder(&dir.join("open"), &sound);
     let expected = contents(&store, c).unwrap();
@@ -237,6 +238,7 @@ fn a_torn_tail_of_a_buffered_commit_is_dropped() {
     store.commit(&big, Durability::Buffered).unwrap();
     let written = log.metadata().unwrap().len();
     assert!(written > durable + 80_000);
+    rest(&store);
     let sound = dir.path().join("sound");
     copy_folder(&dir.path().join("open"), &sound);
     let mut tally = Tally::default();
