@@ -162,11 +162,23 @@ fn mutate(rng: &mut Rng, sample: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Writes the samples where a coverage-guided fuzzer begins: a folder a decoder, below what
+/// SPANDREL_FUZZ_CORPUS names.
+fn save(samples: &[(&str, Vec<u8>)]) {
+    let Some(corpus) = std::env::var_os("SPANDREL_FUZZ_CORPUS") else { return };
+    for (at, (name, bytes)) in samples.iter().enumerate() {
+        let folder = Path::new(&corpus).join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(format!("sample{at}")), bytes).unwrap();
+    }
+}
+
 #[test]
 fn no_decoder_panics_on_damaged_bytes() {
     let mut samples = Vec::new();
     disk_samples(&mut samples);
     foreign_samples(&mut samples);
+    save(&samples);
     let mut rng = Rng::announced("fuzz", 11);
     for (name, target) in TARGETS {
         let mut runs = 0;

@@ -1,9 +1,9 @@
 //! Every decoder of bytes that are not ours to trust, as a function of bytes that returns whatever they are.
 //!
-//! tests/it/fuzz.rs runs each over mutations of real bytes, within every `cargo test`; a coverage-guided
-//! fuzzer can be let at the same functions. From disk: manifest, records, segment files, row store logs, and
-//! the sections of each index with a search behind them. From users: import files of every format, filters as
-//! JSON, messages of the wire.
+//! tests/it/fuzz.rs runs each over mutations of real bytes, within every `cargo test`; tests/fuzz lets a
+//! coverage-guided fuzzer at the same functions. From disk: manifest, records, segment files, row store logs,
+//! and the sections of each index with a search behind them. From users: import files of every format,
+//! filters as JSON, messages of the wire.
 
 use prost::Message;
 use spandrel::import::{self, ImportOptions, VectorFile};
