@@ -32,10 +32,7 @@ pub(crate) fn backup(parts: &Parts, dir: &Path) -> Result<()> {
     let made = write_backup(parts, dir);
     if made.is_err() {
         // What is there is no backup: it goes, so that the name can be used again.
-        for name in [SEGMENTS, ROWS] {
-            let _ = fs::remove_dir_all(dir.join(name));
-        }
-        let _ = fs::remove_dir(dir);
+        remove_parts(dir);
     }
     made
 }
@@ -113,12 +110,31 @@ pub(crate) fn restore(backup: &Path, dir: &Path) -> Result<()> {
         }
     }
     empty_folder(dir)?;
+    let made = write_restored(backup, dir);
+    if made.is_err() {
+        // What is there is no database: it goes, so that the name can be used again.
+        let _ = fs::remove_file(dir.join(MARKER));
+        remove_parts(dir);
+    }
+    made
+}
+
+fn write_restored(backup: &Path, dir: &Path) -> Result<()> {
+    // First, as it refuses a folder that a database has open and one whose rows were cut short.
+    store::restore(&backup.join(ROWS), &dir.join(ROWS))?;
     if backup.join(SEGMENTS).exists() {
         copy_folder(&backup.join(SEGMENTS), &dir.join(SEGMENTS))?;
     }
-    store::restore(&backup.join(ROWS), &dir.join(ROWS))?;
     durable::replace_file(&dir.join(MARKER), MARKER_TEXT.as_bytes())?;
     Database::open(dir, Settings::default())?.close()
+}
+
+/// Removes a folder that was made here and is no database.
+fn remove_parts(dir: &Path) {
+    for name in [SEGMENTS, ROWS] {
+        let _ = fs::remove_dir_all(dir.join(name));
+    }
+    let _ = fs::remove_dir(dir);
 }
 
 fn empty_folder(dir: &Path) -> Result<()> {

@@ -24,6 +24,8 @@ use crate::convert::{request, response, row, schema};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest deadline of a call; gRPC cannot say all longer ones.
+const TIMEOUT_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Answers of any size are read: they are bounded by what was asked for.
 const ANSWER_BYTES_MAX: usize = usize::MAX;
 /// A message of an upsert stream is split when it is larger; well under a server's default limit.
@@ -68,6 +70,11 @@ impl Client {
             .build()
             .map_err(|error| Status::internal(error.to_string()))?;
         let url = &settings.url;
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(invalid(format!(
+                "--url '{url}': it looks like http://127.0.0.1:7780 or https://HOST:PORT"
+            )));
+        }
         let mut endpoint = Endpoint::from_shared(url.clone())
             .map_err(|error| invalid(format!("--url '{url}': {error}; it looks like http://127.0.0.1:7780")))?
             .connect_timeout(CONNECT_TIMEOUT);
@@ -170,7 +177,7 @@ impl Client {
         let timeout = search.timeout;
         let mut request = self.request(request::search_to_wire(collection, search));
         if let Some(timeout) = timeout {
-            request.set_timeout(timeout);
+            request.set_timeout(timeout.min(TIMEOUT_MAX));
         }
         let answer = self.runtime.block_on(self.search_client().search(request))?.into_inner();
         response::search_from_wire(answer).map_err(|error| bad_answer(&error))
@@ -184,7 +191,7 @@ impl Client {
         let timeout = retrieve.search.timeout;
         let mut request = self.request(request::retrieve_to_wire(collection, retrieve));
         if let Some(timeout) = timeout {
-            request.set_timeout(timeout);
+            request.set_timeout(timeout.min(TIMEOUT_MAX));
         }
         let answer = self.runtime.block_on(self.search_client().retrieve(request))?.into_inner();
         response::retrieve_from_wire(answer).map_err(|error| bad_answer(&error))

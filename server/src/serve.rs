@@ -163,7 +163,7 @@ pub async fn start(database: Database, config: &Config) -> Result<Server, ServeE
         }));
     }
     let layer = CallLayer(Arc::clone(&shared));
-    let grpc = tokio::spawn(serve_grpc(incoming, tls, &config.limits, layer, routes, phases)?);
+    let grpc = tokio::spawn(serve_grpc(incoming, (tls, &config.tls), &config.limits, layer, routes, phases)?);
     let grace = Duration::from_millis(config.shutdown_grace_ms);
     Ok(Server {
         address,
@@ -331,7 +331,7 @@ async fn routes(
 
 fn serve_grpc<I: Stream<Item = std::io::Result<Connection>> + Send>(
     incoming: I,
-    tls: Option<ServerTlsConfig>,
+    (tls, config): (Option<ServerTlsConfig>, &Tls),
     limits: &Limits,
     layer: CallLayer,
     routes: Routes,
@@ -345,15 +345,32 @@ fn serve_grpc<I: Stream<Item = std::io::Result<Connection>> + Send>(
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT));
     if let Some(tls) = tls {
-        let failed = |error: tonic::transport::Error| ServeError::Tls {
-            key: "tls",
-            what: crate::status::chain(&error),
-        };
-        builder = builder.tls_config(tls).map_err(failed)?;
+        builder = builder.tls_config(tls).map_err(|error| tls_failed(config, &error))?;
     }
     let until_stopping = async move { phases.reached(Phase::Stopping).await };
     let router = builder.layer(layer).add_routes(routes);
     Ok(router.serve_with_incoming_shutdown(incoming, until_stopping))
+}
+
+/// The library names no file, and a certificate that is not one it lays on a peer.
+fn tls_failed(tls: &Tls, error: &tonic::transport::Error) -> ServeError {
+    let name = |path: &Option<std::path::PathBuf>| path.clone().unwrap_or_default().display().to_string();
+    let (cert, key) = (name(&tls.cert), name(&tls.key));
+    let text = crate::status::chain(error);
+    let what = if text.contains("sent no certificates") {
+        format!(
+            "there is no certificate in {cert}; it is a file of PEM text that begins with BEGIN CERTIFICATE"
+        )
+    } else if text.contains("no RSA or PKCS8") {
+        format!(
+            "there is no usable private key in {key}; it is PEM text of a PKCS #8, RSA or EC key that is not encrypted"
+        )
+    } else if text.contains("KeyMismatch") {
+        format!("the key in {key} does not belong to the certificate in {cert}")
+    } else {
+        format!("the certificates of {cert}, the key of {key} and tls.client_ca do not work together: {text}")
+    };
+    ServeError::Tls { key: "tls", what }
 }
 
 fn tls_config(tls: &Tls) -> Result<ServerTlsConfig, ServeError> {

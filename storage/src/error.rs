@@ -46,7 +46,8 @@ pub enum Error {
     /// A write failed, this one or an earlier one, and what of it is on disk is unknown until the database is
     /// reopened.
     #[error(
-        "the database is poisoned by a failed write ({what}); reopen it to recover what was acknowledged"
+        "the database is poisoned by a failed write ({what}); reopen it to recover what was acknowledged, and if \
+         that fails again restore a backup"
     )]
     Poisoned {
         /// The first failure, its cause included.

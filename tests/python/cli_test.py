@@ -186,7 +186,7 @@ class CommandLine(unittest.TestCase):
         revoked = run("key", "revoke", key["id"], *here)
         self.assertEqual(revoked, {"revoked": record, "keys_file": key["keys_file"]})
         self.assertEqual(run("key", "list", *here)["keys"], [])
-        run("key", "revoke", key["id"], *here, code=WRONG_INPUT)
+        run("key", "revoke", key["id"], *here, code=NOT_FOUND)
 
     def test_a_server_is_asked_like_a_folder(self):
         self.passages()
@@ -216,6 +216,26 @@ class CommandLine(unittest.TestCase):
             server.send_signal(signal.SIGTERM)
             self.assertEqual(server.wait(timeout=DEADLINE_S), 0)
             server.stdout.close()
+
+    def test_what_cannot_be_meant_is_refused(self):
+        self.passages()
+        docs = ["-c", "docs", "--data", self.data]
+        lines = (self.at / "passages.jsonl").read_text().splitlines()
+        (self.at / "bad.jsonl").write_text("\n".join([*lines, '{"id": ']))
+        error = run("import", self.at / "bad.jsonl", *docs, "--tenant-field", "tenant", code=WRONG_INPUT)
+        self.assertIn(f"{len(lines)} rows before it are written", error)
+        error = run("import", self.at / "passages.jsonl", *docs, "--create", "--schema", '{"fields": []}', code=WRONG_INPUT)
+        self.assertIn("is there already", error)
+        (self.at / "none.jsonl").write_text("")
+        error = run("import", self.at / "none.jsonl", "-c", "none", "--create", "--data", self.data, code=WRONG_INPUT)
+        self.assertIn("no rows", error)
+        run("restore", self.at / "nowhere", self.at / "new", code=NOT_FOUND)
+        run("key", "revoke", "nobody", "--data", self.data, code=NOT_FOUND)
+        # A folder that is no backup leaves nothing behind.
+        run("restore", self.at, self.at / "new", code=WRONG_INPUT)
+        self.assertFalse((self.at / "new").exists())
+        error = run("serve", "--data", self.data, "--log-level", "inof", code=WRONG_INPUT)
+        self.assertIn("'inof' is not a level", error)
 
     def test_the_demo_can_be_done_again(self):
         for _ in range(2):

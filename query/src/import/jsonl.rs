@@ -42,6 +42,10 @@ pub(super) struct JsonlRows {
     lines: u64,
     rows: u64,
     cut_short: bool,
+    /// What is wrong with the line after the rows that were returned last.
+    failed: Option<Error>,
+    /// What is wrong with the file after the sampled lines.
+    unread: Option<Error>,
 }
 
 impl JsonlRows {
@@ -60,6 +64,8 @@ impl JsonlRows {
             lines: 0,
             rows: 0,
             cut_short: false,
+            failed: None,
+            unread: None,
         })
     }
 
@@ -73,6 +79,9 @@ impl JsonlRows {
     }
 
     fn read_line(&mut self) -> Result<bool> {
+        if let Some(error) = self.unread.take() {
+            return Err(error);
+        }
         loop {
             self.buffer.clear();
             let mut limited = (&mut self.reader).take(LINE_BYTES_MAX as u64 + 1);
@@ -113,7 +122,8 @@ impl JsonlRows {
         }
     }
 
-    /// Samples lines and makes the plan, once.
+    /// Samples lines and makes the plan, once. A bad line ends the sample, and is an error where it is
+    /// reached.
     fn make_plan(&mut self) -> Result<()> {
         if self.plan.is_some() {
             return Ok(());
@@ -121,10 +131,25 @@ impl JsonlRows {
         let mut sample = Sample::default();
         let rows_max = self.options.sample_rows.max(1);
         let mut bytes = 0;
-        while sample.rows() < rows_max && bytes < SAMPLE_BYTES_MAX && self.read_line()? {
+        while sample.rows() < rows_max && bytes < SAMPLE_BYTES_MAX {
+            match self.read_line() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) if sample.rows() == 0 => return Err(error),
+                Err(error) => {
+                    self.unread = Some(error);
+                    break;
+                }
+            }
             bytes += self.buffer.len();
-            let members: Members =
-                serde_json::from_slice(&self.buffer).map_err(|error| self.bad_json(None, &error))?;
+            let members = match serde_json::from_slice::<Members>(&self.buffer) {
+                Ok(members) => members,
+                Err(error) if sample.rows() == 0 => return Err(self.bad_json(None, &error)),
+                Err(_) => {
+                    self.sampled.push_back((self.line, std::mem::take(&mut self.buffer)));
+                    break;
+                }
+            };
             sample.next_row();
             members.0.iter().for_each(|(column, value)| sample.see(column, value));
             self.sampled.push_back((self.line, std::mem::take(&mut self.buffer)));
@@ -147,6 +172,9 @@ impl JsonlRows {
 
 impl RowReader for JsonlRows {
     fn next_batch(&mut self, rows_max: usize) -> Result<Vec<Row>> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         self.make_plan()?;
         let mut rows = Vec::new();
         let Some(plan) = self.plan.take() else { return Ok(rows) };
@@ -172,7 +200,11 @@ impl RowReader for JsonlRows {
             self.rows += 1;
         };
         self.plan = Some(plan);
-        outcome.map(|()| rows)
+        match outcome {
+            Err(error) if rows.is_empty() => return Err(error),
+            outcome => self.failed = outcome.err(),
+        }
+        Ok(rows)
     }
 
     fn total_rows(&self) -> Option<u64> {

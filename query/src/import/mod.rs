@@ -93,7 +93,8 @@ pub trait RowReader: Send {
     /// The next rows, at most `rows_max` (at least 1); empty at the end.
     ///
     /// # Errors
-    /// What is wrong with the file, with its name, the line or row, and the field.
+    /// What is wrong with the file, with its name, the line or row, and the field. All rows before that place
+    /// were returned by earlier calls.
     fn next_batch(&mut self, rows_max: usize) -> Result<Vec<Row>>;
 
     /// Rows of the file where it says so, the limit observed.

@@ -174,7 +174,7 @@ impl Plan {
             if let Some(column) = &self.key_column {
                 return Err(format!("field '{column}': the key is missing"));
             }
-            draft.row.key = self.options.start_key.saturating_add(row).to_string();
+            draft.row.key = number(&self.options, row)?;
         }
         if let Some(document) = draft.document {
             let text = self.text_field.and_then(|at| draft.row.fields.get(&self.schema.fields[at].name));
@@ -187,6 +187,15 @@ impl Plan {
         }
         Ok(draft.row)
     }
+}
+
+/// The key of row number `row` of the file, counted from 0, where rows are numbered.
+///
+/// # Errors
+/// When there are no such numbers any more.
+pub(super) fn number(options: &ImportOptions, row: u64) -> Result<String, String> {
+    let number = options.start_key.checked_add(row).map(|number| number.to_string());
+    number.ok_or_else(|| format!("numbers end at {}; start the rows at a smaller one", u64::MAX))
 }
 
 impl Target {

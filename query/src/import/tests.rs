@@ -146,6 +146,44 @@ fn json_lines() {
 }
 
 #[test]
+fn rows_before_a_bad_one_are_read() {
+    let folder = TempFolder::new();
+    let mut lines: Vec<String> = (0..25).map(|n| format!(r#"{{"id": "r{n}", "n": {n}}}"#)).collect();
+    for (bad, what) in [(r#"{"id": "x", "n""#, "line 18"), (r#"{"id": "x", "n": [}"#, "line 18")] {
+        lines[17] = bad.to_owned();
+        let path = folder.write("a.jsonl", lines.join("\n").as_bytes());
+        for schema in [None, Some(Schema::new().payload("n", PayloadKind::Integer))] {
+            let mut reader = open(&path, &ImportOptions { schema, ..ImportOptions::default() }).unwrap();
+            assert_eq!(reader.infer_schema(Metric::L2).unwrap().fields.len(), 1);
+            let sizes = [reader.next_batch(10).unwrap().len(), reader.next_batch(10).unwrap().len()];
+            assert_eq!(sizes, [10, 7]);
+            let error = reader.next_batch(10).unwrap_err();
+            assert!(error.message().contains(what), "{error}");
+        }
+    }
+    // As are those that have a vector.
+    let rows: Vec<String> = (0..5).map(|n| format!(r#"{{"id": {n}}}"#)).collect();
+    let rows = open(&folder.write("b.jsonl", rows.join("\n").as_bytes()), &ImportOptions::default()).unwrap();
+    let vectors = folder.write("b.npy", &npy(1, "<f4", "(3, 2)", &[0; 24]));
+    let mut joined = with_vectors(rows, VectorFile::open(&vectors).unwrap(), "v");
+    assert_eq!(joined.next_batch(10).unwrap().len(), 3);
+    assert!(joined.next_batch(10).unwrap_err().message().contains("only 3 vectors"));
+    assert!(joined.next_batch(10).unwrap().is_empty());
+}
+
+#[test]
+fn numbers_of_rows_do_not_run_out_in_silence() {
+    let folder = TempFolder::new();
+    let lines = folder.write("a.jsonl", b"{\"n\": 1}\n{\"n\": 2}\n");
+    let vectors = folder.write("a.npy", &npy(1, "<f4", "(2, 2)", &[0; 16]));
+    for path in [lines, vectors] {
+        let options = |start_key| ImportOptions { start_key, ..ImportOptions::default() };
+        assert_eq!(read(&path, &options(u64::MAX - 1)).unwrap()[1].key, u64::MAX.to_string());
+        assert!(read(&path, &options(u64::MAX)).unwrap_err().message().contains("numbers end"));
+    }
+}
+
+#[test]
 fn options_name_the_columns() {
     let folder = TempFolder::new();
     let lines = (0..9).map(|n| {

@@ -5,9 +5,10 @@ use std::path::Path;
 use spandrel_storage::{DenseSpec, Element, FieldKind, FieldValue, IndexKind, Metric, Row, Schema};
 
 use super::matrix::{VectorElement, VectorFile};
+use super::plan::number;
 use super::source::bad;
 use super::{ImportOptions, RowReader};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A row a vector; keys are numbers.
 pub(super) struct VectorRows {
@@ -28,12 +29,13 @@ impl RowReader for VectorRows {
         let mut vectors = Vec::new();
         let count =
             self.file.next_chunk(rows_max.min(usize::try_from(left).unwrap_or(usize::MAX)), &mut vectors)?;
-        let row = |(vector, number): (&[f32], u64)| {
-            Row::new(self.options.start_key.saturating_add(number).to_string())
-                .tenant(&self.options.tenant)
-                .dense(&self.options.vector_field, vector.to_vec())
+        let row = |(vector, row): (&[f32], u64)| {
+            let key = number(&self.options, row).map_err(|what| bad(self.file.path(), what))?;
+            let row = Row::new(key).tenant(&self.options.tenant);
+            Ok(row.dense(&self.options.vector_field, vector.to_vec()))
         };
-        let rows = vectors.chunks_exact(self.file.dim()).zip(self.rows..).map(row).collect();
+        let rows = vectors.chunks_exact(self.file.dim()).zip(self.rows..).map(row);
+        let rows = rows.collect::<Result<_>>()?;
         self.rows += count as u64;
         Ok(rows)
     }
@@ -68,7 +70,7 @@ impl RowReader for VectorRows {
 /// how many they have; rows that a limit leaves out are not counted. The sizes reported are those of both
 /// files together.
 pub fn with_vectors(rows: Box<dyn RowReader>, vectors: VectorFile, field: &str) -> Box<dyn RowReader> {
-    Box::new(Joined { rows, vectors, field: field.to_owned(), position: 0, ended: false })
+    Box::new(Joined { rows, vectors, field: field.to_owned(), position: 0, ended: false, failed: None })
 }
 
 struct Joined {
@@ -77,32 +79,42 @@ struct Joined {
     field: String,
     position: u64,
     ended: bool,
+    /// What ended the vectors in the midst of a batch.
+    failed: Option<Error>,
 }
 
 impl Joined {
-    /// The next `count` vectors, one after another.
-    fn take(&mut self, count: usize) -> Result<Vec<f32>> {
+    /// The next `count` vectors, one after another; fewer where something is wrong, which `failed` then says.
+    fn take(&mut self, count: usize) -> Vec<f32> {
         let wanted = count * self.vectors.dim();
         let mut vectors = Vec::new();
         let mut chunk = Vec::new();
         while vectors.len() < wanted {
             let missing = (wanted - vectors.len()) / self.vectors.dim();
-            if self.vectors.next_chunk(missing, &mut chunk)? == 0 {
-                let have = self.position + (vectors.len() / self.vectors.dim()) as u64;
-                let path = self.vectors.path();
-                return Err(bad(
-                    path,
-                    format!("there are only {have} vectors, but more rows to give them to"),
-                ));
+            match self.vectors.next_chunk(missing, &mut chunk) {
+                Ok(0) => {
+                    let have = self.position + (vectors.len() / self.vectors.dim()) as u64;
+                    let what = format!("there are only {have} vectors, but more rows to give them to");
+                    self.failed = Some(bad(self.vectors.path(), what));
+                    break;
+                }
+                Ok(_) => vectors.append(&mut chunk),
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
             }
-            vectors.append(&mut chunk);
         }
-        Ok(vectors)
+        vectors
     }
 }
 
 impl RowReader for Joined {
     fn next_batch(&mut self, rows_max: usize) -> Result<Vec<Row>> {
+        if let Some(error) = self.failed.take() {
+            self.ended = true;
+            return Err(error);
+        }
         if self.ended {
             return Ok(Vec::new());
         }
@@ -123,7 +135,11 @@ impl RowReader for Joined {
             }
             return Ok(rows);
         }
-        let vectors = self.take(rows.len())?;
+        let vectors = self.take(rows.len());
+        rows.truncate(vectors.len() / self.vectors.dim());
+        if rows.is_empty() {
+            return self.next_batch(rows_max);
+        }
         for (row, vector) in rows.iter_mut().zip(vectors.chunks_exact(self.vectors.dim())) {
             row.fields.insert(self.field.clone(), FieldValue::Dense(vector.to_vec()));
         }

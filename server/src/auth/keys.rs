@@ -84,6 +84,9 @@ pub enum KeysError {
         /// What was expected and found.
         what: String,
     },
+    /// There is no such key.
+    #[error("{0}")]
+    NotFound(String),
     /// A name or id that cannot be used.
     #[error("{0}")]
     Invalid(String),
@@ -184,7 +187,7 @@ pub fn revoke(path: &Path, id: &str) -> Result<KeyRecord, KeysError> {
     let _lock = lock(path)?;
     let mut file = read_file(path)?.unwrap_or_default();
     let Some(at) = file.keys.iter().position(|key| key.id == id) else {
-        return Err(KeysError::Invalid(format!(
+        return Err(KeysError::NotFound(format!(
             "there is no key '{id}' in {}; `spandrel key list` shows the ids",
             path.display()
         )));

@@ -3,7 +3,7 @@
 use serde_json::json;
 use spandrel::{Field, FieldKind, Metric, PayloadKind, Schema, TextSpec};
 
-use super::query::json_argument;
+use super::query::schema_argument;
 use super::target::TargetArgs;
 use super::{CliError, Common, output};
 
@@ -90,7 +90,7 @@ pub(super) fn word<T: serde::de::DeserializeOwned>(what: &str, word: &str) -> Re
 impl CreateArgs {
     fn schema(&self) -> Result<Schema, CliError> {
         if let Some(schema) = &self.schema {
-            return json_argument("--schema", schema);
+            return schema_argument("--schema", schema);
         }
         let mut schema = Schema::new();
         for text in &self.text {

@@ -103,9 +103,11 @@ pub(super) fn run(common: &Common, args: DemoArgs) -> Result<(), CliError> {
             "p50_us": measured.p50_us, "p99_us": measured.p99_us, "total_s": total_s,
         }))?;
     } else {
-        println!("\nThe server has shut down; everything took {total_s:.1} s.");
+        output::print(&format!("\nThe server has shut down; everything took {total_s:.1} s.\n"))?;
         if kept {
-            println!("The data is in {0}, without keys: `spandrel serve --data {0}`", data.display());
+            let kept =
+                format!("The data is in {0}, without keys: `spandrel serve --data {0}`\n", data.display());
+            output::print(&kept)?;
         }
     }
     Ok(())

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use spandrel::import::{self, ImportOptions, RowReader, VectorFile};
-use spandrel::{Metric, Row, Schema, Written};
+use spandrel::{Field, FieldKind, Metric, Row, Schema, Written};
 
 use super::progress::Progress;
-use super::query::json_argument;
+use super::query::schema_argument;
 use super::target::{Target, TargetArgs};
 use super::{CliError, Common, collection, output};
 
@@ -47,9 +47,9 @@ pub(super) struct ImportArgs {
     /// Schema of the new collection: JSON, @FILE, or a file's name
     #[arg(long, value_name = "JSON", requires = "create")]
     schema: Option<String>,
-    /// Metric of the vectors in an inferred schema: l2, ip or cosine
-    #[arg(long, default_value = "cosine", value_name = "METRIC")]
-    metric: String,
+    /// Metric of the vectors in an inferred schema: l2, ip or cosine [default: cosine]
+    #[arg(long, value_name = "METRIC")]
+    metric: Option<String>,
     /// File of vectors; vector i belongs to row i of FILE
     #[arg(long, value_name = "FILE", help_heading = "What is what")]
     vectors: Option<PathBuf>,
@@ -75,9 +75,9 @@ pub(super) struct ImportArgs {
     /// Field that an inferred schema searches as text [default: the first of text, body, content, passage]
     #[arg(long, value_name = "FIELD", help_heading = "What is what")]
     text_field: Option<String>,
-    /// Field of the vectors
-    #[arg(long, default_value = "embedding", value_name = "FIELD", help_heading = "What is what")]
-    vector_field: String,
+    /// Field of the vectors [default: embedding]
+    #[arg(long, value_name = "FIELD", help_heading = "What is what")]
+    vector_field: Option<String>,
     /// Field that names the document a row is a piece of
     #[arg(long, value_name = "FIELD", help_heading = "What is what")]
     document_field: Option<String>,
@@ -95,13 +95,42 @@ pub(super) struct ImportArgs {
 }
 
 impl ImportArgs {
+    fn vector_field(&self) -> &str {
+        self.vector_field.as_deref().unwrap_or("embedding")
+    }
+
+    fn metric(&self) -> Result<Option<Metric>, CliError> {
+        self.metric.as_deref().map(|metric| collection::word("--metric", metric)).transpose()
+    }
+
+    /// Refuses a collection that is there and is not what the flags ask for: a schema cannot be changed.
+    fn agrees(&self, there: &Schema) -> Result<(), CliError> {
+        let differs = |flag: &str, what: &str| {
+            Err(CliError::usage(format!(
+                "collection '{}' is there already, and {flag} asks for another {what}; leave the flag out, or name \
+                 another collection",
+                self.collection
+            )))
+        };
+        if self.given_schema()?.is_some_and(|given| given != *there) {
+            return differs("--schema", "schema");
+        }
+        let metric = self.metric()?;
+        match there.find(self.vector_field()).map(|(_, field)| &field.kind) {
+            Some(FieldKind::Dense(dense)) if metric.is_some_and(|metric| metric != dense.metric) => {
+                differs("--metric", "metric")
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn options(&self, schema: Option<Schema>) -> ImportOptions {
         ImportOptions {
             key_field: self.key_field.clone(),
             tenant_field: self.tenant_field.clone(),
             tenant: self.tenant.clone(),
             text_field: self.text_field.clone(),
-            vector_field: self.vector_field.clone(),
+            vector_field: self.vector_field().to_owned(),
             document_field: self.document_field.clone(),
             schema,
             ignore_unknown: self.ignore_unknown,
@@ -114,7 +143,7 @@ impl ImportArgs {
     fn open(&self, schema: Option<Schema>) -> Result<Box<dyn RowReader>, CliError> {
         let rows = import::open(&self.file, &self.options(schema))?;
         Ok(match &self.vectors {
-            Some(path) => import::with_vectors(rows, VectorFile::open(path)?, &self.vector_field),
+            Some(path) => import::with_vectors(rows, VectorFile::open(path)?, self.vector_field()),
             None => rows,
         })
     }
@@ -124,13 +153,14 @@ impl ImportArgs {
         let Some(text) = &self.schema else { return Ok(None) };
         let plain_name = !text.starts_with('@') && !text.trim_start().starts_with('{') && text != "-";
         let text = if plain_name { format!("@{text}") } else { text.clone() };
-        json_argument("--schema", &text).map(Some)
+        schema_argument("--schema", &text).map(Some)
     }
 }
 
 /// The reader, for a collection that is there when this returns.
 fn prepare(args: &ImportArgs, target: &Target) -> Result<(Box<dyn RowReader>, bool), CliError> {
     if let Some(schema) = target.find_schema(&args.collection)? {
+        args.agrees(&schema)?;
         return Ok((args.open(Some(schema))?, false));
     }
     if !args.create {
@@ -144,8 +174,25 @@ fn prepare(args: &ImportArgs, target: &Target) -> Result<(Box<dyn RowReader>, bo
     let mut reader = args.open(given.clone())?;
     let schema = match given {
         Some(schema) => schema,
-        None => reader.infer_schema(collection::word::<Metric>("--metric", &args.metric)?)?,
+        None => {
+            let schema = reader.infer_schema(args.metric()?.unwrap_or(Metric::Cosine))?;
+            let is_dense = |name: &String| {
+                matches!(schema.find(name), Some((_, Field { kind: FieldKind::Dense(_), .. })))
+            };
+            if let Some(name) = args.vector_field.as_ref().filter(|name| !is_dense(name)) {
+                return Err(CliError::usage(format!(
+                    "--vector-field {name}: the file has no such column of vectors"
+                )));
+            }
+            schema
+        }
     };
+    if schema.fields.is_empty() {
+        return Err(CliError::usage(format!(
+            "{} has no rows that a schema could be inferred from; give one with --schema",
+            args.file.display()
+        )));
+    }
     target.create(&args.collection, &schema)?;
     eprintln!("collection {} created", args.collection);
     eprint!("{}", collection::schema_text(&schema));
@@ -237,10 +284,13 @@ pub(super) fn run(common: &Common, args: ImportArgs) -> Result<(), CliError> {
         (read, written)
     });
     progress.finish();
-    let again =
-        "what was read before is written; run the import again when it is put right, rows repeat safely";
+    let again = "run the import again when it is put right; rows repeat safely";
+    // A server's message says itself what was written.
     let (written, batches) = written.map_err(|error| error.hint(again))?;
-    let cut_short = read.map_err(|error| error.hint(again))?;
+    let cut_short = read.map_err(|error| {
+        let rows = output::thousands(written.rows);
+        error.hint(&format!("{rows} rows before it are written; {again}"))
+    })?;
     target.close()?;
     report(common, &args, &written, batches, created, cut_short, started.elapsed())
 }

@@ -68,6 +68,7 @@ impl From<KeysError> for CliError {
     fn from(error: KeysError) -> Self {
         match error {
             KeysError::Invalid(message) => Self::usage(message),
+            KeysError::NotFound(message) => Self { message, code: super::NOT_FOUND },
             other => Self::failed(other.to_string()),
         }
     }

@@ -148,6 +148,14 @@ impl From<spandrel::Error> for CliError {
 
 impl From<Status> for CliError {
     fn from(status: Status) -> Self {
+        // Made here, by the connection: no server said it.
+        if status.code() == Code::Unknown && status.message() == "transport error" {
+            let what = std::error::Error::source(&status).map(crate::status::chain).unwrap_or_default();
+            let message = format!("the connection to the server is lost ({what})");
+            return Self { message, code: TRY_LATER }.hint(
+                "it stopped, has too many connections, or wants a client certificate (--client-cert, --client-key)",
+            );
+        }
         let code = match status.code() {
             Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => WRONG_INPUT,
             Code::NotFound => NOT_FOUND,

@@ -16,8 +16,8 @@ pub(super) struct QueryArgs {
     #[arg(short, long, value_name = "NAME")]
     pub(super) collection: String,
     /// Tenant whose rows are searched; with a key of one tenant it need not be said
-    #[arg(short, long, default_value = "", hide_default_value = true, value_name = "NAME")]
-    tenant: String,
+    #[arg(short, long, value_name = "NAME")]
+    tenant: Option<String>,
     /// Words to find by BM25 in a text field
     #[arg(long, value_name = "WORDS", help_heading = "Routes (several are fused)")]
     text: Option<String>,
@@ -51,11 +51,11 @@ pub(super) struct QueryArgs {
     #[arg(short, long, value_name = "JSON")]
     filter: Option<String>,
     /// Hits wanted, or candidates considered
-    #[arg(short, default_value_t = 10, value_name = "N")]
-    k: usize,
+    #[arg(short, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    k: u32,
     /// Best hits to skip
     #[arg(long, default_value_t = 0, value_name = "N")]
-    offset: usize,
+    offset: u32,
     /// Leave out hits below this final score
     #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
     score_threshold: Option<f32>,
@@ -89,8 +89,8 @@ impl QueryArgs {
     pub(super) fn search(&self, schema: &Schema) -> Result<SearchRequest, CliError> {
         if let Some(request) = &self.request {
             let mut request: SearchRequest = json_argument("--request", request)?;
-            if !self.tenant.is_empty() {
-                request.tenant.clone_from(&self.tenant);
+            if let Some(tenant) = &self.tenant {
+                request.tenant.clone_from(tenant);
             }
             return Ok(request);
         }
@@ -103,15 +103,15 @@ impl QueryArgs {
         let filter: Option<Filter> =
             self.filter.as_deref().map(|text| json_argument("--filter", text)).transpose()?;
         Ok(SearchRequest {
-            tenant: self.tenant.clone(),
+            tenant: self.tenant.clone().unwrap_or_default(),
             routes,
             fusion: match self.fusion {
                 FusionName::Rrf => Fusion::default(),
                 FusionName::Weighted => Fusion::Weighted,
             },
             filter,
-            k: self.k,
-            offset: self.offset,
+            k: self.k as usize,
+            offset: self.offset as usize,
             score_threshold: self.score_threshold,
             fields: fields(&self.fields),
             explain: self.explain,
@@ -164,6 +164,38 @@ fn fields(text: &str) -> Fields {
         "all" => Fields::All,
         "none" => Fields::None,
         names => Fields::Named(names.split(',').map(|name| name.trim().to_owned()).collect()),
+    }
+}
+
+/// A schema given as JSON, in which no key may be misspelt: a schema stays as it is for ever.
+pub(super) fn schema_argument(flag: &str, text: &str) -> Result<Schema, CliError> {
+    let given: serde_json::Value = json_argument(flag, text)?;
+    let schema = serde_json::from_value::<Schema>(given.clone());
+    let schema = schema.map_err(|error| CliError::usage(format!("{flag}: {error}")))?;
+    match unknown_key(&given, &serde_json::json!(schema)) {
+        Some(key) => Err(CliError::usage(format!(
+            "{flag}: unknown key '{key}'; `spandrel collection show NAME --json` prints a schema to start from"
+        ))),
+        None => Ok(schema),
+    }
+}
+
+/// The first key of `given` whose value was not read: what was read does not have it.
+fn unknown_key(given: &serde_json::Value, read: &serde_json::Value) -> Option<String> {
+    use serde_json::Value as Json;
+    match (given, read) {
+        (Json::Object(given), Json::Object(read)) => {
+            given.iter().find_map(|(key, value)| match read.get(key) {
+                Some(read) => unknown_key(value, read),
+                // The default, spelt out.
+                None if value.is_null() => None,
+                None => Some(key.clone()),
+            })
+        }
+        (Json::Array(given), Json::Array(read)) => {
+            given.iter().zip(read).find_map(|(given, read)| unknown_key(given, read))
+        }
+        _ => None,
     }
 }
 

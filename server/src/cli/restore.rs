@@ -23,6 +23,10 @@ pub(super) struct RestoreArgs {
 }
 
 pub(super) fn run(common: &Common, args: RestoreArgs) -> Result<(), CliError> {
+    if !args.backup.is_dir() {
+        let message = format!("there is no folder {}", args.backup.display());
+        return Err(CliError { message, code: super::NOT_FOUND });
+    }
     Database::restore(&args.backup, &args.dir)?;
     if common.json {
         return output::print_json(&json!({"data": args.dir, "backup": args.backup}));

@@ -20,8 +20,8 @@ pub(super) struct RetrieveArgs {
     #[command(flatten)]
     query: QueryArgs,
     /// Most tokens of the context, counted by the schema's tokenizer
-    #[arg(short, long, value_name = "TOKENS")]
-    budget: usize,
+    #[arg(short, long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    budget: u32,
     /// Text field whose value is packed [default: the schema's first]
     #[arg(long, value_name = "FIELD")]
     packed_field: Option<String>,
@@ -42,7 +42,7 @@ fn chunk_json(chunk: &PackedChunk) -> serde_json::Value {
 pub(super) fn run(common: &Common, args: RetrieveArgs) -> Result<(), CliError> {
     let target = args.target.open(common, false)?;
     let schema = target.schema(&args.query.collection)?;
-    let mut request = RetrieveRequest::new(args.query.search(&schema)?, args.budget);
+    let mut request = RetrieveRequest::new(args.query.search(&schema)?, args.budget as usize);
     request.text_field = args.packed_field;
     if let Some(separator) = args.separator {
         request.separator = separator;

@@ -95,9 +95,19 @@ impl TargetArgs {
         }
         let api_key = self.api_key.clone().filter(|key| !key.is_empty());
         Client::connect(&ClientSettings { url, api_key, authorities, identity }).map_err(|status| {
-            let hint = "is the server running? `spandrel serve` starts one";
-            let error = CliError::from(status.clone());
-            if status.code() == tonic::Code::Unavailable { error.hint(hint) } else { error }
+            let mut error = CliError::from(status.clone());
+            let what = status.message();
+            if what.contains("certificate") || what.contains("UnknownIssuer") {
+                error.code = super::FAILED;
+                return error.hint("name the authority of the server's certificate with --ca-cert FILE");
+            }
+            match status.code() {
+                tonic::Code::Unavailable if what.contains("http2 error") || what.contains("h2 protocol") => {
+                    error.hint("a server with TLS is reached by https://")
+                }
+                tonic::Code::Unavailable => error.hint("is the server running? `spandrel serve` starts one"),
+                _ => error,
+            }
         })
     }
 }

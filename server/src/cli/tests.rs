@@ -9,6 +9,23 @@ fn the_definition_is_sound() {
     Cli::command().debug_assert();
 }
 
+#[test]
+fn a_misspelt_key_of_a_schema_is_named() {
+    let good = r#"{"fields": [{"name": "a", "type": "text", "language": null}, {"name": "v", "type": "dense", "dim": 3,
+        "metric": "ip", "element": "f16"}], "tokenizer": "cl100k_base"}"#;
+    let schema = query::schema_argument("--schema", good).unwrap();
+    assert_eq!(schema.fields.len(), 2);
+    for (right, wrong) in [("language", "langauge"), ("tokenizer", "tokeniser"), ("element", "elment")] {
+        let text = good.replace("null", "\"english\"").replace(right, wrong);
+        let error = query::schema_argument("--schema", &text).unwrap_err();
+        assert!(
+            error.message.contains(&format!("'{wrong}'")) && error.code == WRONG_INPUT,
+            "{}",
+            error.message
+        );
+    }
+}
+
 /// Every command that does something shows how it is used.
 #[test]
 fn every_command_has_an_example() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use spandrel::{FieldValue, Hit, RetrieveResponse, SearchResponse};
 
+use super::super::output;
 use super::Measured;
 use super::corpus::{Corpus, Question};
 
@@ -19,7 +20,8 @@ pub(super) struct Show {
 impl Show {
     fn say(&self, text: &str) {
         if !self.json {
-            println!("{text}");
+            // Whoever stops reading does not stop the demo.
+            let _ = output::print(&format!("{text}\n"));
         }
     }
 
