@@ -105,6 +105,9 @@ impl TargetArgs {
                 tonic::Code::Unavailable if what.contains("http2 error") || what.contains("h2 protocol") => {
                     error.hint("a server with TLS is reached by https://")
                 }
+                tonic::Code::Unavailable if what.contains("InvalidContentType") => {
+                    error.hint("a server without TLS is reached by http://")
+                }
                 tonic::Code::Unavailable => error.hint("is the server running? `spandrel serve` starts one"),
                 _ => error,
             }
