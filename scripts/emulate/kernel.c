@@ -62,6 +62,9 @@ static void print_hex(u64 value) {
 }
 
 static void power_off(void) {
+    // What the port still holds would be lost.
+    while (!(in(SERIAL + 5) & 0x40)) {
+    }
     for (const char *text = "Shutdown"; *text; text++) out(0x8900, *text);
     for (;;) __asm__("hlt");
 }
