@@ -33,6 +33,12 @@ use crate::matrix::Matrix;
 /// Largest dimension the integer kernels are exact for.
 pub const INT_DIM_MAX: usize = 33_025;
 
+/// One query that meets this many bytes of f32 rows in one call reads them in their order, one row after the
+/// other, as memory delivers them fastest; fewer are likely to lie in a cache, where 8 rows in flight are
+/// faster. Measured over 100,000 x 384 (inner product) and 60,000 x 784 (L2), medians: 4.2 and 5.6 ms by
+/// eights, 3.9 and 4.7 ms in order (AVX-512, AMD Zen 5, one thread, 40 GB/s).
+pub(crate) const STREAM_BYTES: usize = 16 << 20;
+
 /// Half a unit in the last place of 1.0f32: the relative error of one rounding.
 const ROUNDING: f64 = 1.0 / (1 << 24) as f64;
 

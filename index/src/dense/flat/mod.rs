@@ -30,15 +30,13 @@ use crate::counters::Counters;
 use crate::error::{Error, Result};
 use crate::matrix::Matrix;
 use crate::scratch::Scratch;
-use crate::simd::Kernels;
+use crate::simd::{Kernels, STREAM_BYTES};
 use crate::topk::TopK;
 
 pub use self::build::FlatBuilder;
 
 /// Bytes of vectors scored at once: they stay in the second-level cache while the queries of a batch pass.
 const BLOCK_BYTES: usize = 192 << 10;
-/// The same for one query, for which nothing has to stay: the kernel sees how long a run of memory it reads.
-const RUN_BYTES: usize = 16 << 20;
 /// Vectors scored at once, at least and at most; their scores take 4 bytes each.
 const BLOCK_ROWS: Range<usize> = 8..65_536;
 /// When at most one in this many vectors is allowed they are gathered one by one; else all are scored and the
@@ -156,7 +154,7 @@ impl Flat {
     /// Vectors of a block of this many bytes.
     fn block_rows(&self, bytes: usize) -> usize {
         let row_bytes = self.layout.dim as usize * self.layout.element.bytes();
-        (bytes.div_ceil(row_bytes)).clamp(BLOCK_ROWS.start, BLOCK_ROWS.end).next_multiple_of(8)
+        bytes.div_ceil(row_bytes).clamp(BLOCK_ROWS.start, BLOCK_ROWS.end).next_multiple_of(8)
     }
 
     fn scoring(&self) -> Scoring {
@@ -181,7 +179,8 @@ impl Flat {
         }
         let FlatScratch { queries, scores, vectors: buffers, .. } = scratch;
         let scan = Scan { allow: Some(allow), ..self.over(queries, rows) };
-        let bytes = if tops.len() == 1 { RUN_BYTES } else { BLOCK_BYTES };
+        // For one query nothing has to stay in a cache, and the kernel is to see that it reads a long run.
+        let bytes = if tops.len() == 1 { STREAM_BYTES } else { BLOCK_BYTES };
         let (block_rows, window_rows) = (self.block_rows(bytes) as u32, vectors.window_rows());
         let mut first = range.start;
         while first < range.end {
