@@ -63,10 +63,10 @@ fn rows(bytes: &[u8], extension: &str) {
 fn rows_of(path: &std::path::Path) {
     let Ok(mut reader) = import::open(path, &ImportOptions::default()) else { return };
     let _ = reader.infer_schema(Metric::L2);
+    let mut rows = Vec::new();
     for _ in 0..8 {
-        match reader.next_batch(64) {
-            Ok(rows) if !rows.is_empty() => {}
-            _ => return,
+        if reader.next_batch(64, &mut rows).is_err() || rows.is_empty() {
+            return;
         }
     }
 }

@@ -42,8 +42,6 @@ pub(super) struct JsonlRows {
     lines: u64,
     rows: u64,
     cut_short: bool,
-    /// What is wrong with the line after the rows that were returned last.
-    failed: Option<Error>,
     /// What is wrong with the file after the sampled lines.
     unread: Option<Error>,
 }
@@ -64,7 +62,6 @@ impl JsonlRows {
             lines: 0,
             rows: 0,
             cut_short: false,
-            failed: None,
             unread: None,
         })
     }
@@ -171,13 +168,10 @@ impl JsonlRows {
 }
 
 impl RowReader for JsonlRows {
-    fn next_batch(&mut self, rows_max: usize) -> Result<Vec<Row>> {
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
+    fn next_batch(&mut self, rows_max: usize, rows: &mut Vec<Row>) -> Result<()> {
+        rows.clear();
         self.make_plan()?;
-        let mut rows = Vec::new();
-        let Some(plan) = self.plan.take() else { return Ok(rows) };
+        let Some(plan) = self.plan.take() else { return Ok(()) };
         let limit = self.options.limit.unwrap_or(u64::MAX);
         let outcome = loop {
             if rows.len() == rows_max {
@@ -200,11 +194,7 @@ impl RowReader for JsonlRows {
             self.rows += 1;
         };
         self.plan = Some(plan);
-        match outcome {
-            Err(error) if rows.is_empty() => return Err(error),
-            outcome => self.failed = outcome.err(),
-        }
-        Ok(rows)
+        outcome
     }
 
     fn total_rows(&self) -> Option<u64> {

@@ -90,12 +90,13 @@ const SAMPLE_BYTES_MAX: usize = 64 << 20;
 
 /// Rows of a file, in its order.
 pub trait RowReader: Send {
-    /// The next rows, at most `rows_max` (at least 1); empty at the end.
+    /// Puts the next rows into `rows`, at most `rows_max` (at least 1) and none at the end, in place of what
+    /// is there.
     ///
     /// # Errors
-    /// What is wrong with the file, with its name, the line or row, and the field. All rows before that place
-    /// were returned by earlier calls.
-    fn next_batch(&mut self, rows_max: usize) -> Result<Vec<Row>>;
+    /// What is wrong with the file, with its name, the line or row, and the field. `rows` has the rows before
+    /// that place.
+    fn next_batch(&mut self, rows_max: usize, rows: &mut Vec<Row>) -> Result<()>;
 
     /// Rows of the file where it says so, the limit observed.
     fn total_rows(&self) -> Option<u64>;

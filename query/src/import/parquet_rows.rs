@@ -42,8 +42,6 @@ pub(super) struct ParquetRows {
     batches: VecDeque<RecordBatch>,
     offset: usize,
     rows: u64,
-    /// What is wrong with the row after those that were returned last.
-    failed: Option<Error>,
 }
 
 impl ParquetRows {
@@ -73,7 +71,6 @@ impl ParquetRows {
             batches: VecDeque::new(),
             offset: 0,
             rows: 0,
-            failed: None,
         })
     }
 
@@ -187,20 +184,13 @@ fn set(plan: &Plan, draft: &mut Draft, target: Target, column: &dyn Array, at: u
 }
 
 impl RowReader for ParquetRows {
-    fn next_batch(&mut self, rows_max: usize) -> Result<Vec<Row>> {
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
+    fn next_batch(&mut self, rows_max: usize, rows: &mut Vec<Row>) -> Result<()> {
+        rows.clear();
         self.make_plan()?;
-        let mut rows = Vec::new();
-        let Some(plan) = self.plan.take() else { return Ok(rows) };
-        let outcome = self.append(&plan, &mut rows, rows_max);
+        let Some(plan) = self.plan.take() else { return Ok(()) };
+        let outcome = self.append(&plan, rows, rows_max);
         self.plan = Some(plan);
-        match outcome {
-            Err(error) if rows.is_empty() => return Err(error),
-            outcome => self.failed = outcome.err(),
-        }
-        Ok(rows)
+        outcome
     }
 
     fn total_rows(&self) -> Option<u64> {

@@ -61,7 +61,8 @@ fn read(path: &Path, options: &ImportOptions) -> Result<Vec<Row>> {
 fn drain(reader: &mut dyn RowReader) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     loop {
-        let batch = reader.next_batch(3)?;
+        let mut batch = Vec::new();
+        reader.next_batch(3, &mut batch)?;
         if batch.is_empty() {
             return Ok(rows);
         }
@@ -155,9 +156,11 @@ fn rows_before_a_bad_one_are_read() {
         for schema in [None, Some(Schema::new().payload("n", PayloadKind::Integer))] {
             let mut reader = open(&path, &ImportOptions { schema, ..ImportOptions::default() }).unwrap();
             assert_eq!(reader.infer_schema(Metric::L2).unwrap().fields.len(), 1);
-            let sizes = [reader.next_batch(10).unwrap().len(), reader.next_batch(10).unwrap().len()];
-            assert_eq!(sizes, [10, 7]);
-            let error = reader.next_batch(10).unwrap_err();
+            let mut rows = Vec::new();
+            reader.next_batch(10, &mut rows).unwrap();
+            assert_eq!(rows.len(), 10);
+            let error = reader.next_batch(10, &mut rows).unwrap_err();
+            assert_eq!((rows.len(), rows[6].key.as_str()), (7, "r16"));
             assert!(error.message().contains(what), "{error}");
         }
     }
@@ -166,9 +169,11 @@ fn rows_before_a_bad_one_are_read() {
     let rows = open(&folder.write("b.jsonl", rows.join("\n").as_bytes()), &ImportOptions::default()).unwrap();
     let vectors = folder.write("b.npy", &npy(1, "<f4", "(3, 2)", &[0; 24]));
     let mut joined = with_vectors(rows, VectorFile::open(&vectors).unwrap(), "v");
-    assert_eq!(joined.next_batch(10).unwrap().len(), 3);
-    assert!(joined.next_batch(10).unwrap_err().message().contains("only 3 vectors"));
-    assert!(joined.next_batch(10).unwrap().is_empty());
+    let mut rows = Vec::new();
+    assert!(joined.next_batch(10, &mut rows).unwrap_err().message().contains("only 3 vectors"));
+    assert_eq!(rows.len(), 3);
+    joined.next_batch(10, &mut rows).unwrap();
+    assert!(rows.is_empty());
 }
 
 #[test]
@@ -476,7 +481,9 @@ fn rows_joined_with_vectors() {
     assert_eq!(reader.total_rows(), Some(4));
     let rows = drain(reader.as_mut()).unwrap();
     assert_eq!(rows[3], Row::new("3").text("text", "t").dense("v", vec![6.0, 7.0]));
-    assert!(reader.next_batch(5).unwrap().is_empty());
+    let mut rows = Vec::new();
+    reader.next_batch(5, &mut rows).unwrap();
+    assert!(rows.is_empty());
     assert!(drain(join(3, None).as_mut()).unwrap_err().to_string().contains("4 vectors for 3 rows"));
     assert!(drain(join(5, None).as_mut()).unwrap_err().to_string().contains("only 4 vectors"));
     assert_eq!(drain(join(9, Some(2)).as_mut()).unwrap().len(), 2);

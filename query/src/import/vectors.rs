@@ -8,7 +8,7 @@ use super::matrix::{VectorElement, VectorFile};
 use super::plan::number;
 use super::source::bad;
 use super::{ImportOptions, RowReader};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A row a vector; keys are numbers.
 pub(super) struct VectorRows {
@@ -24,20 +24,18 @@ impl VectorRows {
 }
 
 impl RowReader for VectorRows {
-    fn next_batch(&mut self, rows_max: usize) -> Result<Vec<Row>> {
+    fn next_batch(&mut self, rows_max: usize, rows: &mut Vec<Row>) -> Result<()> {
+        rows.clear();
         let left = self.options.limit.unwrap_or(u64::MAX) - self.rows;
         let mut vectors = Vec::new();
-        let count =
-            self.file.next_chunk(rows_max.min(usize::try_from(left).unwrap_or(usize::MAX)), &mut vectors)?;
-        let row = |(vector, row): (&[f32], u64)| {
-            let key = number(&self.options, row).map_err(|what| bad(self.file.path(), what))?;
+        self.file.next_chunk(rows_max.min(usize::try_from(left).unwrap_or(usize::MAX)), &mut vectors)?;
+        for vector in vectors.chunks_exact(self.file.dim()) {
+            let key = number(&self.options, self.rows).map_err(|what| bad(self.file.path(), what))?;
             let row = Row::new(key).tenant(&self.options.tenant);
-            Ok(row.dense(&self.options.vector_field, vector.to_vec()))
-        };
-        let rows = vectors.chunks_exact(self.file.dim()).zip(self.rows..).map(row);
-        let rows = rows.collect::<Result<_>>()?;
-        self.rows += count as u64;
-        Ok(rows)
+            rows.push(row.dense(&self.options.vector_field, vector.to_vec()));
+            self.rows += 1;
+        }
+        Ok(())
     }
 
     fn total_rows(&self) -> Option<u64> {
@@ -70,7 +68,7 @@ impl RowReader for VectorRows {
 /// how many they have; rows that a limit leaves out are not counted. The sizes reported are those of both
 /// files together.
 pub fn with_vectors(rows: Box<dyn RowReader>, vectors: VectorFile, field: &str) -> Box<dyn RowReader> {
-    Box::new(Joined { rows, vectors, field: field.to_owned(), position: 0, ended: false, failed: None })
+    Box::new(Joined { rows, vectors, field: field.to_owned(), position: 0, ended: false })
 }
 
 struct Joined {
@@ -79,72 +77,56 @@ struct Joined {
     field: String,
     position: u64,
     ended: bool,
-    /// What ended the vectors in the midst of a batch.
-    failed: Option<Error>,
 }
 
 impl Joined {
-    /// The next `count` vectors, one after another; fewer where something is wrong, which `failed` then says.
-    fn take(&mut self, count: usize) -> Vec<f32> {
-        let wanted = count * self.vectors.dim();
-        let mut vectors = Vec::new();
+    /// The next `count` vectors, one after another; on an error `vectors` has those before it.
+    fn take(&mut self, count: usize, vectors: &mut Vec<f32>) -> Result<()> {
+        let dim = self.vectors.dim();
         let mut chunk = Vec::new();
-        while vectors.len() < wanted {
-            let missing = (wanted - vectors.len()) / self.vectors.dim();
-            match self.vectors.next_chunk(missing, &mut chunk) {
-                Ok(0) => {
-                    let have = self.position + (vectors.len() / self.vectors.dim()) as u64;
-                    let what = format!("there are only {have} vectors, but more rows to give them to");
-                    self.failed = Some(bad(self.vectors.path(), what));
-                    break;
-                }
-                Ok(_) => vectors.append(&mut chunk),
-                Err(error) => {
-                    self.failed = Some(error);
-                    break;
-                }
+        while vectors.len() < count * dim {
+            if self.vectors.next_chunk(count - vectors.len() / dim, &mut chunk)? == 0 {
+                let have = self.position + (vectors.len() / dim) as u64;
+                let what = format!("there are only {have} vectors, but more rows to give them to");
+                return Err(bad(self.vectors.path(), what));
             }
+            vectors.append(&mut chunk);
         }
-        vectors
+        Ok(())
+    }
+
+    /// Whether both files ended together.
+    fn finish(&mut self) -> Result<()> {
+        self.ended = true;
+        let mut rest = Vec::new();
+        if !self.rows.is_cut_short() && self.vectors.next_chunk(1, &mut rest)? > 0 {
+            let total =
+                self.vectors.rows().map(|rows| format!("{rows} vectors")).unwrap_or("more vectors".into());
+            return Err(bad(self.vectors.path(), format!("there are {total} for {} rows", self.position)));
+        }
+        Ok(())
     }
 }
 
 impl RowReader for Joined {
-    fn next_batch(&mut self, rows_max: usize) -> Result<Vec<Row>> {
-        if let Some(error) = self.failed.take() {
-            self.ended = true;
-            return Err(error);
-        }
+    fn next_batch(&mut self, rows_max: usize, rows: &mut Vec<Row>) -> Result<()> {
+        rows.clear();
         if self.ended {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let mut rows = self.rows.next_batch(rows_max)?;
-        if rows.is_empty() {
-            self.ended = true;
-            let mut rest = Vec::new();
-            if !self.rows.is_cut_short() && self.vectors.next_chunk(1, &mut rest)? > 0 {
-                let total = self
-                    .vectors
-                    .rows()
-                    .map(|rows| format!("{rows} vectors"))
-                    .unwrap_or("more vectors".into());
-                return Err(bad(
-                    self.vectors.path(),
-                    format!("there are {total} for {} rows", self.position),
-                ));
-            }
-            return Ok(rows);
+        let read = self.rows.next_batch(rows_max, rows);
+        if rows.is_empty() && read.is_ok() {
+            return self.finish();
         }
-        let vectors = self.take(rows.len());
+        let mut vectors = Vec::new();
+        let taken = self.take(rows.len(), &mut vectors);
         rows.truncate(vectors.len() / self.vectors.dim());
-        if rows.is_empty() {
-            return self.next_batch(rows_max);
-        }
         for (row, vector) in rows.iter_mut().zip(vectors.chunks_exact(self.vectors.dim())) {
             row.fields.insert(self.field.clone(), FieldValue::Dense(vector.to_vec()));
         }
         self.position += rows.len() as u64;
-        Ok(rows)
+        self.ended = read.is_err() || taken.is_err();
+        taken.and(read)
     }
 
     fn total_rows(&self) -> Option<u64> {

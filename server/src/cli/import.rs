@@ -225,16 +225,18 @@ fn read(
     bytes_read: &AtomicU64,
 ) -> Result<bool, CliError> {
     loop {
-        let rows = reader.next_batch(batch_rows)?;
+        let mut rows = Vec::with_capacity(batch_rows);
+        let outcome = reader.next_batch(batch_rows, &mut rows);
         bytes_read.store(reader.bytes_read(), Ordering::Relaxed);
         if rows.is_empty() {
-            return Ok(reader.is_cut_short());
+            return Ok(outcome.map(|()| reader.is_cut_short())?);
         }
         for part in without_repeats(rows) {
             if batches.send(part).is_err() {
                 return Ok(false);
             }
         }
+        outcome?;
     }
 }
 

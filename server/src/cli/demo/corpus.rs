@@ -112,13 +112,13 @@ fn read_rows(folder: &Path, name: &str) -> Result<Vec<Row>, CliError> {
     let lines = import::open(&folder.join(format!("{name}.jsonl.zst")), &options)?;
     let vectors = VectorFile::open(folder.join(format!("{name}.npy")))?;
     let mut reader = import::with_vectors(lines, vectors, "embedding");
-    let mut rows = Vec::new();
+    let (mut rows, mut batch) = (Vec::new(), Vec::new());
     loop {
-        let batch = reader.next_batch(1_024)?;
+        reader.next_batch(1_024, &mut batch)?;
         if batch.is_empty() {
             return Ok(rows);
         }
-        rows.extend(batch);
+        rows.append(&mut batch);
     }
 }
 
