@@ -115,6 +115,14 @@ impl Client {
         request
     }
 
+    fn request_within<T>(&self, timeout: Option<Duration>, message: T) -> Request<T> {
+        let mut request = self.request(message);
+        if let Some(timeout) = timeout {
+            request.set_timeout(timeout.min(TIMEOUT_MAX));
+        }
+        request
+    }
+
     fn collections_client(&self) -> CollectionServiceClient<Channel> {
         CollectionServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
@@ -175,10 +183,7 @@ impl Client {
     /// The server's.
     pub fn search(&self, collection: &str, search: SearchRequest) -> Result<SearchResponse, Status> {
         let timeout = search.timeout;
-        let mut request = self.request(request::search_to_wire(collection, search));
-        if let Some(timeout) = timeout {
-            request.set_timeout(timeout.min(TIMEOUT_MAX));
-        }
+        let request = self.request_within(timeout, request::search_to_wire(collection, search));
         let answer = self.runtime.block_on(self.search_client().search(request))?.into_inner();
         response::search_from_wire(answer).map_err(|error| bad_answer(&error))
     }
@@ -189,10 +194,7 @@ impl Client {
     /// The server's.
     pub fn retrieve(&self, collection: &str, retrieve: RetrieveRequest) -> Result<RetrieveResponse, Status> {
         let timeout = retrieve.search.timeout;
-        let mut request = self.request(request::retrieve_to_wire(collection, retrieve));
-        if let Some(timeout) = timeout {
-            request.set_timeout(timeout.min(TIMEOUT_MAX));
-        }
+        let request = self.request_within(timeout, request::retrieve_to_wire(collection, retrieve));
         let answer = self.runtime.block_on(self.search_client().retrieve(request))?.into_inner();
         response::retrieve_from_wire(answer).map_err(|error| bad_answer(&error))
     }
