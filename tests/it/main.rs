@@ -8,6 +8,7 @@ mod crash;
 mod disk;
 mod fuzz;
 mod grpc;
+mod keys;
 mod lifecycle;
 mod model;
 mod rng;

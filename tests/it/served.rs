@@ -20,6 +20,11 @@ pub const DIM: u32 = 4;
 
 type Keyed = InterceptedService<Channel, Bearer>;
 
+/// A name as messages hold it.
+pub fn named(name: &str) -> String {
+    name.to_owned()
+}
+
 /// Adds a key to every request.
 #[derive(Clone)]
 pub struct Bearer(Option<String>);

@@ -1,0 +1,135 @@
+//! Who may do what: keys open what they should and nothing else.
+
+use std::time::Duration;
+
+use spandrel_proto::v1 as pb;
+use spandrel_server::auth::{Access, keys};
+use tonic::{Code, Status};
+
+use crate::served::{Clients, config_in, named, open, row, rows, search, serve};
+
+/// What each method answers to clients of every kind: the matrix that docs/security.md shows.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_open_what_they_should_and_nothing_else() {
+    let served = serve().await;
+    let mut operator = served.clients_with(Access::Admin, &["*"]).await;
+    operator.create_docs().await;
+    operator.upsert("acme", rows(0..3)).await.unwrap();
+    operator.upsert("beta", rows(0..3)).await.unwrap();
+
+    let mut nobody = served.clients().await;
+    assert_eq!(nobody.count("acme").await.unwrap_err().code(), Code::Unauthenticated);
+    let mut stranger = served.clients_of(Some(named("spd_0123456789ab_00"))).await;
+    assert_eq!(stranger.count("acme").await.unwrap_err().code(), Code::Unauthenticated);
+
+    for access in [Access::Read, Access::Write, Access::Admin] {
+        let mut acme = served.clients_with(access, &["acme"]).await;
+        // Its own tenant, named or not.
+        assert_eq!(acme.count("acme").await.unwrap(), 3);
+        assert_eq!(acme.count("").await.unwrap(), 3);
+        let tenants = pb::ListTenantsRequest { collection: named("docs") };
+        assert_eq!(acme.rows.list_tenants(tenants).await.unwrap().into_inner().tenants, ["acme"]);
+        foreign_tenants_are_closed(&mut acme, "beta").await;
+        foreign_tenants_are_closed(&mut acme, "nobody").await;
+        let write = acme.upsert("", rows(0..1)).await;
+        match access {
+            Access::Read => assert_eq!(write.unwrap_err().code(), Code::PermissionDenied),
+            _ => assert_eq!(write.unwrap().rows, 1),
+        }
+        // What concerns all tenants is closed to a key of one, whatever its access.
+        let closed: [Result<(), Status>; 5] = [
+            acme.collections
+                .drop(pb::DropCollectionRequest { name: named("docs"), if_exists: true })
+                .await
+                .map(drop),
+            acme.collections.create(pb::CreateCollectionRequest::default()).await.map(drop),
+            acme.admin.stats(pb::StatsRequest {}).await.map(drop),
+            acme.admin.flush(pb::FlushRequest::default()).await.map(drop),
+            acme.admin.backup(pb::BackupRequest { name: named("x") }).await.map(drop),
+        ];
+        for result in closed {
+            assert_eq!(result.unwrap_err().code(), Code::PermissionDenied);
+        }
+        // The empty name is the default tenant, never the key's own.
+        let default = pb::DropTenantRequest { collection: named("docs"), tenant: Some(String::new()) };
+        assert_eq!(acme.rows.drop_tenant(default).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(acme.count("acme").await.unwrap(), 3);
+        let request = pb::DropTenantRequest { collection: named("docs"), tenant: Some(named("acme")) };
+        let dropped = acme.rows.drop_tenant(request).await;
+        match access {
+            Access::Admin => assert_eq!(dropped.unwrap().into_inner().written.unwrap().rows, 3),
+            _ => assert_eq!(dropped.unwrap_err().code(), Code::PermissionDenied),
+        }
+    }
+    assert_eq!(operator.count("beta").await.unwrap(), 3);
+    served.server.shutdown().await.unwrap();
+}
+
+async fn foreign_tenants_are_closed(clients: &mut Clients, tenant: &str) {
+    let collection = || named("docs");
+    let query = || search(tenant, "body", pb::route::Query::Text(named("river")));
+    let keys = pb::KeysCondition { keys: vec![named("k00000")] };
+    let get = pb::GetRowsRequest { collection: collection(), tenant: named(tenant), ..Default::default() };
+    let scroll =
+        pb::ScrollRequest { collection: collection(), tenant: named(tenant), limit: 1, ..Default::default() };
+    let batch = pb::SearchBatchRequest { collection: collection(), searches: vec![query()] };
+    let retrieve = pb::RetrieveRequest { search: Some(query()), budget_tokens: 9, ..Default::default() };
+    let delete = pb::DeleteRequest {
+        collection: collection(),
+        tenant: named(tenant),
+        rows: Some(pb::delete_request::Rows::Keys(keys)),
+    };
+    let drop_tenant = pb::DropTenantRequest { collection: collection(), tenant: Some(named(tenant)) };
+    let smuggled = vec![pb::Row { tenant: named(tenant), ..row(0) }];
+    let stream =
+        pb::UpsertStreamRequest { collection: collection(), tenant: named(tenant), rows: rows(0..1) };
+    let results: [Result<(), Status>; 11] = [
+        clients.count(tenant).await.map(drop),
+        clients.rows.get(get).await.map(drop),
+        clients.rows.scroll(scroll).await.map(drop),
+        clients.search.search(query()).await.map(drop),
+        clients.search.search_batch(batch).await.map(drop),
+        clients.search.retrieve(retrieve).await.map(drop),
+        clients.rows.delete(delete).await.map(drop),
+        clients.rows.drop_tenant(drop_tenant).await.map(drop),
+        clients.upsert(tenant, rows(0..1)).await.map(drop),
+        clients.upsert("", smuggled).await.map(drop),
+        clients.rows.upsert_stream(tokio_stream::iter([stream])).await.map(drop),
+    ];
+    for (at, result) in results.into_iter().enumerate() {
+        assert_eq!(result.unwrap_err().code(), Code::PermissionDenied, "call {at}, tenant {tenant}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_come_and_go_without_a_restart() {
+    let served = serve().await;
+    let mut open = served.clients().await;
+    open.collections.list(pb::ListCollectionsRequest {}).await.unwrap();
+    let mut keyed = served.clients_with(Access::Read, &["*"]).await;
+    let list = open.collections.list(pb::ListCollectionsRequest {}).await;
+    assert_eq!(list.unwrap_err().code(), Code::Unauthenticated, "from the first key on everybody needs one");
+    let file = served.config.keys_file();
+    let id = keys::list(&file).unwrap()[0].id.clone();
+    keys::revoke(&file, &id).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let revoked = keyed.collections.list(pb::ListCollectionsRequest {}).await;
+    assert_eq!(revoked.unwrap_err().code(), Code::Unauthenticated);
+    served.server.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_address_needs_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config_in(folder.path().join("data"));
+    config.listen = ([0, 0, 0, 0], 0).into();
+    let database = open(&config).await;
+    let refused = spandrel_server::start(database.clone(), &config).await.err().unwrap().to_string();
+    assert!(refused.contains("spandrel key create"), "{refused}");
+    std::fs::write(config.keys_file(), "{").unwrap();
+    let damaged = spandrel_server::start(database.clone(), &config).await.err().unwrap().to_string();
+    assert!(damaged.contains("is damaged"), "{damaged}");
+    std::fs::remove_file(config.keys_file()).unwrap();
+    keys::create(&config.keys_file(), "", Access::Read, spandrel_server::auth::Tenants::All).unwrap();
+    spandrel_server::start(database, &config).await.unwrap().shutdown().await.unwrap();
+}
