@@ -1,8 +1,10 @@
 //! What happens around a database's life: reopening after much was replaced, backups while it goes on, drops,
 //! ends.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use spandrel::{
     Cancel, Collection, Database, DenseSpec, Element, ErrorKind, FieldKind, Fields, Filter, IndexKind,
@@ -40,15 +42,44 @@ fn search(k: usize) -> SearchRequest {
     SearchRequest::new(Route::dense("v", vec![1.0; DIM])).k(k)
 }
 
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let target = to.join(entry.file_name());
-        match entry.path() {
-            path if path.is_dir() => copy(&path, &target),
-            path => drop(std::fs::copy(path, target).unwrap()),
+/// The files at one moment, as a crash leaves them behind. The folder is in use: what changed while it was
+/// copied is no moment, and is copied again.
+fn copy_at_once(from: &Path, to: &Path) {
+    loop {
+        let before = files(from);
+        let copied = copy(from, to);
+        if copied.is_ok() && before.is_ok_and(|before| files(from).is_ok_and(|after| after == before)) {
+            return;
+        }
+        std::fs::remove_dir_all(to).unwrap();
+    }
+}
+
+/// Every file with its length and when it was changed.
+fn files(folder: &Path) -> std::io::Result<BTreeMap<PathBuf, (u64, SystemTime)>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let metadata = path.metadata()?;
+        match metadata.is_dir() {
+            true => found.extend(files(&path)?),
+            false => drop(found.insert(path, (metadata.len(), metadata.modified()?))),
         }
     }
+    Ok(found)
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let path = entry?.path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &target)?,
+            false => drop(std::fs::copy(path, target)?),
+        }
+    }
+    Ok(())
 }
 
 /// More log records than one replay batch holds, all of which replace rows of a segment: their records are
@@ -68,8 +99,7 @@ fn a_crash_after_everything_was_replaced_or_deleted_is_recovered() {
         } else {
             collection.upsert(rows(0..3_000, 2)).unwrap();
         }
-        // The files at this moment are what a crash leaves behind.
-        copy(&live, &crashed);
+        copy_at_once(&live, &crashed);
         let _ = std::fs::remove_file(crashed.join("rows").join("LOCK"));
         drop((collection, database));
         let (database, collection) = open(&crashed);
