@@ -16,6 +16,7 @@ mod intern;
 mod large;
 pub mod matrix;
 pub mod payload;
+pub mod quant;
 pub mod scratch;
 pub mod segment;
 pub mod simd;

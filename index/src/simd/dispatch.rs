@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 
 use half::f16;
 
+use super::bytes::ByteKernels;
+use super::nibble::NibbleKernels;
 use super::{portable, scalar};
 
 /// Every query against every row: `(queries: q x dim, rows: r x dim, dim, out: q x r)`, all row-major.
@@ -31,6 +33,8 @@ pub struct Kernels {
     pub(super) f16: FloatKernels<f16>,
     pub(super) i8: FloatKernels<i8>,
     pub(super) int: IntKernels,
+    pub(super) nibble: NibbleKernels,
+    pub(super) bytes: ByteKernels,
 }
 
 impl std::fmt::Debug for Kernels {
@@ -70,7 +74,7 @@ impl Kernels {
         levels().absent.clone()
     }
 
-    /// `scalar`, `portable`, `avx2`, `avx512` or `avx512vnni`.
+    /// `scalar`, `portable`, `avx2`, `avx512`, `avx512vnni` or `avx512vbmi`.
     pub fn level(&self) -> &'static str {
         self.level
     }

@@ -13,16 +13,20 @@
 //! What holds: all forms of one level give the same bits for the same pair; integer kernels give the same
 //! integers on every level; float results of any level are within [`dot_error_max`] and [`l2_error_max`] of
 //! the exact value unless an intermediate overflows f32 (then they are infinite or NaN, and the caller
-//! computes the pair in f64). Nothing past a slice is read. Not for codes: those have their own kernels.
+//! computes the pair in f64). Nothing past a slice is read. Codes have kernels of their own: [`nibble`], and
+//! [`byte_dots`](Kernels::byte_dots).
 
+mod bytes;
 mod dispatch;
 mod element;
+pub mod nibble;
 mod norm;
 mod portable;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+pub use bytes::query_max;
 pub use dispatch::Kernels;
 pub use element::Element;
 pub use norm::{norm, norm_squared, normalize};
@@ -117,5 +121,7 @@ impl Kernels {
     }
 }
 
+#[cfg(test)]
+mod codes_tests;
 #[cfg(test)]
 mod tests;

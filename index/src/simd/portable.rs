@@ -10,6 +10,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::dispatch::{FloatKernels, IntKernels, Kernels, shape};
+use super::{bytes, nibble};
 
 /// Partial sums of a pair: four 128-bit registers, enough to hide the latency of an add.
 const LANES: usize = 16;
@@ -29,6 +30,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     f16: FloatKernels { dot: run::<f16, false>, l2: run::<f16, true> },
     i8: FloatKernels { dot: run::<i8, false>, l2: run::<i8, true> },
     int: IntKernels { dot: run_int::<false>, l2: run_int::<true> },
+    nibble: nibble::portable::KERNELS,
+    bytes: bytes::SCALAR,
 };
 
 /// Elements that widen to f32 a chunk at a time.

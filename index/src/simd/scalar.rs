@@ -8,6 +8,7 @@ use half::f16;
 
 use super::dispatch::{FloatKernels, IntKernels, Kernels, shape};
 use super::element::Element;
+use super::{bytes, nibble};
 
 /// The level's kernels.
 pub(super) static KERNELS: Kernels = Kernels {
@@ -16,6 +17,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     f16: FloatKernels { dot: dot::<f16>, l2: l2::<f16> },
     i8: FloatKernels { dot: dot::<i8>, l2: l2::<i8> },
     int: IntKernels { dot: dot_int, l2: l2_int },
+    nibble: nibble::scalar::KERNELS,
+    bytes: bytes::SCALAR,
 };
 
 /// The dot product of two vectors of the same length, in f64.

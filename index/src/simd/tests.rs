@@ -17,10 +17,10 @@ const QUERY_VALUES: usize = LONG_QUERIES * 5000;
 const ROW_VALUES: usize = ROWS * 5000;
 
 /// A small generator (SplitMix64): the tests need no quality, only the same numbers every time.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,7 +29,7 @@ impl Random {
     }
 
     /// Uniform in -1..1.
-    fn float(&mut self) -> f32 {
+    pub(super) fn float(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
@@ -44,7 +44,7 @@ impl Random {
 }
 
 /// The levels to test; those that the CPU lacks are printed.
-fn levels() -> Vec<&'static Kernels> {
+pub(super) fn levels() -> Vec<&'static Kernels> {
     for level in Kernels::absent() {
         println!("level {level} is not tested: this CPU does not have it");
     }
@@ -59,7 +59,7 @@ fn counts(length: usize) -> [(usize, usize); 3] {
 
 /// The first `count` values, off any alignment, up to the end of their allocation; `start` values are in
 /// front.
-fn exact_size<T: Copy>(values: &[T], start: usize, count: usize) -> Box<[T]> {
+pub(super) fn exact_size<T: Copy>(values: &[T], start: usize, count: usize) -> Box<[T]> {
     values[..start].iter().chain(&values[..count]).copied().collect()
 }
 

@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
+use super::codes;
 use super::float::{self, Float, Load};
 use super::int::{self, Int};
 use super::kernel;
@@ -20,6 +21,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     f16: FloatKernels { dot: dot_f16, l2: l2_f16 },
     i8: FloatKernels { dot: dot_i8, l2: l2_i8 },
     int: IntKernels { dot: int_dot, l2: int_l2 },
+    nibble: codes::NIBBLE_AVX2,
+    bytes: codes::BYTES_AVX2,
 };
 
 /// Whether this CPU has the level.

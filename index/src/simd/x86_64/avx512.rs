@@ -1,4 +1,4 @@
-//! The AVX-512 level (F, BW, VL) and its form with VNNI: 16 float lanes, 32 integer lanes, 32 registers.
+//! The AVX-512 level (F, BW, VL) and its forms with VNNI and VBMI: 16 float lanes, 32 integer lanes, 32 registers.
 //!
 //! Only loads, one arithmetic step and the lane sums are here; [`float`](super::float) and
 //! [`int`](super::int) hold the loops. Partial loads are masked, so that nothing past a slice is read. The
@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
+use super::codes;
 use super::float::{self, Float, Load};
 use super::int::{self, Int};
 use super::kernel;
@@ -21,16 +22,25 @@ pub(super) static KERNELS: Kernels = Kernels {
     f16: FloatKernels { dot: dot_f16, l2: l2_f16 },
     i8: FloatKernels { dot: dot_i8, l2: l2_i8 },
     int: IntKernels { dot: int_dot, l2: int_l2 },
+    nibble: codes::NIBBLE_AVX2,
+    bytes: codes::BYTES_AVX2,
 };
 
-/// The level's kernels with VNNI. They may be called only where [`present_vnni`] holds.
-pub(super) static KERNELS_VNNI: Kernels = Kernels {
+const VNNI: Kernels = Kernels {
     level: "avx512vnni",
+    int: IntKernels { dot: int_dot_vnni, l2: int_l2_vnni },
+    bytes: codes::BYTES_VNNI,
     f32: FloatKernels { dot: dot_f32, l2: l2_f32 },
     f16: FloatKernels { dot: dot_f16, l2: l2_f16 },
     i8: FloatKernels { dot: dot_i8, l2: l2_i8 },
-    int: IntKernels { dot: int_dot_vnni, l2: int_l2_vnni },
+    nibble: codes::NIBBLE_AVX2,
 };
+
+/// The level's kernels with VNNI. They may be called only where [`present_vnni`] holds.
+pub(super) static KERNELS_VNNI: Kernels = VNNI;
+
+/// The level's kernels with VNNI and VBMI. They may be called only where [`present_vbmi`] holds.
+pub(super) static KERNELS_VBMI: Kernels = Kernels { level: "avx512vbmi", nibble: codes::NIBBLE_VBMI, ..VNNI };
 
 /// Whether this CPU has the level.
 pub(super) fn present() -> bool {
@@ -42,6 +52,11 @@ pub(super) fn present() -> bool {
 /// Whether this CPU has the level and VNNI.
 pub(super) fn present_vnni() -> bool {
     present() && is_x86_feature_detected!("avx512vnni")
+}
+
+/// Whether this CPU has the level, VNNI and VBMI.
+pub(super) fn present_vbmi() -> bool {
+    present_vnni() && is_x86_feature_detected!("avx512vbmi")
 }
 
 impl Float for __m512 {

@@ -1,7 +1,7 @@
 //! The levels of x86-64 CPUs, and the only unsafe code of this crate.
 //!
 //! [`float`] and [`int`] are the loops, written once over a register trait; [`avx2`] and [`avx512`] implement
-//! the traits and compile the loops for their level. Every kernel is a safe function over whole blocks that
+//! the traits and compile the loops for their level. [`codes`] reads quantized vectors. Every kernel is a safe function over whole blocks that
 //! checks its shapes; the tables are handed out only where the CPU has the level.
 #![allow(unsafe_code)]
 // The loops index several arrays by one small constant-bounded counter; iterator chains would hide which
@@ -10,6 +10,7 @@
 
 mod avx2;
 mod avx512;
+mod codes;
 mod float;
 mod int;
 
@@ -41,6 +42,7 @@ pub(super) fn levels(present: &mut Vec<&'static Kernels>, absent: &mut Vec<&'sta
         (&avx2::KERNELS, avx2::present()),
         (&avx512::KERNELS, avx512::present()),
         (&avx512::KERNELS_VNNI, avx512::present_vnni()),
+        (&avx512::KERNELS_VBMI, avx512::present_vbmi()),
     ];
     for (kernels, has) in levels {
         if has {

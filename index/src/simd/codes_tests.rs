@@ -1,0 +1,137 @@
+//! Kernels over codes, every level against the scalar one bit for bit, at every number of lookups and every
+//! length, on slices that end where their allocation ends.
+
+use half::f16;
+
+use super::bytes::query_max;
+use super::nibble::{
+    self, BLOCK_ROWS, Bounds, Candidates, Factors, GROUP, LOOKUPS_MAX, block_bytes, code_bytes,
+};
+use super::tests::{Random, exact_size, levels};
+use super::{Kernels, scalar};
+
+/// A posting of random codes and factors, some of them padding, without spare capacity.
+fn posting(random: &mut Random, lookups: usize, blocks: usize) -> Box<[u8]> {
+    let mut posting = vec![0; blocks * block_bytes(lookups)];
+    for (at, block) in posting.chunks_exact_mut(block_bytes(lookups)).enumerate() {
+        for row in 0..BLOCK_ROWS {
+            let code: Vec<u8> = (0..lookups).map(|_| random.next() as u8 & 15).collect();
+            nibble::put_code(block, row, &code);
+            let factors = Factors {
+                add: 300.0 * random.float(),
+                scale: f16::from_f32(random.float()),
+                error: f16::from_f32(random.float().abs()),
+            };
+            nibble::put_factors(block, lookups, row, factors);
+            let mut read = vec![0; lookups];
+            nibble::code(block, row, &mut read);
+            assert_eq!((read, nibble::factors(block, lookups, row)), (code, factors));
+        }
+        if at + 1 == blocks {
+            nibble::pad(block, lookups, random.next() as usize % BLOCK_ROWS);
+        }
+    }
+    exact_size(&posting, 0, posting.len())
+}
+
+#[test]
+fn nibble_kernels_agree_with_the_oracle_bit_for_bit() {
+    let mut random = Random(7);
+    for lookups in (GROUP..=LOOKUPS_MAX).step_by(GROUP) {
+        let blocks = 1 + lookups / GROUP % 3;
+        // All entries at their most is where sums are largest.
+        let most = lookups % 5 == 0;
+        let table: Vec<u8> =
+            (0..lookups * 16).map(|_| if most { 255 } else { random.next() as u8 }).collect();
+        let table = exact_size(&table, 0, table.len());
+        let posting = posting(&mut random, lookups, blocks);
+        let codes: Vec<u8> = posting
+            .chunks(block_bytes(lookups))
+            .flat_map(|block| &block[..code_bytes(lookups)])
+            .copied()
+            .collect();
+        let codes = exact_size(&codes, 0, codes.len());
+        let bounds = Bounds { base: 17.5, step: 0.013, bias: -3.25, slack: 1.7, threshold: 30.0 };
+        let everything = Bounds { threshold: f32::INFINITY, ..bounds };
+        let run = |kernels: &Kernels| {
+            let mut sums = vec![0; blocks * BLOCK_ROWS];
+            kernels.nibble_sums(&table, &codes, &mut sums);
+            let mut some = Candidates { slots: vec![9], bounds: vec![0.5] };
+            kernels.nibble_scan(&table, &posting, &bounds, 1_000_000, &mut some);
+            let mut all = Candidates::default();
+            kernels.nibble_scan(&table, &posting, &everything, 0, &mut all);
+            let bits = |found: &Candidates| found.bounds.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            (sums, (bits(&some), some.slots), (bits(&all), all.slots))
+        };
+        let expected = run(&scalar::KERNELS);
+        let pads = posting.chunks(block_bytes(lookups)).flat_map(|block| {
+            (0..BLOCK_ROWS).map(move |row| nibble::factors(block, lookups, row).add.is_infinite())
+        });
+        let there = pads.filter(|pad| !pad).count();
+        assert_eq!(expected.2.1.len(), there, "padding is never found, everything else is");
+        for kernels in levels() {
+            assert!(run(kernels) == expected, "{} at {lookups} lookups", kernels.level());
+        }
+    }
+}
+
+#[test]
+fn the_bound_is_what_the_head_says() {
+    let lookups = 4;
+    let mut block = vec![0; block_bytes(lookups)];
+    nibble::put_code(&mut block, 20, &[1, 2, 3, 4]);
+    let factors = Factors { add: 2.0, scale: f16::from_f32(-0.5), error: f16::from_f32(0.25) };
+    nibble::put_factors(&mut block, lookups, 20, factors);
+    nibble::pad(&mut block, lookups, 21);
+    let table: Vec<u8> = (0..64).collect();
+    // The sum is 1 + 18 + 35 + 52, and 0 + 16 + 32 + 48 for rows of zeros.
+    let bounds = Bounds { base: 100.0, step: 2.0, bias: -12.0, slack: 4.0, threshold: 10.0 };
+    let mut found = Candidates::default();
+    Kernels::best().nibble_scan(&table, &block, &bounds, 1000, &mut found);
+    assert_eq!(
+        (found.slots, found.bounds),
+        (vec![1020], vec![100.0 + 2.0 - 0.5 * (106.0 * 2.0 - 12.0) - 1.0])
+    );
+}
+
+#[test]
+fn byte_kernels_agree_with_the_oracle() {
+    let mut random = Random(11);
+    for dim in (1..=300).chain([383, 384, 768, 1000, 4096]) {
+        let (rows, stride) = (1 + dim % 11, dim + dim % 5);
+        let max = i64::from(query_max(dim));
+        let extreme = dim % 7 == 0;
+        let mut value = || if extreme { max } else { (random.next() % (2 * max as u64 + 1)) as i64 - max };
+        let query: Vec<i16> = (0..dim).map(|_| value() as i16).collect();
+        let query = exact_size(&query, 0, dim);
+        let bytes = (rows - 1) * stride + dim;
+        let values: Vec<u8> = (0..bytes).map(|_| if extreme { 255 } else { random.next() as u8 }).collect();
+        let values = exact_size(&values, 0, bytes);
+        let picks: Vec<u32> = (0..9).map(|_| random.next() as u32 % rows as u32).collect();
+        let run = |kernels: &Kernels| {
+            let (mut all, mut some) = (vec![0; rows], vec![0; picks.len()]);
+            kernels.byte_dots(&query, &values, stride, &mut all);
+            kernels.byte_dots_picked(&query, &values, stride, &picks, &mut some);
+            (all, some)
+        };
+        let exact = |row: usize| -> i64 {
+            let row = &values[row * stride..];
+            query.iter().zip(row).map(|(a, b)| i64::from(*a) * i64::from(*b)).sum()
+        };
+        for kernels in levels() {
+            let (all, some) = run(kernels);
+            let level = kernels.level();
+            assert!(all.iter().enumerate().all(|(row, v)| i64::from(*v) == exact(row)), "{level} at {dim}");
+            assert!(
+                picks.iter().zip(&some).all(|(row, v)| i64::from(*v) == exact(*row as usize)),
+                "{level} at {dim}"
+            );
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "3 rows of 8 bytes")]
+fn a_picked_row_that_is_not_there_panics() {
+    Kernels::best().byte_dots_picked(&[1; 8], &[0; 16], 8, &[2], &mut [0]);
+}
