@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use half::f16;
+use spandrel_index::dense::Ask;
 use spandrel_index::dense::flat::{Flat, FlatBuilder};
 use spandrel_index::dense::vectors::{ChunkSource, Residency};
 use spandrel_index::simd::{Element as _, Kernels};
@@ -192,7 +193,8 @@ fn time_search(settings: &Settings, vectors: &[f32]) -> Result<(), Box<dyn Error
         tops.iter_mut().for_each(|top| top.reset(settings.k));
         counters = Counters::default();
         let allow = Allow::all(rows as u32);
-        let done = flat.search_batch(queries, &ids, &allow, &mut tops, &mut scratch, &mut counters);
+        let done =
+            flat.search_batch(queries, &Ask::new(&ids, &allow), &mut tops, &mut scratch, &mut counters);
         failure = done.err().or(failure.take());
         black_box(&tops);
     });

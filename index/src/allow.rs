@@ -40,6 +40,14 @@ impl<'a> Allow<'a> {
             && self.filter.is_none_or(|filter| filter.contains(doc))
     }
 
+    /// Whether it is known that every doc of a segment of `docs` docs may be seen.
+    pub fn is_unrestricted(&self, docs: u32) -> bool {
+        self.range.start == 0
+            && self.range.end >= docs
+            && self.deleted.is_none_or(RoaringBitmap::is_empty)
+            && self.filter.is_none()
+    }
+
     /// Goes on or gives up: see [`Stop::check`].
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use spandrel_storage::io::Extent;
 use spandrel_storage::{DenseSpec, Element, Metric, RowId, SparseVector, Value};
 
+use crate::dense::Ask;
 use crate::dense::flat::Flat;
 use crate::dense::vectors::{ChunkSource, Residency};
 use crate::payload::{PayloadIndex, Predicate};
@@ -58,7 +59,13 @@ pub fn flat(bytes: &[u8]) {
                 for query in [[1.0, -2.0, 0.5, 3.0], [3.0, 2.0, 1.0, 0.0]] {
                     let scores = &mut vec![0.0; docs.len()];
                     let allow = Allow::all(index.docs());
-                    let _ = index.search(&query, &rows(), &allow, &mut top, &mut scratch, &mut counters);
+                    let _ = index.search(
+                        &query,
+                        &Ask::new(&rows(), &allow),
+                        &mut top,
+                        &mut scratch,
+                        &mut counters,
+                    );
                     let _ = index.score(&query, &docs, scores, &mut scratch, &mut counters);
                 }
             }

@@ -4,7 +4,10 @@
 //! query so far needed (bounded by the block sizes of the indexes and by the caller's batch) and are never
 //! shrunk.
 
+use spandrel_storage::DocId;
+
 use crate::dense::flat::FlatScratch;
+use crate::dense::ssd::CellsScratch;
 use crate::sparse::SparseScratch;
 
 /// Buffers of one thread. Holds nothing between two searches that a result depends on.
@@ -12,6 +15,11 @@ use crate::sparse::SparseScratch;
 pub struct Scratch {
     /// Of the exact dense scan.
     pub(crate) flat: FlatScratch,
+    /// Of searches over cells, and what they found before it has exact scores.
+    pub(crate) cells: CellsScratch,
+    pub(crate) found: Vec<(f32, u32)>,
+    pub(crate) docs: Vec<DocId>,
+    pub(crate) scores: Vec<f32>,
     /// Of the exact sparse scan.
     pub(crate) sparse: SparseScratch,
 }

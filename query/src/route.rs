@@ -1,5 +1,6 @@
 //! One route of a search: a field, a query that fits it, and the candidates it finds in every segment.
 
+use spandrel_index::dense::Ask;
 use spandrel_index::stop::Stop;
 use spandrel_index::text::{Bm25, TextQuery, TextStats};
 use spandrel_index::topk::{Scored, TopK};
@@ -150,9 +151,8 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
         match route {
             CheckedRoute::Dense { field, query } => {
                 if let Some(index) = segment.dense(*field) {
-                    with_scratch(|scratch| {
-                        index.search(query, segment.rows(), &allow, &mut top, scratch, &mut counters)
-                    })?;
+                    let ask = Ask::new(segment.rows(), &allow);
+                    with_scratch(|scratch| index.search(query, &ask, &mut top, scratch, &mut counters))?;
                 }
             }
             CheckedRoute::Sparse { field, query } => {
@@ -200,7 +200,13 @@ pub(crate) fn run_together(
         if let Some(index) = segment.dense(field) {
             let allow = scope.allow();
             with_scratch(|scratch| {
-                index.search_batch(queries, segment.rows(), &allow, &mut tops, scratch, &mut counters)
+                index.search_batch(
+                    queries,
+                    &Ask::new(segment.rows(), &allow),
+                    &mut tops,
+                    scratch,
+                    &mut counters,
+                )
             })?;
         }
     }

@@ -4,7 +4,11 @@
 //! other index. Vectors may be absent: a doc without a vector in the field is never found and has no score.
 
 pub mod flat;
+pub mod ssd;
 pub mod vectors;
+
+pub use flat::Flat;
+pub use ssd::Ssd;
 
 use spandrel_storage::{DocId, RowId};
 
@@ -15,25 +19,56 @@ use crate::matrix::Matrix;
 use crate::scratch::Scratch;
 use crate::topk::TopK;
 
+/// How good an answer has to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SearchParams {
+    /// Share of the true nearest that an approximate index is to find, on average.
+    pub recall: f32,
+    /// Whether every vector is to be scored instead.
+    pub exact: bool,
+}
+
+impl Default for SearchParams {
+    fn default() -> Self {
+        Self { recall: 0.95, exact: false }
+    }
+}
+
+/// What a search is asked of, besides its query.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The row of every doc of the segment.
+    pub rows: &'a [RowId],
+    /// The docs that the query may see.
+    pub allow: &'a Allow<'a>,
+    /// How good the answer has to be; an exact index has no use for it.
+    pub params: SearchParams,
+}
+
+impl<'a> Ask<'a> {
+    /// With the default parameters.
+    pub fn new(rows: &'a [RowId], allow: &'a Allow<'a>) -> Self {
+        Self { rows, allow, params: SearchParams::default() }
+    }
+}
+
 /// An index over the vectors of one dense field of one segment.
 ///
 /// Queries are as the user sent them, of the field's dimension and finite; a cosine index normalises them
 /// itself. Scores are larger-is-better: minus the squared distance (L2), the inner product, or the cosine in
-/// -1..=1. They are finite: a score outside the range of f32 is the nearest finite f32. `rows` names the row
-/// of every doc of the segment.
+/// -1..=1. They are finite: a score outside the range of f32 is the nearest finite f32.
 pub trait VectorIndex: Send + Sync {
     /// Offers the allowed docs nearest to `query` to `top`. An exact index offers every doc that belongs
     /// there.
     ///
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) when the query has another dimension, is not finite, or is
-    /// zero under cosine, or when `rows` names fewer rows than there are docs; a storage error when vectors
+    /// zero under cosine, or when `ask` names fewer rows than there are docs; a storage error when vectors
     /// cannot be read. `top` then holds a part of the answer.
     fn search(
         &self,
         query: &[f32],
-        rows: &[RowId],
-        allow: &Allow<'_>,
+        ask: &Ask<'_>,
         top: &mut TopK,
         scratch: &mut Scratch,
         counters: &mut Counters,
@@ -47,8 +82,7 @@ pub trait VectorIndex: Send + Sync {
     fn search_batch(
         &self,
         queries: Matrix<'_, f32>,
-        rows: &[RowId],
-        allow: &Allow<'_>,
+        ask: &Ask<'_>,
         tops: &mut [TopK],
         scratch: &mut Scratch,
         counters: &mut Counters,

@@ -11,6 +11,7 @@ use super::*;
 use crate::allow::Allow;
 use crate::budget::MemoryBudget;
 use crate::counters::Counters;
+use crate::dense::Ask;
 use crate::payload::Predicate;
 use crate::scratch::Scratch;
 use crate::topk::{Scored, TopK};
@@ -50,7 +51,7 @@ fn nearest(segment: &Segment, tenant: TenantId, query: f32) -> Vec<Scored> {
     let index = segment.dense(DENSE).unwrap();
     let (mut scratch, mut counters) = (Scratch::default(), Counters::default());
     let query = [query, 1.0, -2.0, 0.5];
-    index.search(&query, segment.rows(), &allow, &mut top, &mut scratch, &mut counters).unwrap();
+    index.search(&query, &Ask::new(segment.rows(), &allow), &mut top, &mut scratch, &mut counters).unwrap();
     top.into_sorted()
 }
 

@@ -21,6 +21,7 @@ fn posting(random: &mut Random, lookups: usize, blocks: usize) -> Box<[u8]> {
                 add: 300.0 * random.float(),
                 scale: f16::from_f32(random.float()),
                 error: f16::from_f32(random.float().abs()),
+                id: random.next() as u32,
             };
             nibble::put_factors(block, lookups, row, factors);
             let mut read = vec![0; lookups];
@@ -56,12 +57,12 @@ fn nibble_kernels_agree_with_the_oracle_bit_for_bit() {
         let run = |kernels: &Kernels| {
             let mut sums = vec![0; blocks * BLOCK_ROWS];
             kernels.nibble_sums(&table, &codes, &mut sums);
-            let mut some = Candidates { slots: vec![9], bounds: vec![0.5] };
-            kernels.nibble_scan(&table, &posting, &bounds, 1_000_000, &mut some);
+            let mut some = Candidates { ids: vec![9], bounds: vec![0.5] };
+            kernels.nibble_scan(&table, &posting, &bounds, &mut some);
             let mut all = Candidates::default();
-            kernels.nibble_scan(&table, &posting, &everything, 0, &mut all);
+            kernels.nibble_scan(&table, &posting, &everything, &mut all);
             let bits = |found: &Candidates| found.bounds.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            (sums, (bits(&some), some.slots), (bits(&all), all.slots))
+            (sums, (bits(&some), some.ids), (bits(&all), all.ids))
         };
         let expected = run(&scalar::KERNELS);
         let pads = posting.chunks(block_bytes(lookups)).flat_map(|block| {
@@ -80,18 +81,15 @@ fn the_bound_is_what_the_head_says() {
     let lookups = 4;
     let mut block = vec![0; block_bytes(lookups)];
     nibble::put_code(&mut block, 20, &[1, 2, 3, 4]);
-    let factors = Factors { add: 2.0, scale: f16::from_f32(-0.5), error: f16::from_f32(0.25) };
+    let factors = Factors { add: 2.0, scale: f16::from_f32(-0.5), error: f16::from_f32(0.25), id: 1020 };
     nibble::put_factors(&mut block, lookups, 20, factors);
     nibble::pad(&mut block, lookups, 21);
     let table: Vec<u8> = (0..64).collect();
     // The sum is 1 + 18 + 35 + 52, and 0 + 16 + 32 + 48 for rows of zeros.
     let bounds = Bounds { base: 100.0, step: 2.0, bias: -12.0, slack: 4.0, threshold: 10.0 };
     let mut found = Candidates::default();
-    Kernels::best().nibble_scan(&table, &block, &bounds, 1000, &mut found);
-    assert_eq!(
-        (found.slots, found.bounds),
-        (vec![1020], vec![100.0 + 2.0 - 0.5 * (106.0 * 2.0 - 12.0) - 1.0])
-    );
+    Kernels::best().nibble_scan(&table, &block, &bounds, &mut found);
+    assert_eq!((found.ids, found.bounds), (vec![1020], vec![100.0 + 2.0 - 0.5 * (106.0 * 2.0 - 12.0) - 1.0]));
 }
 
 #[test]

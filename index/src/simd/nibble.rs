@@ -13,6 +13,7 @@
 //! | 4 x 32 | `add`, f32 |
 //! | 2 x 32 | `scale`, f16 |
 //! | 2 x 32 | `error`, f16 |
+//! | 4 x 32 | `id`, u32: what a candidate is called |
 //!
 //! The four bytes of a vector are neighbours, so that one instruction adds them up (`vpdpbusd`), and the 64
 //! table bytes of a group fill the register that `vpermb` looks up in: 0.75 ns a vector of 64 lookups in the
@@ -30,21 +31,24 @@ use super::dispatch::Kernels;
 pub const BLOCK_ROWS: usize = 32;
 /// Lookups that are stored together; their number is a multiple of it.
 pub const GROUP: usize = 4;
-/// Bytes of the three factors of a block.
-pub const FACTOR_BYTES: usize = 8 * BLOCK_ROWS;
+/// Bytes of the factors and ids of a block.
+pub const TAIL_BYTES: usize = 12 * BLOCK_ROWS;
 /// Most lookups of a code: beyond, 16-bit sums of some levels overflow.
 pub const LOOKUPS_MAX: usize = 256;
 /// Table bytes a lookup.
 pub(crate) const ENTRIES: usize = 16;
+
+/// Where the ids are, counted from the end of the codes.
+pub(super) const IDS_AT: usize = 8 * BLOCK_ROWS;
 
 /// Bytes of the codes of a block.
 pub const fn code_bytes(lookups: usize) -> usize {
     lookups * BLOCK_ROWS / 2
 }
 
-/// Bytes of a block, factors included.
+/// Bytes of a block, factors and ids included.
 pub const fn block_bytes(lookups: usize) -> usize {
-    code_bytes(lookups) + FACTOR_BYTES
+    code_bytes(lookups) + TAIL_BYTES
 }
 
 /// What turns a sum into a bound on a distance; see the head of this file.
@@ -62,7 +66,7 @@ pub struct Bounds {
     pub threshold: f32,
 }
 
-/// The factors of one vector.
+/// The factors of one vector, and its id.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Factors {
     /// Added to the query's part.
@@ -71,13 +75,15 @@ pub struct Factors {
     pub scale: f16,
     /// Times the slack.
     pub error: f16,
+    /// What a candidate is called.
+    pub id: u32,
 }
 
 /// Vectors that a bound did not rule out.
 #[derive(Clone, Debug, Default)]
 pub struct Candidates {
-    /// Position of each in the scanned blocks, counted from the first slot given to the scan.
-    pub slots: Vec<u32>,
+    /// The id of each.
+    pub ids: Vec<u32>,
     /// The lower bound of each.
     pub bounds: Vec<f32>,
 }
@@ -85,7 +91,7 @@ pub struct Candidates {
 impl Candidates {
     /// Forgets all, keeping the memory.
     pub fn clear(&mut self) {
-        self.slots.clear();
+        self.ids.clear();
         self.bounds.clear();
     }
 }
@@ -94,8 +100,8 @@ impl Candidates {
 pub(super) struct NibbleKernels {
     /// `(table, blocks without factors, sums)`.
     pub(super) sums: fn(&[u8], &[u8], &mut [i32]),
-    /// `(table, blocks, bounds, first slot, candidates)`.
-    pub(super) scan: fn(&[u8], &[u8], &Bounds, u32, &mut Candidates),
+    /// `(table, blocks, bounds, candidates)`.
+    pub(super) scan: fn(&[u8], &[u8], &Bounds, &mut Candidates),
 }
 
 impl Kernels {
@@ -109,21 +115,14 @@ impl Kernels {
         (self.nibble.sums)(table, codes, sums);
     }
 
-    /// Adds the vectors of `blocks` whose lower bound is below the threshold to `candidates`, in order; the
-    /// first vector has slot `first`.
+    /// Adds the vectors of a posting, which is blocks, whose lower bound is below the threshold to
+    /// `candidates`, in order.
     ///
     /// # Panics
     /// As [`nibble_sums`](Self::nibble_sums).
-    pub fn nibble_scan(
-        &self,
-        table: &[u8],
-        posting: &[u8],
-        bounds: &Bounds,
-        first: u32,
-        candidates: &mut Candidates,
-    ) {
+    pub fn nibble_scan(&self, table: &[u8], posting: &[u8], bounds: &Bounds, candidates: &mut Candidates) {
         blocks(table, posting, block_bytes);
-        (self.nibble.scan)(table, posting, bounds, first, candidates);
+        (self.nibble.scan)(table, posting, bounds, candidates);
     }
 }
 
@@ -169,6 +168,7 @@ pub fn put_factors(block: &mut [u8], lookups: usize, row: usize, factors: Factor
     block[4 * row..][..4].copy_from_slice(&factors.add.to_le_bytes());
     block[scales + 2 * row..][..2].copy_from_slice(&factors.scale.to_le_bytes());
     block[errors + 2 * row..][..2].copy_from_slice(&factors.error.to_le_bytes());
+    block[IDS_AT + 4 * row..][..4].copy_from_slice(&factors.id.to_le_bytes());
 }
 
 /// The factors of vector `row` of a block.
@@ -176,14 +176,18 @@ pub fn factors(block: &[u8], lookups: usize, row: usize) -> Factors {
     let block = &block[code_bytes(lookups)..];
     let (scales, errors) = (4 * BLOCK_ROWS, 6 * BLOCK_ROWS);
     let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]);
-    let add = [block[4 * row], block[4 * row + 1], block[4 * row + 2], block[4 * row + 3]];
-    let (scale, error) = (half(scales + 2 * row), half(errors + 2 * row));
-    Factors { add: f32::from_le_bytes(add), scale, error }
+    let four = |at: usize| [block[at], block[at + 1], block[at + 2], block[at + 3]];
+    Factors {
+        add: f32::from_le_bytes(four(4 * row)),
+        scale: half(scales + 2 * row),
+        error: half(errors + 2 * row),
+        id: u32::from_le_bytes(four(IDS_AT + 4 * row)),
+    }
 }
 
 /// Makes the vectors of a block from `row` on infinitely far, so that they are never candidates.
 pub fn pad(block: &mut [u8], lookups: usize, row: usize) {
-    let nowhere = Factors { add: f32::INFINITY, scale: f16::ZERO, error: f16::ZERO };
+    let nowhere = Factors { add: f32::INFINITY, scale: f16::ZERO, error: f16::ZERO, id: u32::MAX };
     (row..BLOCK_ROWS).for_each(|row| put_factors(block, lookups, row, nowhere));
 }
 
@@ -206,8 +210,8 @@ pub(super) mod scalar {
         }
     }
 
-    fn scan(table: &[u8], posting: &[u8], bounds: &Bounds, first: u32, candidates: &mut Candidates) {
-        scan_by(sums, table, posting, bounds, first, candidates);
+    fn scan(table: &[u8], posting: &[u8], bounds: &Bounds, candidates: &mut Candidates) {
+        scan_by(sums, table, posting, bounds, candidates);
     }
 }
 
@@ -218,20 +222,19 @@ fn scan_by(
     table: &[u8],
     posting: &[u8],
     bounds: &Bounds,
-    first: u32,
     candidates: &mut Candidates,
 ) {
     let lookups = table.len() / ENTRIES;
     let mut sum = [0; BLOCK_ROWS];
-    for (block, start) in posting.chunks_exact(block_bytes(lookups)).zip((first..).step_by(BLOCK_ROWS)) {
+    for block in posting.chunks_exact(block_bytes(lookups)) {
         sums(table, &block[..code_bytes(lookups)], &mut sum);
-        for (row, slot) in (0..BLOCK_ROWS).zip(start..) {
-            let Factors { add, scale, error } = factors(block, lookups, row);
+        for row in 0..BLOCK_ROWS {
+            let Factors { add, scale, error, id } = factors(block, lookups, row);
             let product = sum[row] as f32 * bounds.step + bounds.bias;
             let estimate = (add + bounds.base) + scale.to_f32() * product;
             let bound = estimate - error.to_f32() * bounds.slack;
             if bound < bounds.threshold {
-                candidates.slots.push(slot);
+                candidates.ids.push(id);
                 candidates.bounds.push(bound);
             }
         }
@@ -265,7 +268,7 @@ pub(super) mod portable {
         }
     }
 
-    fn scan(table: &[u8], posting: &[u8], bounds: &Bounds, first: u32, candidates: &mut Candidates) {
-        scan_by(sums, table, posting, bounds, first, candidates);
+    fn scan(table: &[u8], posting: &[u8], bounds: &Bounds, candidates: &mut Candidates) {
+        scan_by(sums, table, posting, bounds, candidates);
     }
 }

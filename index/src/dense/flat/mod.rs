@@ -23,8 +23,8 @@ use spandrel_storage::{DenseSpec, DocId, Element, Metric, RowId};
 use self::layout::{HEADER_BYTES, Layout, read_list};
 use self::query::Queries;
 use self::scan::{Block, Docs, Scan, ScoreBuffers, Scoring};
-use super::VectorIndex;
 use super::vectors::{ChunkSource, Residency, Stored, VectorBuffers, Vectors};
+use super::{Ask, VectorIndex};
 use crate::allow::Allow;
 use crate::counters::Counters;
 use crate::error::{Error, Result};
@@ -128,6 +128,20 @@ impl Flat {
     /// Docs that have a vector.
     pub fn vectors(&self) -> u32 {
         self.layout.vectors
+    }
+
+    /// The doc of a vector.
+    ///
+    /// # Panics
+    /// When there are not as many vectors.
+    pub(crate) fn doc(&self, ordinal: u32) -> DocId {
+        if self.layout.is_complete() { ordinal } else { self.present[ordinal as usize] }
+    }
+
+    /// Whether a search by `query` is a valid one; see [`VectorIndex::search`].
+    pub(crate) fn check(&self, query: &[f32], rows: &[RowId], scratch: &mut FlatScratch) -> Result<()> {
+        self.check_rows(rows)?;
+        self.prepare(one_query(query)?, scratch)
     }
 
     /// Position of a doc's vector; `None` when it has none.
@@ -351,25 +365,24 @@ impl VectorIndex for Flat {
     fn search(
         &self,
         query: &[f32],
-        rows: &[RowId],
-        allow: &Allow<'_>,
+        ask: &Ask<'_>,
         top: &mut TopK,
         scratch: &mut Scratch,
         counters: &mut Counters,
     ) -> Result<()> {
         let tops = std::slice::from_mut(top);
-        self.search_batch(one_query(query)?, rows, allow, tops, scratch, counters)
+        self.search_batch(one_query(query)?, ask, tops, scratch, counters)
     }
 
     fn search_batch(
         &self,
         queries: Matrix<'_, f32>,
-        rows: &[RowId],
-        allow: &Allow<'_>,
+        ask: &Ask<'_>,
         tops: &mut [TopK],
         scratch: &mut Scratch,
         counters: &mut Counters,
     ) -> Result<()> {
+        let Ask { rows, allow, .. } = *ask;
         self.check_rows(rows)?;
         if queries.rows() != tops.len() {
             let (queries, tops) = (queries.rows(), tops.len());

@@ -168,7 +168,7 @@ impl Case {
 
 fn search(flat: &Flat, query: &[f32], case: &Case, allow: &Allow<'_>, k: usize) -> Vec<Scored> {
     let (mut top, mut counters) = (TopK::new(k), Counters::default());
-    flat.search(query, &case.rows, allow, &mut top, &mut Scratch::new(), &mut counters).unwrap();
+    flat.search(query, &Ask::new(&case.rows, allow), &mut top, &mut Scratch::new(), &mut counters).unwrap();
     top.into_sorted()
 }
 
@@ -254,7 +254,7 @@ fn batch_is_single(flat: &Flat, case: &Case, queries: &[f32], allow: &Allow<'_>,
     let queries = Matrix::new(queries, case.spec.dim as usize);
     let mut tops = vec![TopK::new(k); queries.rows()];
     let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
-    flat.search_batch(queries, &case.rows, allow, &mut tops, &mut scratch, &mut counters).unwrap();
+    flat.search_batch(queries, &Ask::new(&case.rows, allow), &mut tops, &mut scratch, &mut counters).unwrap();
     for (query, top) in queries.iter().zip(tops) {
         let single = search(flat, query, case, allow, k);
         assert_eq!(bits(&top.into_sorted()), bits(&single), "{:?} on {:?}", case.spec, flat.kernels);
@@ -467,7 +467,7 @@ fn mistakes_are_named() {
     let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
     let mut search = |query: &[f32], rows: &[RowId]| {
         let mut top = TopK::new(1);
-        message(flat.search(query, rows, &Allow::all(1), &mut top, &mut scratch, &mut counters))
+        message(flat.search(query, &Ask::new(rows, &Allow::all(1)), &mut top, &mut scratch, &mut counters))
     };
     assert!(search(&[1.0, 2.0, 3.0], &rows).contains("3 dimensions, the field has 2"));
     assert!(search(&[], &rows).contains("0 dimensions"));
@@ -500,7 +500,7 @@ fn damaged_and_short_bytes_are_errors_or_answers_but_never_panics_or_nan() {
                     (TopK::new(9), Scratch::new(), Counters::default());
                 let allow = Allow::all(docs);
                 let query = [1.0, 2.0, 3.0, 4.0, 5.0];
-                let _ = flat.search(&query, &rows, &allow, &mut top, &mut scratch, &mut counters);
+                let _ = flat.search(&query, &Ask::new(&rows, &allow), &mut top, &mut scratch, &mut counters);
                 assert!(top.iter().all(|scored| scored.score.is_finite()));
             }
         };

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use crate::simd::bytes::{self, ByteKernels};
 use crate::simd::nibble::{
-    BLOCK_ROWS, Bounds, Candidates, ENTRIES, GROUP, NibbleKernels, block_bytes, code_bytes,
+    BLOCK_ROWS, Bounds, Candidates, ENTRIES, GROUP, IDS_AT, NibbleKernels, block_bytes, code_bytes, factors,
 };
 
 /// A kernel of a table: a safe function that runs the same one compiled with the features of a level.
@@ -82,20 +82,19 @@ with_features! {
 
 with_features! {
     "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni",
-    scan_vbmi(table: &[u8], posting: &[u8], bounds: &Bounds, first: u32, candidates: &mut Candidates) {
+    scan_vbmi(table: &[u8], posting: &[u8], bounds: &Bounds, candidates: &mut Candidates) {
         let lookups = table.len() / ENTRIES;
         let (code_bytes, block_bytes) = (code_bytes(lookups), block_bytes(lookups));
         let blocks = posting.len() / block_bytes;
-        let mut count = candidates.slots.len();
-        candidates.slots.reserve(blocks * BLOCK_ROWS);
+        let mut count = candidates.ids.len();
+        candidates.ids.reserve(blocks * BLOCK_ROWS);
         candidates.bounds.reserve(blocks * BLOCK_ROWS);
-        // SAFETY: every block has codes and then 4 x 32, 2 x 32 and 2 x 32 bytes of factors. There is room for
+        // SAFETY: every block has codes and then 4 x 32, 2 x 32 2 x 32 bytes of factors and 4 x 32 of ids. There is room for
         // every vector, and a store writes only the places of the bits set.
         unsafe {
             let (base, step, bias) =
                 (_mm512_set1_ps(bounds.base), _mm512_set1_ps(bounds.step), _mm512_set1_ps(bounds.bias));
             let (slack, threshold) = (_mm512_set1_ps(bounds.slack), _mm512_set1_ps(bounds.threshold));
-            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
             for block in 0..blocks {
                 let codes = posting.as_ptr().add(block * block_bytes);
                 let (low, high) = block_vbmi(table, codes);
@@ -109,14 +108,13 @@ with_features! {
                     let bound = _mm512_sub_ps(estimate, _mm512_mul_ps(error, slack));
                     let below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(bound, threshold);
                     if below != 0 {
-                        let start = first.wrapping_add((block * BLOCK_ROWS + 16 * half) as u32);
-                        let slots = _mm512_add_epi32(lanes, _mm512_set1_epi32(start as i32));
+                        let ids = _mm512_loadu_si512(factors.add(IDS_AT + 64 * half).cast());
                         // Whole registers: a compressing store is slow on some CPUs, and there is room.
-                        let to = candidates.slots.as_mut_ptr().add(count);
+                        let to = candidates.ids.as_mut_ptr().add(count);
                         _mm512_mask_storeu_epi32(
                             to.cast(),
                             (1_u32.wrapping_shl(below.count_ones()) - 1) as u16,
-                            _mm512_maskz_compress_epi32(below, slots),
+                            _mm512_maskz_compress_epi32(below, ids),
                         );
                         let to = candidates.bounds.as_mut_ptr().add(count);
                         _mm512_mask_storeu_ps(
@@ -128,7 +126,7 @@ with_features! {
                     }
                 }
             }
-            candidates.slots.set_len(count);
+            candidates.ids.set_len(count);
             candidates.bounds.set_len(count);
         }
     }
@@ -212,13 +210,13 @@ with_features! {
 
 with_features! {
     "avx2,fma,f16c",
-    scan_avx2(table: &[u8], posting: &[u8], bounds: &Bounds, first: u32, candidates: &mut Candidates) {
+    scan_avx2(table: &[u8], posting: &[u8], bounds: &Bounds, candidates: &mut Candidates) {
         let lookups = table.len() / ENTRIES;
         let (code_bytes, block_bytes) = (code_bytes(lookups), block_bytes(lookups));
         let (mut sums, mut lower) = ([0_i32; BLOCK_ROWS], [0_f32; BLOCK_ROWS]);
-        for (block, start) in posting.chunks_exact(block_bytes).zip((first..).step_by(BLOCK_ROWS)) {
+        for block in posting.chunks_exact(block_bytes) {
             let mut below = 0_u32;
-            // SAFETY: the block has codes and then 4 x 32, 2 x 32 and 2 x 32 bytes of factors; sums and bounds
+            // SAFETY: the block has codes and then 4 x 32, 2 x 32 2 x 32 bytes of factors and 4 x 32 of ids; sums and bounds
             // have 32 places.
             unsafe {
                 block_avx2(table, block.as_ptr(), sums.as_mut_ptr());
@@ -240,9 +238,9 @@ with_features! {
                 }
             }
             while below != 0 {
-                let row = below.trailing_zeros();
-                candidates.slots.push(start.wrapping_add(row));
-                candidates.bounds.push(lower[row as usize]);
+                let row = below.trailing_zeros() as usize;
+                candidates.ids.push(factors(block, lookups, row).id);
+                candidates.bounds.push(lower[row]);
                 below &= below - 1;
             }
         }

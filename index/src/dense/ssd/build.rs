@@ -1,0 +1,254 @@
+//! Makes the cells of a field from its vectors.
+//!
+//! In order: the space; its principal axes, the first of which are all that cells and codes see; every vector
+//! placed, projected and given its refine code, in one pass; k-means; each vector into its nearest cell, and
+//! every second one into one more ([`closure`]); the axes dealt to the pieces of a code by the variance of
+//! residuals; words; postings; calibration.
+//!
+//! Memory while it runs: `coded dims x 4` bytes a vector for the projections and 100 for the nearest cells,
+//! besides the vectors themselves and the result. Measured on 100,000 x 384: 3 s on two threads.
+
+use spandrel_storage::DenseSpec;
+
+use super::calibrate;
+use super::cells::{Cells, Parts};
+use super::closure::{self, Placement};
+use super::cluster::{Centroids, Work};
+use super::codebook::{self, Codebook};
+use super::layout::Layout;
+use super::refine;
+use super::space::{Rows, Space};
+use crate::large::Large;
+use crate::linalg::principal_axes;
+use crate::matrix::Matrix;
+use crate::parallel::for_parts;
+use crate::quant::Factors;
+use crate::random::Random;
+use crate::simd::nibble::{self, BLOCK_ROWS};
+use crate::simd::{self, Kernels};
+use half::f16;
+
+/// Vectors a cell, before closure.
+const CELL_VECTORS: usize = 98;
+/// Lookups of a code where the dimension asks for as many.
+const LOOKUPS: usize = 64;
+/// Rows that the axes are learned from, at most and for each dimension.
+const AXES_ROWS: std::ops::Range<usize> = 16_384..65_536;
+/// Rows that are placed at once.
+const PART_ROWS: usize = 128;
+
+/// Vectors in the projected space.
+struct Projected {
+    /// `vectors x coded`.
+    values: Vec<f32>,
+    /// Squared norm of what the projection leaves out.
+    rests: Vec<f32>,
+}
+
+/// Builds the cells of `count` rows.
+pub(super) fn build(spec: &DenseSpec, rows: Rows<'_>, count: u32, threads: usize) -> (Layout, Parts) {
+    let work = Work { kernels: Kernels::best(), threads, seed: 0x5eed };
+    let total = count as usize;
+    let space = Space::fit(spec.metric, rows, total, spec.dim as usize, work.seed);
+    let (lookups, width) = Codebook::shape(space.dims(), LOOKUPS);
+    let mut axes = learn_axes(&space, rows, total, lookups * width, work);
+    let (mut projected, refine) = project(&space, rows, total, &axes, work);
+    let coded = lookups * width;
+    let cells = total.div_ceil(CELL_VECTORS);
+    let centroids = Centroids::fit(Matrix::new(&projected.values, coded), cells, work);
+    let mut placement = Placement::of(Matrix::new(&projected.values, coded), centroids, work);
+    deal_axes(
+        &mut projected.values,
+        &mut placement.centroids,
+        &mut axes,
+        space.dims(),
+        &placement.primary,
+        width,
+    );
+    let codebook = train(&projected.values, &placement, width, work);
+    let (starts, postings, radii) = encode(&projected, &placement, &codebook, work);
+    let mut layout = Layout {
+        metric: spec.metric,
+        field_dim: spec.dim,
+        vectors: count,
+        cells: radii.len() as u32,
+        lookups: lookups as u32,
+        width: width as u32,
+        blocks: starts.last().copied().unwrap_or(0),
+        scale: space.scale,
+        radius: space.radius,
+        query_norm: space.query_norm,
+        calibration: calibrate::Calibration::default(),
+    };
+    let parts = Parts {
+        mean: space.mean.clone(),
+        axes,
+        words: codebook.words,
+        centroids: placement.centroids,
+        radii,
+        starts,
+        refine,
+        postings,
+    };
+    drop(projected);
+    let (calibration, parts) = calibrate::fit(layout.clone(), parts, rows, work);
+    layout.calibration = calibration;
+    (layout, parts)
+}
+
+fn learn_axes(space: &Space, rows: Rows<'_>, count: usize, coded: usize, work: Work) -> Vec<f32> {
+    let wanted = (16 * space.dims()).clamp(AXES_ROWS.start, AXES_ROWS.end);
+    let sample = Random(work.seed).sample(count, wanted);
+    let (mut row, mut placed) = (vec![0.0; space.field_dim()], vec![0.0; space.dims()]);
+    let mut values = Vec::with_capacity(sample.len() * space.dims());
+    for at in sample {
+        rows(at, &mut row);
+        space.place(&row, &mut placed);
+        values.extend_from_slice(&placed);
+    }
+    principal_axes(Matrix::new(&values, space.dims()), &vec![0.0; space.dims()], coded).0
+}
+
+/// Every vector's projection and refine code.
+fn project(space: &Space, rows: Rows<'_>, count: usize, axes: &[f32], work: Work) -> (Projected, Large<u8>) {
+    let dims = space.dims();
+    let (coded, stride) = (axes.len() / dims, refine::stride(space.field_dim()));
+    let mut codes = Large::<u8>::zeroed(count * stride);
+    let mut projected = Projected { values: vec![0.0; count * coded], rests: vec![0.0; count] };
+    let values = projected.values.chunks_mut(PART_ROWS * coded);
+    let rests = projected.rests.chunks_mut(PART_ROWS);
+    let mut parts: Vec<_> = values.zip(rests).zip(codes.chunks_mut(PART_ROWS * stride)).collect();
+    for_parts(work.threads, &mut parts, 1, |part, slices| {
+        let mut row = vec![0.0; space.field_dim()];
+        let mut placed = vec![0.0; PART_ROWS * dims];
+        for ((values, rests), codes) in slices {
+            let placed = &mut placed[..rests.len() * dims];
+            for (at, placed) in placed.chunks_exact_mut(dims).enumerate() {
+                rows(part * PART_ROWS + at, &mut row);
+                space.place(&row, placed);
+                refine::encode(space, placed, &mut codes[at * stride..(at + 1) * stride]);
+            }
+            work.kernels.dot_tile(Matrix::new(placed, dims), Matrix::new(axes, dims), values);
+            for ((rest, placed), value) in
+                rests.iter_mut().zip(placed.chunks_exact(dims)).zip(values.chunks_exact(coded))
+            {
+                *rest = (simd::norm_squared(placed) - simd::norm_squared(value)).max(0.0) as f32;
+            }
+        }
+    });
+    drop(parts);
+    (projected, codes)
+}
+
+/// Reorders the axes, and all that is along them, so that neighbours make up pieces of about equal variance
+/// of residuals.
+fn deal_axes(
+    values: &mut [f32],
+    centroids: &mut [f32],
+    axes: &mut Vec<f32>,
+    dims: usize,
+    primary: &[u32],
+    width: usize,
+) {
+    let coded = axes.len() / dims;
+    let mut variances = vec![0.0_f64; coded];
+    for (row, cell) in values.chunks_exact(coded).zip(primary) {
+        let centroid = &centroids[*cell as usize * coded..][..coded];
+        for ((variance, value), mean) in variances.iter_mut().zip(row).zip(centroid) {
+            *variance += f64::from(value - mean).powi(2);
+        }
+    }
+    let variances: Vec<f32> =
+        variances.iter().map(|sum| (sum / primary.len().max(1) as f64) as f32).collect();
+    let order = Codebook::allocate(&variances, width);
+    let mut moved = vec![0.0; coded];
+    for row in values.chunks_exact_mut(coded).chain(centroids.chunks_exact_mut(coded)) {
+        moved.iter_mut().zip(&order).for_each(|(to, from)| *to = row[*from]);
+        row.copy_from_slice(&moved);
+    }
+    *axes = order.iter().flat_map(|from| &axes[from * dims..(from + 1) * dims]).copied().collect();
+}
+
+fn train(values: &[f32], placement: &Placement, width: usize, work: Work) -> Codebook {
+    let coded = placement.dim;
+    let count = values.len() / coded;
+    let mut residuals = Vec::new();
+    for at in Random(work.seed + 1).sample(count, codebook::SAMPLE_ROWS) {
+        let centroid = placement.centroid(placement.primary[at]);
+        residuals.extend(values[at * coded..(at + 1) * coded].iter().zip(centroid).map(|(a, b)| a - b));
+    }
+    Codebook::train(Matrix::new(&residuals, coded), width, work)
+}
+
+/// The starts of the postings, the postings and the radii of the cells.
+fn encode(
+    projected: &Projected,
+    placement: &Placement,
+    codebook: &Codebook,
+    work: Work,
+) -> (Vec<u32>, Large<u8>, Vec<f32>) {
+    let members = placement.members();
+    let block_bytes = nibble::block_bytes(codebook.lookups());
+    let mut starts = vec![0_u32];
+    for members in &members {
+        starts.push(starts[starts.len() - 1] + members.len().div_ceil(BLOCK_ROWS) as u32);
+    }
+    let mut postings = Large::<u8>::zeroed(starts[members.len()] as usize * block_bytes);
+    let mut radii = vec![0.0_f32; members.len()];
+    let mut rest = &mut *postings;
+    let mut parts = Vec::with_capacity(members.len());
+    for (members, radius) in members.iter().zip(&mut radii) {
+        let (posting, after) = rest.split_at_mut(members.len().div_ceil(BLOCK_ROWS) * block_bytes);
+        rest = after;
+        parts.push((members, posting, radius));
+    }
+    for_parts(work.threads, &mut parts, 1, |cell, part| {
+        for (members, posting, radius) in part {
+            let centroid = placement.centroid(cell as u32);
+            **radius = encode_posting(projected, members, centroid, codebook, posting);
+        }
+    });
+    (starts, postings, radii)
+}
+
+/// Fills the posting of one cell and returns its radius.
+fn encode_posting(
+    projected: &Projected,
+    members: &[u32],
+    centroid: &[f32],
+    codebook: &Codebook,
+    posting: &mut [u8],
+) -> f32 {
+    let (lookups, coded) = (codebook.lookups(), codebook.dims());
+    let block_bytes = nibble::block_bytes(lookups);
+    let (mut code, mut decoded, mut residual) = (vec![0; lookups], vec![0.0; coded], vec![0.0; coded]);
+    let mut squared = 0.0_f64;
+    for (at, id) in members.iter().enumerate() {
+        let value = &projected.values[*id as usize * coded..][..coded];
+        residual.iter_mut().zip(value).zip(centroid).for_each(|((r, v), c)| *r = v - c);
+        codebook.encode(&residual, &mut code, &mut decoded);
+        let factors = Factors::of(&residual, &decoded);
+        let rest = projected.rests[*id as usize];
+        let towards: f64 = decoded.iter().zip(centroid).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        let full = factors.norm_squared + rest;
+        squared += f64::from(full);
+        let block = &mut posting[at / BLOCK_ROWS * block_bytes..][..block_bytes];
+        nibble::put_code(block, at % BLOCK_ROWS, &code);
+        nibble::put_factors(
+            block,
+            lookups,
+            at % BLOCK_ROWS,
+            nibble::Factors {
+                add: (f64::from(full) + 2.0 * f64::from(factors.scale) * towards).clamp(-1e30, 1e30) as f32,
+                scale: f16::from_f32(-2.0 * factors.scale),
+                error: f16::from_f32(2.0 * (factors.error * factors.error + rest).sqrt().min(30_000.0)),
+                id: *id,
+            },
+        );
+    }
+    if !members.len().is_multiple_of(BLOCK_ROWS) {
+        let last = posting.len() - block_bytes;
+        nibble::pad(&mut posting[last..], lookups, members.len() % BLOCK_ROWS);
+    }
+    (squared / members.len().max(1) as f64).sqrt() as f32
+}

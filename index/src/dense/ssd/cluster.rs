@@ -1,0 +1,249 @@
+//! Which cells the vectors of a field fall into: k-means, and the nearest cells of every vector.
+//!
+//! Assignment is a matrix product: `argmin |x - c|^2 = argmin |c|^2 - 2 <x, c>`, by tiles of the float
+//! kernels. Beyond [`FLAT_MAX`] cells the centroids are found and searched in two levels: about the square
+//! root of their number of groups, each divided by k-means of its own; a vector then meets the cells of the
+//! [`GROUPS_TRIED`] nearest groups. Time `O(rows x cells x dim)` in one level, `O(rows x sqrt(cells) x dim)`
+//! in two.
+
+use crate::matrix::Matrix;
+use crate::parallel::for_parts;
+use crate::random::Random;
+use crate::simd::Kernels;
+
+/// Most cells that are found and searched in one level.
+const FLAT_MAX: usize = 4096;
+/// Groups whose cells a vector meets.
+const GROUPS_TRIED: usize = 8;
+/// Rows a cell that k-means learns from.
+const SAMPLE_PER_CELL: usize = 48;
+/// Rounds of k-means: more move centroids by less than what a search sees.
+const ROUNDS: usize = 8;
+/// Rows whose products with all centroids are computed at once.
+const TILE_ROWS: usize = 32;
+
+/// What clustering needs besides the rows.
+#[derive(Clone, Copy)]
+pub(super) struct Work {
+    pub(super) kernels: &'static Kernels,
+    pub(super) threads: usize,
+    pub(super) seed: u64,
+}
+
+/// A cell and the squared distance to its centroid.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Near {
+    pub(super) cell: u32,
+    pub(super) distance: f32,
+}
+
+/// Centroids, in one level or two.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Centroids {
+    dim: usize,
+    /// `cells x dim`.
+    pub(super) values: Vec<f32>,
+    /// `groups x dim`, and the first cell of each and the end; none in one level.
+    groups: Vec<f32>,
+    starts: Vec<u32>,
+}
+
+impl Centroids {
+    /// At most `cells` centroids of `rows`, none of them twice.
+    pub(super) fn fit(rows: Matrix<'_, f32>, cells: usize, work: Work) -> Self {
+        let dim = rows.dim();
+        let mut random = Random(work.seed);
+        let flat = |rows: Matrix<'_, f32>, cells: usize, random: &mut Random| {
+            let sample = random.sample(rows.rows(), cells * SAMPLE_PER_CELL);
+            let values: Vec<f32> = sample.iter().flat_map(|at| rows.row(*at)).copied().collect();
+            k_means(Matrix::new(&values, dim), cells, random, work)
+        };
+        if cells <= FLAT_MAX {
+            return Self {
+                dim,
+                values: flat(rows, cells, &mut random),
+                groups: Vec::new(),
+                starts: Vec::new(),
+            };
+        }
+        let groups = flat(rows, (cells as f64).sqrt().ceil() as usize, &mut random);
+        let sample = random.sample(rows.rows(), cells * SAMPLE_PER_CELL);
+        let values: Vec<f32> = sample.iter().flat_map(|at| rows.row(*at)).copied().collect();
+        let values = Matrix::new(&values, dim);
+        let near = nearest_flat(values, Matrix::new(&groups, dim), 1, work);
+        let mut members = vec![Vec::new(); groups.len() / dim];
+        near.iter()
+            .zip(values.iter())
+            .for_each(|(near, row)| members[near.cell as usize].extend_from_slice(row));
+        let (mut cells_of, mut starts) = (Vec::new(), vec![0]);
+        for members in &members {
+            let members = Matrix::new(members, dim);
+            let share = (cells * members.rows()).div_ceil(values.rows().max(1));
+            cells_of.extend(flat(members, share.min(members.rows()), &mut random));
+            starts.push((cells_of.len() / dim) as u32);
+        }
+        Self { dim, values: cells_of, groups, starts }
+    }
+
+    /// How many cells there are.
+    pub(super) fn cells(&self) -> usize {
+        self.values.len() / self.dim
+    }
+
+    /// Centroid of a cell.
+    pub(super) fn row(&self, cell: usize) -> &[f32] {
+        &self.values[cell * self.dim..(cell + 1) * self.dim]
+    }
+
+    /// The `top` nearest cells of every row, nearest first, the last one repeated when there are fewer:
+    /// `rows x top`.
+    pub(super) fn nearest(&self, rows: Matrix<'_, f32>, top: usize, work: Work) -> Vec<Near> {
+        let cells = Matrix::new(&self.values, self.dim);
+        if self.groups.is_empty() {
+            return nearest_flat(rows, cells, top, work);
+        }
+        let groups = nearest_flat(rows, Matrix::new(&self.groups, self.dim), GROUPS_TRIED, work);
+        let mut near = vec![Near::default(); rows.rows() * top];
+        // By group, so that a group's centroids stay in the cache for all the rows that meet it.
+        for_parts(work.threads, &mut near, TILE_ROWS * 32 * top, |part, near| {
+            let first = part * TILE_ROWS * 32;
+            let mut products = Vec::new();
+            for (at, near) in (first..).zip(near.chunks_exact_mut(top)) {
+                let (row, mut best) = (rows.row(at), Best::new(near));
+                let mut groups: Vec<u32> =
+                    groups[at * GROUPS_TRIED..(at + 1) * GROUPS_TRIED].iter().map(|near| near.cell).collect();
+                groups.dedup();
+                for group in groups {
+                    let range =
+                        self.starts[group as usize] as usize..self.starts[group as usize + 1] as usize;
+                    let cells = cells.slice(range.clone());
+                    products.resize(cells.rows(), 0.0);
+                    work.kernels.l2_rows(row, cells, &mut products);
+                    for (cell, distance) in range.zip(&products) {
+                        best.offer(Near { cell: cell as u32, distance: *distance });
+                    }
+                }
+                best.fill_up();
+            }
+        });
+        near
+    }
+}
+
+/// Keeps the nearest of what it is offered, in a slice.
+struct Best<'a> {
+    near: &'a mut [Near],
+    len: usize,
+}
+
+impl<'a> Best<'a> {
+    fn new(near: &'a mut [Near]) -> Self {
+        Self { near, len: 0 }
+    }
+
+    #[inline]
+    fn offer(&mut self, new: Near) {
+        if self.len == self.near.len() && new.distance >= self.near[self.len - 1].distance {
+            return;
+        }
+        self.len = (self.len + 1).min(self.near.len());
+        let mut at = self.len - 1;
+        while at > 0 && self.near[at - 1].distance > new.distance {
+            self.near[at] = self.near[at - 1];
+            at -= 1;
+        }
+        self.near[at] = new;
+    }
+
+    fn fill_up(&mut self) {
+        let last = self.near[self.len.saturating_sub(1)];
+        self.near[self.len..].fill(last);
+    }
+}
+
+/// Squared norm of each row.
+pub(super) fn norms_squared(rows: Matrix<'_, f32>) -> Vec<f32> {
+    rows.iter().map(|row| crate::simd::norm_squared(row) as f32).collect()
+}
+
+/// As [`Centroids::nearest`], by all centroids.
+fn nearest_flat(rows: Matrix<'_, f32>, centroids: Matrix<'_, f32>, top: usize, work: Work) -> Vec<Near> {
+    let (dim, cells) = (rows.dim(), centroids.rows());
+    let centroid_norms = norms_squared(centroids);
+    let mut near = vec![Near::default(); rows.rows() * top];
+    for_parts(work.threads, &mut near, TILE_ROWS * top, |part, near| {
+        let first = part * TILE_ROWS;
+        let rows = rows.slice(first..first + near.len() / top);
+        let mut products = vec![0.0; rows.rows() * cells];
+        work.kernels.dot_tile(rows, centroids, &mut products);
+        for ((row, products), near) in
+            rows.iter().zip(products.chunks_exact(cells)).zip(near.chunks_exact_mut(top))
+        {
+            let norm = row.iter().map(|value| value * value).sum::<f32>();
+            let mut best = Best::new(near);
+            for (cell, (product, centroid)) in products.iter().zip(&centroid_norms).enumerate() {
+                best.offer(Near { cell: cell as u32, distance: centroid - 2.0 * product });
+            }
+            best.fill_up();
+            near.iter_mut().for_each(|near| near.distance = (near.distance + norm).max(0.0));
+        }
+    });
+    debug_assert_eq!(dim, centroids.dim(), "one dimension");
+    near
+}
+
+/// At most `cells` means of `rows`: fewer when there are not as many different rows.
+fn k_means(rows: Matrix<'_, f32>, cells: usize, random: &mut Random, work: Work) -> Vec<f32> {
+    let dim = rows.dim();
+    let start = random.sample(rows.rows(), cells.max(1));
+    let mut centroids: Vec<f32> = start.iter().flat_map(|at| rows.row(*at)).copied().collect();
+    for round in 0..ROUNDS {
+        let near = nearest_flat(rows, Matrix::new(&centroids, dim), 1, work);
+        let mut sums = vec![0.0_f64; centroids.len()];
+        let mut counts = vec![0_usize; centroids.len() / dim];
+        for (row, near) in rows.iter().zip(&near) {
+            counts[near.cell as usize] += 1;
+            let sums = &mut sums[near.cell as usize * dim..][..dim];
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
+        }
+        for (cell, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let (centroid, sums) = (&mut centroids[cell * dim..][..dim], &sums[cell * dim..][..dim]);
+            centroid.iter_mut().zip(sums).for_each(|(value, sum)| *value = (sum / *count as f64) as f32);
+        }
+        refill(rows, &near, &mut centroids, &mut counts, random);
+        if round + 1 == ROUNDS {
+            // Cells that are still empty are of rows that are there already.
+            let kept = counts.iter().zip(centroids.chunks_exact(dim)).filter(|(count, _)| **count > 0);
+            return kept.flat_map(|(_, centroid)| centroid).copied().collect();
+        }
+    }
+    centroids
+}
+
+/// Gives every empty cell a row of a large one that is away from its centroid, so that the large one is
+/// divided in the next round.
+fn refill(
+    rows: Matrix<'_, f32>,
+    near: &[Near],
+    centroids: &mut [f32],
+    counts: &mut [usize],
+    random: &mut Random,
+) {
+    let dim = rows.dim();
+    for cell in 0..counts.len() {
+        if counts[cell] > 0 {
+            continue;
+        }
+        // A row drawn from all is likely of a large cell.
+        for _ in 0..8 {
+            let at = random.below(rows.rows());
+            let of = near[at].cell as usize;
+            if near[at].distance > 0.0 && counts[of] > 1 {
+                centroids[cell * dim..][..dim].copy_from_slice(rows.row(at));
+                counts[of] -= 1;
+                counts[cell] = 1;
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The bytes of the section that holds a field's cells.
+//!
+//! A header of one page, then parts that each begin at a page, in this order; numbers are little-endian.
+//!
+//! | part | what |
+//! |---|---|
+//! | mean | f32 a dimension of the space |
+//! | axes | projection: `coded dims x dims` f32 |
+//! | words | `lookups x width x 16` f32 |
+//! | centroids | `cells x coded dims` f32 |
+//! | radii | root mean squared distance of a cell's vectors from its centroid, f32 |
+//! | starts | first block of each cell, and the end, u32 |
+//! | refine | `vectors` rows of [`refine`](super::refine) |
+//! | postings | blocks of [`nibble`](crate::simd::nibble), cell after cell |
+
+use spandrel_storage::Metric;
+use spandrel_storage::codec::{Decoder, Encoder, Truncated};
+
+use super::calibrate::{Calibration, Point};
+use super::refine;
+use crate::dense::vectors::PAGE_BYTES;
+use crate::simd::nibble;
+
+const MAGIC: &[u8; 8] = b"SPCELLS\0";
+const VERSION: u16 = 1;
+pub(super) const HEADER_BYTES: u64 = PAGE_BYTES;
+/// Most calibrated points a header holds.
+pub(super) const POINTS_MAX: usize = 128;
+
+/// What the header says.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Layout {
+    pub(super) metric: Metric,
+    pub(super) field_dim: u32,
+    pub(super) vectors: u32,
+    pub(super) cells: u32,
+    pub(super) lookups: u32,
+    pub(super) width: u32,
+    pub(super) blocks: u32,
+    pub(super) scale: f64,
+    pub(super) radius: f64,
+    pub(super) query_norm: f64,
+    pub(super) calibration: Calibration,
+}
+
+/// Parts after the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Mean,
+    Axes,
+    Words,
+    Centroids,
+    Radii,
+    Starts,
+    Refine,
+    Postings,
+}
+
+pub(super) const PARTS: [Part; 8] = [
+    Part::Mean,
+    Part::Axes,
+    Part::Words,
+    Part::Centroids,
+    Part::Radii,
+    Part::Starts,
+    Part::Refine,
+    Part::Postings,
+];
+
+impl Layout {
+    pub(super) fn dims(&self) -> usize {
+        self.field_dim as usize + usize::from(self.metric == Metric::Ip)
+    }
+
+    pub(super) fn coded(&self) -> usize {
+        (self.lookups * self.width) as usize
+    }
+
+    /// Bytes of a part.
+    pub(super) fn bytes(&self, part: Part) -> u64 {
+        let (dims, coded) = (self.dims() as u64, self.coded() as u64);
+        let (cells, lookups) = (u64::from(self.cells), u64::from(self.lookups));
+        match part {
+            Part::Mean => 4 * dims,
+            Part::Axes => 4 * dims * coded,
+            Part::Words => 64 * coded,
+            Part::Centroids => 4 * cells * coded,
+            Part::Radii => 4 * cells,
+            Part::Starts => 4 * (cells + 1),
+            Part::Refine => u64::from(self.vectors) * refine::stride(self.field_dim as usize) as u64,
+            Part::Postings => u64::from(self.blocks) * nibble::block_bytes(lookups as usize) as u64,
+        }
+    }
+
+    /// Where a part begins.
+    pub(super) fn at(&self, part: Part) -> u64 {
+        let before = PARTS.iter().take_while(|other| **other != part);
+        HEADER_BYTES + before.map(|part| self.bytes(*part).next_multiple_of(PAGE_BYTES)).sum::<u64>()
+    }
+
+    /// Bytes of the section.
+    pub(super) fn section_bytes(&self) -> u64 {
+        self.at(Part::Postings) + self.bytes(Part::Postings)
+    }
+
+    /// The header.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut header = Encoder::with_capacity(HEADER_BYTES as usize);
+        header.raw(MAGIC).u16(VERSION);
+        header.u8(match self.metric {
+            Metric::L2 => 0,
+            Metric::Ip => 1,
+            Metric::Cosine => 2,
+        });
+        for value in [self.field_dim, self.vectors, self.cells, self.lookups, self.width, self.blocks] {
+            header.u32(value);
+        }
+        for value in [self.scale, self.radius, self.query_norm] {
+            header.u64(value.to_bits());
+        }
+        header.u32(self.calibration.points.len() as u32);
+        for point in &self.calibration.points {
+            header.u32(point.k);
+            for value in [point.recall, point.weight, point.threshold, point.scanned] {
+                header.u32(value.to_bits());
+            }
+        }
+        let mut header = header.finish();
+        header.resize(HEADER_BYTES as usize, 0);
+        header
+    }
+
+    /// Reads a header; what is wrong with it otherwise.
+    pub(super) fn decode(header: &[u8]) -> Result<Self, String> {
+        let layout = Self::fields(header).map_err(|truncated| truncated.to_string())?;
+        let layout = layout.ok_or("its header is not that of cells of this version")?;
+        let fits = (1..=spandrel_storage::schema::DIM_MAX).contains(&layout.field_dim)
+            && (1..=3).contains(&layout.width)
+            && (nibble::GROUP..=nibble::LOOKUPS_MAX).contains(&(layout.lookups as usize))
+            && (layout.lookups as usize).is_multiple_of(nibble::GROUP)
+            && (1..=layout.vectors).contains(&layout.cells)
+            && u64::from(layout.blocks) * nibble::BLOCK_ROWS as u64 >= u64::from(layout.vectors)
+            && layout.blocks <= layout.vectors.saturating_mul(2)
+            && [layout.scale, layout.query_norm].iter().all(|value| value.is_normal() && *value > 0.0)
+            && layout.radius.is_finite()
+            && layout.calibration.is_sound();
+        if !fits {
+            return Err(format!(
+                "{} vectors in {} cells, {} blocks and {} lookups of {} dimensions do not go together",
+                layout.vectors, layout.cells, layout.blocks, layout.lookups, layout.width
+            ));
+        }
+        Ok(layout)
+    }
+
+    fn fields(header: &[u8]) -> Result<Option<Self>, Truncated> {
+        let mut header = Decoder::new(header);
+        let ours = header.take(MAGIC.len(), "magic")? == MAGIC && header.u16("version")? == VERSION;
+        let metric = [Metric::L2, Metric::Ip, Metric::Cosine].get(usize::from(header.u8("metric")?)).copied();
+        let mut sizes = [0; 6];
+        for size in &mut sizes {
+            *size = header.u32("sizes")?;
+        }
+        let [field_dim, vectors, cells, lookups, width, blocks] = sizes;
+        let mut scales = [0.0; 3];
+        for scale in &mut scales {
+            *scale = f64::from_bits(header.u64("scales")?);
+        }
+        let [scale, radius, query_norm] = scales;
+        let count = header.u32("points")? as usize;
+        let mut points = Vec::new();
+        for _ in 0..count.min(POINTS_MAX) {
+            let k = header.u32("k")?;
+            let mut values = [0.0; 4];
+            for value in &mut values {
+                *value = f32::from_bits(header.u32("point")?);
+            }
+            let [recall, weight, threshold, scanned] = values;
+            points.push(Point { k, recall, weight, threshold, scanned });
+        }
+        Ok(match metric {
+            Some(metric) if ours && count <= POINTS_MAX => Some(Self {
+                metric,
+                field_dim,
+                vectors,
+                cells,
+                lookups,
+                width,
+                blocks,
+                scale,
+                radius,
+                query_norm,
+                calibration: Calibration { points },
+            }),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! Approximate nearest vectors from posting lists of quantized codes: the index of large segments.
+//!
+//! SPANN's shape (Chen et al., 2021): centroids in memory, the vectors of a cell together in one posting.
+//! Departures: postings hold product codes of nibbles and their error bounds instead of vectors; a second
+//! cell is chosen by SOAR's loss; cells are passed over by the angle a nearer vector would need instead of by
+//! a ratio of distances; how far to go is calibrated when the cells are built. Exact scores, and everything
+//! that codes cannot do (small segments, selective filters, far-off queries), are left to the [`Flat`] index
+//! over the same vectors.
+//!
+//! Memory: about 80 bytes a vector for postings and a byte a dimension for refining. docs/quantization.md and
+//! docs/dense.md have the measurements.
+
+mod build;
+mod bytes;
+mod calibrate;
+mod cells;
+mod closure;
+mod cluster;
+mod codebook;
+mod layout;
+mod refine;
+mod search;
+mod space;
+
+use std::sync::Arc;
+
+use spandrel_storage::{DenseSpec, DocId, RowId};
+
+use self::cells::Cells;
+pub(crate) use self::search::CellsScratch;
+use self::search::Effort;
+use super::vectors::ChunkSource;
+use super::{Ask, Flat, VectorIndex};
+use crate::allow::Allow;
+use crate::counters::Counters;
+use crate::error::Result;
+use crate::matrix::Matrix;
+use crate::scratch::Scratch;
+use crate::simd::Kernels;
+use crate::topk::TopK;
+
+/// Fewer vectors than this are scanned, not searched.
+pub const VECTORS_MIN: u32 = 4096;
+/// At most this many allowed docs are scored one by one.
+const GATHER_MAX: u64 = 2048;
+
+/// How many vectors are scored exactly for `k` results: the order of the last few of a ranking by codes is
+/// not certain.
+fn depth(k: usize) -> usize {
+    k + k / 8 + 4
+}
+
+/// Cells over the vectors of one field of one segment.
+pub struct Ssd {
+    flat: Flat,
+    cells: Cells,
+    kernels: &'static Kernels,
+}
+
+/// Bytes of memory that the cells in `source` take when they are open.
+///
+/// # Errors
+/// As [`Ssd::open`].
+pub fn resident_bytes(section: &str, source: &dyn ChunkSource) -> Result<u64> {
+    cells::resident_bytes(section, source)
+}
+
+/// Builds the cells over the vectors of `flat`, which is in memory, and writes them as a section.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_cells(
+    spec: &DenseSpec,
+    rows: &(dyn Fn(usize, &mut [f32]) + Sync),
+    count: u32,
+    threads: usize,
+    out: &mut impl std::io::Write,
+) -> std::io::Result<()> {
+    let (layout, parts) = build::build(spec, rows, count, threads);
+    cells::write(&layout, &parts, out)
+}
+
+impl Ssd {
+    /// Opens the section that [`write_cells`] wrote for the vectors of `flat`.
+    ///
+    /// # Errors
+    /// [`Error::Section`](crate::Error::Section) when the bytes are not cells of these vectors; a storage error when they
+    /// cannot be read.
+    pub fn open(section: &str, spec: &DenseSpec, flat: Flat, source: &Arc<dyn ChunkSource>) -> Result<Self> {
+        let cells = Cells::open(section, spec, flat.vectors(), source)?;
+        Ok(Self { flat, cells, kernels: Kernels::best() })
+    }
+
+    /// The exact index over the same vectors.
+    pub fn flat(&self) -> &Flat {
+        &self.flat
+    }
+
+    /// The effort that the caller asks for; none to score everything.
+    fn effort(&self, ask: &Ask<'_>, k: usize) -> Option<Effort> {
+        let vectors = u64::from(self.cells.layout.vectors);
+        if ask.params.exact || ask.allow.count_max() <= GATHER_MAX || k as u64 * 8 >= vectors {
+            return None;
+        }
+        Some(self.cells.layout.calibration.effort(k, ask.params.recall))
+    }
+}
+
+impl VectorIndex for Ssd {
+    fn search(
+        &self,
+        query: &[f32],
+        ask: &Ask<'_>,
+        top: &mut TopK,
+        scratch: &mut Scratch,
+        counters: &mut Counters,
+    ) -> Result<()> {
+        let Some(effort) = self.effort(ask, top.k()) else {
+            return self.flat.search(query, ask, top, scratch, counters);
+        };
+        self.flat.check(query, ask.rows, &mut scratch.flat)?;
+        let doc_of = |ordinal: u32| self.flat.doc(ordinal);
+        let all = ask.allow.is_unrestricted(self.flat.docs());
+        let filter: Option<(&Allow<'_>, &dyn Fn(u32) -> DocId)> = (!all).then_some((ask.allow, &doc_of));
+        let mut found = std::mem::take(&mut scratch.found);
+        let depth = depth(top.k());
+        let searched = self.cells.search(
+            self.kernels,
+            query,
+            depth,
+            effort,
+            filter,
+            &mut scratch.cells,
+            &mut found,
+            counters,
+        );
+        let scored = match searched {
+            Ok(true) => self.rescore(query, ask.rows, &found, top, scratch, counters),
+            Ok(false) => self.flat.search(query, ask, top, scratch, counters),
+            Err(error) => Err(error),
+        };
+        scratch.found = found;
+        scored
+    }
+
+    fn search_batch(
+        &self,
+        queries: Matrix<'_, f32>,
+        ask: &Ask<'_>,
+        tops: &mut [TopK],
+        scratch: &mut Scratch,
+        counters: &mut Counters,
+    ) -> Result<()> {
+        if tops.iter().any(|top| self.effort(ask, top.k()).is_none()) || queries.rows() != tops.len() {
+            return self.flat.search_batch(queries, ask, tops, scratch, counters);
+        }
+        for (query, top) in queries.iter().zip(tops) {
+            self.search(query, ask, top, scratch, counters)?;
+        }
+        Ok(())
+    }
+
+    fn score(
+        &self,
+        query: &[f32],
+        docs: &[DocId],
+        scores: &mut [f32],
+        scratch: &mut Scratch,
+        counters: &mut Counters,
+    ) -> Result<()> {
+        self.flat.score(query, docs, scores, scratch, counters)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.flat.memory_bytes() + self.cells.memory_bytes()
+    }
+}
+
+impl Ssd {
+    /// Offers what was found, with exact scores.
+    fn rescore(
+        &self,
+        query: &[f32],
+        rows: &[RowId],
+        found: &[(f32, u32)],
+        top: &mut TopK,
+        scratch: &mut Scratch,
+        counters: &mut Counters,
+    ) -> Result<()> {
+        let mut docs = std::mem::take(&mut scratch.docs);
+        let mut scores = std::mem::take(&mut scratch.scores);
+        docs.clear();
+        docs.extend(found.iter().map(|(_, ordinal)| self.flat.doc(*ordinal)));
+        scores.resize(docs.len(), 0.0);
+        let scored = self.flat.score(query, &docs, &mut scores, scratch, counters);
+        if scored.is_ok() {
+            docs.iter().zip(&scores).for_each(|(doc, score)| {
+                top.push(*score, rows[*doc as usize]);
+            });
+        }
+        (scratch.docs, scratch.scores) = (docs, scores);
+        scored
+    }
+}
+impl Ssd {
+    pub fn print_calibration(&self) { println!("cells {} radius {:.3} norm {:.3}", self.cells.layout.cells, self.cells.layout.radius, self.cells.layout.query_norm); for p in &self.cells.layout.calibration.points { println!("{p:?}"); } }
+}

@@ -1,0 +1,60 @@
+//! Work on the parts of a slice by a few threads: what building an index needs of parallelism.
+//!
+//! Parts are handed out in order as threads get free, so that uneven ones balance out. Every part's result
+//! depends on that part alone, so that a result is the same for any number of threads.
+
+use parking_lot::Mutex;
+
+/// How many threads a build may use: `0` is as many as the machine runs at once.
+pub fn threads(wanted: usize) -> usize {
+    match wanted {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        wanted => wanted,
+    }
+}
+
+/// Calls `work(index, part)` once for each part of `part_len` values of `values`.
+///
+/// # Panics
+/// When `part_len` is 0, or when `work` does.
+pub(crate) fn for_parts<T: Send>(
+    threads: usize,
+    values: &mut [T],
+    part_len: usize,
+    work: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let parts = values.len().div_ceil(part_len);
+    if threads <= 1 || parts <= 1 {
+        return values.chunks_mut(part_len).enumerate().for_each(|(index, part)| work(index, part));
+    }
+    let left = Mutex::new(values.chunks_mut(part_len).enumerate());
+    let next = || left.lock().next();
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(parts) {
+            scope.spawn(|| {
+                while let Some((index, part)) = next() {
+                    work(index, part);
+                }
+            });
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_worked_on_once_by_any_number_of_threads() {
+        for (threads, len, part) in [(1, 10, 3), (2, 10, 3), (7, 1000, 1), (3, 0, 5), (4, 5, 100)] {
+            let mut values = vec![0; len];
+            for_parts(threads, &mut values, part, |index, values| {
+                values.iter_mut().for_each(|value| *value += index + 1);
+            });
+            let expected: Vec<usize> = (0..len).map(|at| at / part + 1).collect();
+            assert_eq!(values, expected, "{threads} threads");
+        }
+        assert_eq!(super::threads(3), 3);
+        assert!(super::threads(0) >= 1);
+    }
+}
