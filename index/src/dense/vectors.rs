@@ -150,6 +150,14 @@ impl<T: Stored> Vectors<T> {
         }
     }
 
+    /// All vectors, when they are in memory.
+    pub(crate) fn at_hand(&self) -> Option<Matrix<'_, T>> {
+        match &self.place {
+            Place::Memory(values) => Some(Matrix::new(values, self.dim)),
+            Place::Source { .. } => None,
+        }
+    }
+
     /// How many vectors a [`window`](Self::window) should hold: all of them when they are in memory.
     pub(crate) fn window_rows(&self) -> u32 {
         match &self.place {

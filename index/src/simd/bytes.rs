@@ -21,7 +21,7 @@ const AHEAD: usize = 4;
 pub(super) struct ByteKernels {
     pub(super) dots: fn(&[i16], &[u8], usize, &mut [i32]),
     pub(super) picked: fn(&[i16], &[u8], usize, &[u32], &mut [i32]),
-    pub(super) prefetch: fn(&[u8]),
+    pub(super) prefetch: fn(*const u8, usize),
 }
 
 impl Kernels {
@@ -52,10 +52,10 @@ impl Kernels {
         (self.bytes.picked)(query, rows, stride, picks, products);
     }
 
-    /// Asks for bytes that will be read soon; a hint.
+    /// Asks for values that will be read soon; a hint.
     #[inline]
-    pub(crate) fn prefetch(&self, bytes: &[u8]) {
-        (self.bytes.prefetch)(bytes);
+    pub(crate) fn prefetch<T>(&self, values: &[T]) {
+        (self.bytes.prefetch)(values.as_ptr().cast(), size_of_val(values));
     }
 }
 
@@ -84,7 +84,7 @@ pub(super) const SCALAR: ByteKernels = ByteKernels {
             *product = dot(query, &rows[*row as usize * stride..]);
         }
     },
-    prefetch: |_| {},
+    prefetch: |_, _| {},
 };
 
 /// The row that is asked for while the one `at` is read.

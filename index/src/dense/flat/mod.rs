@@ -21,7 +21,7 @@ use half::f16;
 use spandrel_storage::{DenseSpec, DocId, Element, Metric, RowId};
 
 use self::layout::{HEADER_BYTES, Layout, read_list};
-use self::query::Queries;
+use self::query::{Queries, check_query};
 use self::scan::{Block, Docs, Scan, ScoreBuffers, Scoring};
 use super::vectors::{ChunkSource, Residency, Stored, VectorBuffers, Vectors};
 use super::{Ask, VectorIndex};
@@ -139,9 +139,9 @@ impl Flat {
     }
 
     /// Whether a search by `query` is a valid one; see [`VectorIndex::search`].
-    pub(crate) fn check(&self, query: &[f32], rows: &[RowId], scratch: &mut FlatScratch) -> Result<()> {
+    pub(crate) fn check(&self, query: &[f32], rows: &[RowId]) -> Result<()> {
         self.check_rows(rows)?;
-        self.prepare(one_query(query)?, scratch)
+        check_query(query, self.layout.dim as usize, self.layout.metric)
     }
 
     /// Position of a doc's vector; `None` when it has none.
@@ -293,16 +293,44 @@ impl Flat {
                 }
             }
             scores.fill(f32::NAN);
+            counters.scored += ordinals.len() as u64;
+            if let Some(rows) = vectors.at_hand() {
+                self.score_in_place(rows, ordinals, norms, queries, buffers, |at, score| {
+                    scores[places[at] as usize] = score;
+                });
+                continue;
+            }
             let vectors = vectors.gather(ordinals, vector_buffers, counters)?;
             if vectors.is_empty() {
                 continue;
             }
-            counters.scored += vectors.rows() as u64;
             let block = Block { vectors, norms, docs: Docs::From(0) };
             let values = self.scoring().one(queries, &block, buffers);
             places.iter().zip(values).for_each(|(place, value)| scores[*place as usize] = *value);
         }
         Ok(())
+    }
+
+    /// Scores vectors where they lie, the next one on its way while one is scored: few vectors are not worth
+    /// copying.
+    fn score_in_place<T: Stored>(
+        &self,
+        rows: Matrix<'_, T>,
+        ordinals: &[u32],
+        norms: &[f32],
+        queries: &Queries,
+        buffers: &mut ScoreBuffers,
+        mut each: impl FnMut(usize, f32),
+    ) {
+        for (at, ordinal) in ordinals.iter().enumerate() {
+            if let Some(next) = ordinals.get(at + 1) {
+                self.kernels.prefetch(rows.row(*next as usize));
+            }
+            let ordinal = *ordinal as usize;
+            let norms = if norms.is_empty() { &[] } else { &norms[at..=at] };
+            let block = Block { vectors: rows.slice(ordinal..ordinal + 1), norms, docs: Docs::From(0) };
+            each(at, self.scoring().one(queries, &block, buffers)[0]);
+        }
     }
 
     fn check_rows(&self, rows: &[RowId]) -> Result<()> {

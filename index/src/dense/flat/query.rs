@@ -44,12 +44,29 @@ fn is_integer(query: &[f32]) -> bool {
     query.iter().all(|value| value.trunc() == *value && value.abs() <= 127.0)
 }
 
+/// Whether a query can be asked of a field.
+///
+/// # Errors
+/// [`Error::Invalid`] for another dimension than `dim`, a value that is not finite, or a zero query under
+/// cosine.
+pub(super) fn check_query(query: &[f32], dim: usize, metric: Metric) -> Result<()> {
+    if query.len() != dim {
+        return Err(Error::Invalid(format!("the query has {} dimensions, the field has {dim}", query.len())));
+    }
+    if let Some(bad) = query.iter().position(|value| !value.is_finite()) {
+        return Err(Error::Invalid(format!("value {bad} of the query is {}, not finite", query[bad])));
+    }
+    if metric == Metric::Cosine && query.iter().all(|value| *value == 0.0) {
+        return Err(Error::Invalid("a query of zeros has no direction to compare by cosine".into()));
+    }
+    Ok(())
+}
+
 impl Queries {
     /// Fills both groups.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another dimension than `dim`, a value that is not finite, or a zero query under
-    /// cosine.
+    /// As [`check_query`].
     pub(super) fn prepare(
         &mut self,
         queries: Matrix<'_, f32>,
@@ -59,23 +76,9 @@ impl Queries {
     ) -> Result<()> {
         self.floats.clear();
         self.ints.clear();
-        if queries.dim() != dim {
-            return Err(Error::Invalid(format!(
-                "the query has {} dimensions, the field has {dim}",
-                queries.dim()
-            )));
-        }
         for (at, query) in queries.iter().enumerate() {
-            if let Some(bad) = query.iter().position(|value| !value.is_finite()) {
-                return Err(Error::Invalid(format!(
-                    "value {bad} of the query is {}, not finite",
-                    query[bad]
-                )));
-            }
+            check_query(query, dim, metric)?;
             let norm_squared = simd::norm_squared(query);
-            if metric == Metric::Cosine && norm_squared == 0.0 {
-                return Err(Error::Invalid("a query of zeros has no direction to compare by cosine".into()));
-            }
             if element == Element::I8 && is_integer(query) {
                 self.ints.values.extend(query.iter().map(|value| *value as i8));
                 self.ints.of.push(at);

@@ -18,11 +18,11 @@ use super::search::{CellsScratch, Effort, SLACK};
 use super::space::Rows;
 
 /// Vectors that serve as queries.
-const QUERIES: usize = 256;
+const QUERIES: usize = 512;
 /// Result counts that are measured.
 const COUNTS: [usize; 3] = [1, 10, 100];
 /// Thresholds that are measured.
-const THRESHOLDS: [f32; 12] = [0.5, 1.0, 1.4, 1.8, 2.1, 2.4, 2.7, 3.0, 3.3, 3.6, 4.0, 5.0];
+const THRESHOLDS: [f32; 10] = [0.7, 1.2, 1.6, 2.0, 2.3, 2.6, 2.9, 3.2, 3.6, 4.2];
 /// Weight of the rank in a cell's score.
 const WEIGHT: f32 = 0.25;
 /// Rows compared with all queries at once.

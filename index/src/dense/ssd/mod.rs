@@ -47,7 +47,7 @@ const GATHER_MAX: u64 = 2048;
 /// How many vectors are scored exactly for `k` results: the order of the last few of a ranking by codes is
 /// not certain.
 fn depth(k: usize) -> usize {
-    k + k / 8 + 4
+    k + k / 16 + 2
 }
 
 /// Cells over the vectors of one field of one segment.
@@ -118,7 +118,7 @@ impl VectorIndex for Ssd {
         let Some(effort) = self.effort(ask, top.k()) else {
             return self.flat.search(query, ask, top, scratch, counters);
         };
-        self.flat.check(query, ask.rows, &mut scratch.flat)?;
+        self.flat.check(query, ask.rows)?;
         let doc_of = |ordinal: u32| self.flat.doc(ordinal);
         let all = ask.allow.is_unrestricted(self.flat.docs());
         let filter: Option<(&Allow<'_>, &dyn Fn(u32) -> DocId)> = (!all).then_some((ask.allow, &doc_of));
@@ -201,7 +201,4 @@ impl Ssd {
         (scratch.docs, scratch.scores) = (docs, scores);
         scored
     }
-}
-impl Ssd {
-    pub fn print_calibration(&self) { println!("cells {} radius {:.3} norm {:.3}", self.cells.layout.cells, self.cells.layout.radius, self.cells.layout.query_norm); for p in &self.cells.layout.calibration.points { println!("{p:?}"); } }
 }

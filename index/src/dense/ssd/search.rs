@@ -13,6 +13,7 @@
 //! Cost: about 2 ns a scanned vector plus 50 ns a candidate plus 10 us a query at 100,000 x 384.
 
 use std::collections::BinaryHeap;
+use std::sync::OnceLock;
 
 use crate::allow::Allow;
 use crate::counters::Counters;
@@ -26,8 +27,8 @@ use super::cells::Cells;
 
 /// Weight of the cosine in a cell's score.
 const COSINE_WEIGHT: f32 = 5.0;
-/// Cells ordered at first; more are ordered when these are used up.
-const ORDERED_FIRST: usize = 64;
+/// Cells that are visited whatever their score, as long as fewer results than wanted are found.
+const NEAREST: usize = 8;
 /// Candidates of the first cells that are refined before there is a threshold, a wanted result.
 const OPENING: usize = 2;
 /// Bytes of the next posting that are asked for while this one is scanned.
@@ -64,8 +65,10 @@ pub(crate) struct CellsScratch {
     keys: Vec<u64>,
     picked: Vec<u32>,
     distances: Vec<f32>,
-    /// A bit a vector: whether it was refined already.
+    /// A bit a vector: whether it was refined already; all zero between searches.
     seen: Vec<u64>,
+    /// The vectors whose bit is set.
+    marked: Vec<u32>,
     /// The best so far, the worst on top.
     best: BinaryHeap<u64>,
 }
@@ -139,8 +142,7 @@ impl Cells {
         scratch.best.clear();
         let mut walk = Walk { cells: self, kernels, ready, depth, effort, allow, limit: f32::INFINITY };
         let walked = walk.run(scratch, counters);
-        // What was seen is among the cells that were visited; nearly all bits are still zero.
-        scratch.seen.fill(0);
+        scratch.marked.drain(..).for_each(|id| scratch.seen[id as usize / 64] = 0);
         walked?;
         found.extend(scratch.best.drain().map(|key| (distance(key), key as u32)));
         found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -160,6 +162,23 @@ impl Cells {
     }
 }
 
+/// Moves the `wanted` nearest cells to the front, in order, and returns how many there are.
+fn nearest(order: &mut [u64], wanted: usize) -> usize {
+    let part = wanted.min(order.len());
+    if part < order.len() {
+        order.select_nth_unstable(part - 1);
+    }
+    order[..part].sort_unstable();
+    part
+}
+
+/// `ln(1 + rank)`.
+fn log(rank: usize) -> f32 {
+    static LOGS: OnceLock<[f32; 256]> = OnceLock::new();
+    let logs = LOGS.get_or_init(|| std::array::from_fn(|rank| (1.0 + rank as f32).ln()));
+    logs.get(rank).copied().unwrap_or_else(|| (1.0 + rank as f32).ln())
+}
+
 /// One walk over the cells.
 struct Walk<'a> {
     cells: &'a Cells,
@@ -173,44 +192,66 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Visits cells until the rest are not worth it. `order` holds all of them, in no order.
     fn run(&mut self, scratch: &mut CellsScratch, counters: &mut Counters) -> Result<()> {
-        let (mut ordered, mut wanted, cells) = (0, ORDERED_FIRST, scratch.order.len());
-        for rank in 0..cells {
-            if rank == ordered {
-                // The next ones, nearest first; nearly always the first lot is enough.
-                let rest = &mut scratch.order[ordered..];
-                let part = wanted.min(rest.len());
-                if part < rest.len() {
-                    rest.select_nth_unstable(part - 1);
-                }
-                rest[..part].sort_unstable();
-                ordered += part;
-                wanted *= 4;
-                if let Some((allow, _)) = self.allow {
-                    allow.check_stop()?;
-                }
+        let (mut done, cells) = (0, scratch.order.len());
+        while done < cells {
+            // The nearest first, until there are results to compare with; then all that can matter at once.
+            let part = if self.limit.is_finite() {
+                self.within(&mut scratch.order[done..])
+            } else {
+                nearest(&mut scratch.order[done..], NEAREST.max(done))
+            };
+            if part == 0 {
+                break;
             }
-            let key = scratch.order[rank];
-            let (distance, cell) = (distance(key), key as u32 as usize);
-            if self.limit.is_finite() {
-                let rank_score = self.effort.weight * ((rank + 1) as f32).ln();
-                if rank_score - COSINE_WEIGHT > self.effort.threshold {
-                    break;
-                }
-                let radius = self.cells.radii[cell];
-                let cosine =
-                    (distance + radius * radius - self.limit) / (2.0 * radius * distance.sqrt() + 1e-12);
-                if rank_score + COSINE_WEIGHT * cosine > self.effort.threshold {
+            if let Some((allow, _)) = self.allow {
+                allow.check_stop()?;
+            }
+            for rank in done..done + part {
+                let key = scratch.order[rank];
+                let (distance, cell) = (distance(key), key as u32 as usize);
+                if self.limit.is_finite() && self.score(rank, cell, distance) > self.effort.threshold {
                     continue;
                 }
+                if let Some(next) = scratch.order[..done + part].get(rank + 1) {
+                    let posting = self.cells.posting(*next as u32 as usize);
+                    self.kernels.prefetch(&posting[..posting.len().min(PREFETCH_BYTES)]);
+                }
+                self.visit(cell, distance, scratch, counters);
             }
-            if let Some(next) = scratch.order.get(rank + 1).filter(|_| rank + 1 < ordered) {
-                let posting = self.cells.posting(*next as u32 as usize);
-                self.kernels.prefetch(&posting[..posting.len().min(PREFETCH_BYTES)]);
-            }
-            self.visit(cell, distance, scratch, counters);
+            done += part;
         }
         Ok(())
+    }
+
+    /// How unlikely the cell of this rank is to hold a better vector.
+    fn score(&self, rank: usize, cell: usize, distance: f32) -> f32 {
+        let radius = self.cells.radii[cell];
+        let cosine = (distance + radius * radius - self.limit) / (2.0 * radius * distance.sqrt() + 1e-12);
+        self.effort.weight * log(rank) + COSINE_WEIGHT * cosine
+    }
+
+    /// Moves the cells that can still pass to the front, nearest first, and returns how many there are.
+    ///
+    /// Whatever the radius of a cell at squared distance d > T, the cosine is at least `sqrt(1 - T / d)`, so
+    /// that no cell beyond some distance passes.
+    fn within(&self, order: &mut [u64]) -> usize {
+        let most = (self.effort.threshold / COSINE_WEIGHT).max(0.0);
+        let mut count = 0;
+        if most >= 1.0 {
+            count = order.len();
+        } else {
+            let farthest = key(self.limit / (1.0 - most * most), u32::MAX);
+            for at in 0..order.len() {
+                let key = order[at];
+                order[at] = order[count];
+                order[count] = key;
+                count += usize::from(key <= farthest);
+            }
+        }
+        order[..count].sort_unstable();
+        count
     }
 
     /// Scans a posting and refines its candidates.
@@ -256,7 +297,8 @@ impl Walk<'_> {
 
     /// Gives the picked vectors their refine distances, and the best of them a place.
     fn refine(&mut self, scratch: &mut CellsScratch, counters: &mut Counters) {
-        let CellsScratch { query, sums, picked, distances, seen, best, .. } = scratch;
+        let CellsScratch { query, sums, picked, distances, seen, marked, best, .. } = scratch;
+        marked.extend_from_slice(picked);
         if picked.is_empty() {
             return;
         }

@@ -31,10 +31,10 @@ pub(super) const BYTES_VNNI: ByteKernels = ByteKernels { dots: dots_vnni, picked
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
-fn prefetch(bytes: &[u8]) {
-    for at in (0..bytes.len()).step_by(LINE_BYTES) {
-        // SAFETY: a hint on an address inside of the slice.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().add(at).cast()) };
+fn prefetch(from: *const u8, bytes: usize) {
+    for at in (0..bytes).step_by(LINE_BYTES) {
+        // SAFETY: a hint, which may be given any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(at).cast()) };
     }
 }
 
@@ -336,7 +336,7 @@ macro_rules! byte_kernels {
             $picked(query: &[i16], rows: &[u8], stride: usize, picks: &[u32], products: &mut [i32]) {
                 for (at, (pick, product)) in picks.iter().zip(products).enumerate() {
                     if let Some(next) = bytes::ahead(picks, at) {
-                        prefetch(&rows[next * stride..][..query.len()]);
+                        prefetch(rows[next * stride..].as_ptr(), query.len());
                     }
                     // SAFETY: the front checked that every picked row is there.
                     [*product] = unsafe { $rows(query, [rows.as_ptr().add(*pick as usize * stride)]) };
