@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::dataset::{self, Matrix};
 use crate::drive::{self, Load, Pass};
-use crate::engine::{self, Access, COLLECTION, Embedded, Engine, Remote, Size, VECTOR};
+use crate::engine::{self, Access, COLLECTION, Embedded, Engine, Remote, Size, VECTOR, Wanted};
 use crate::latency::Latency;
 use crate::machine::{self, Machine};
 use crate::recall;
@@ -32,7 +32,8 @@ const EXPLAINED_QUERIES: usize = 50;
 const PAGE_BYTES: f64 = 4_096.0;
 const MIB: f64 = 1_048_576.0;
 
-const COLUMNS: [Column; 15] = [
+const COLUMNS: [Column; 16] = [
+    ("asked", 3),
     ("threads", 0),
     ("batch", 0),
     ("recall", 4),
@@ -77,9 +78,10 @@ pub struct Args {
     /// Memory budget of the engine in MiB; left out: its default
     #[arg(long)]
     memory_mb: Option<u64>,
-    /// Recall that is asked for, 0 to 1: a goal of the report
-    #[arg(long, value_parser = share)]
-    recall: Option<f64>,
+    /// Recall asked of the engine, and a goal of the report, above 0 and at most 1; several values give several
+    /// rows: 0.9,0.95,0.99; left out: the engine's default and no goal
+    #[arg(long, value_delimiter = ',', value_parser = share)]
+    recall: Vec<f32>,
     /// Index: auto or flat
     #[arg(long, default_value = "auto", value_parser = named::<IndexKind>)]
     index: IndexKind,
@@ -119,6 +121,8 @@ pub struct Args {
 /// A measured point.
 #[derive(Serialize)]
 struct Point {
+    /// What was asked for.
+    asked: Option<f32>,
     threads: usize,
     batch: usize,
     recall: f64,
@@ -188,13 +192,16 @@ pub fn run(args: &Args) -> Result<()> {
     machine::reset_peak(engine.process());
 
     let mut measured = Vec::new();
-    for &threads in &args.threads {
-        for &batch in &args.batch {
-            let load = Load { k: args.k, threads, batch, warm_up: args.warm_up };
-            measured.push(measure(engine, &queries, load, args.repeat)?);
+    for recall in asked(args) {
+        let wanted = Wanted { k: args.k, recall };
+        let pages_per_query = pages(engine, &queries, wanted)?;
+        for &threads in &args.threads {
+            for &batch in &args.batch {
+                let load = Load { wanted, threads, batch, warm_up: args.warm_up };
+                measured.push((measure(engine, &queries, load, args.repeat)?, pages_per_query));
+            }
         }
     }
-    let pages_per_query = pages(engine, &queries, args.k)?;
     let disk_bytes = engine.close()?;
 
     let limit = args.base_limit.unwrap_or(usize::MAX);
@@ -203,14 +210,14 @@ pub fn run(args: &Args) -> Result<()> {
         file => Truth::read(Path::new(file), queries.rows(), args.k, base_rows)?,
     };
     let (mut rows, mut goals) = (Vec::new(), Vec::new());
-    for mut run in measured {
+    for (mut run, pages_per_query) in measured {
         let quality = recall::judge(&args.base, limit, &queries, args.metric, &truth, &run.last.found)?;
         run.last.found = Vec::new();
         let cost = Cost { build_s, build_peak_mb, disk_bytes, pages_per_query };
         let point = point(&run, quality, &size, cost);
-        if let Some(goal) = args.recall {
+        if let Some(goal) = run.load.wanted.recall {
             let what = format!("recall@{}, {} threads, batch {}", args.k, point.threads, point.batch);
-            goals.push(Goal::at_least(what, quality.recall, goal));
+            goals.push(Goal::at_least(what, quality.recall, f64::from(goal)));
         }
         rows.push(report::row(point)?);
     }
@@ -330,11 +337,11 @@ fn measure(engine: &dyn Engine, queries: &Matrix, load: Load, repeat: usize) -> 
 }
 
 /// Mean 4 KiB pages read from disk by a search.
-fn pages(engine: &dyn Engine, queries: &Matrix, k: usize) -> Result<f64> {
+fn pages(engine: &dyn Engine, queries: &Matrix, wanted: Wanted) -> Result<f64> {
     let sample = queries.rows().min(EXPLAINED_QUERIES);
     let mut bytes = 0;
     for at in 0..sample {
-        bytes += engine.read_bytes(queries.row(at), k)?;
+        bytes += engine.read_bytes(queries.row(at), wanted)?;
     }
     Ok(bytes as f64 / PAGE_BYTES / sample as f64)
 }
@@ -342,6 +349,7 @@ fn pages(engine: &dyn Engine, queries: &Matrix, k: usize) -> Result<f64> {
 fn point(run: &Measured, quality: recall::Quality, size: &Size, cost: Cost) -> Point {
     let (rows, disk_bytes) = (size.rows as f64, cost.disk_bytes as f64);
     Point {
+        asked: run.load.wanted.recall,
         threads: run.load.threads,
         batch: run.load.batch,
         recall: quality.recall,
@@ -364,6 +372,14 @@ fn point(run: &Measured, quality: recall::Quality, size: &Size, cost: Cost) -> P
     }
 }
 
+/// The recalls to ask for.
+fn asked(args: &Args) -> Vec<Option<f32>> {
+    match args.recall.is_empty() {
+        true => vec![None],
+        false => args.recall.iter().copied().map(Some).collect(),
+    }
+}
+
 /// A value by the name that the schema's JSON uses.
 fn named<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(json!(text)).map_err(|error| error.to_string())
@@ -377,10 +393,10 @@ pub fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-fn share(text: &str) -> Result<f64, String> {
+fn share(text: &str) -> Result<f32, String> {
     match text.parse() {
-        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
-        _ => Err("a number from 0 to 1 is wanted".to_owned()),
+        Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
+        _ => Err("a number above 0 and at most 1 is wanted".to_owned()),
     }
 }
 

@@ -8,15 +8,15 @@ use std::sync::{PoisonError, RwLock, mpsc};
 use std::time::Instant;
 
 use crate::dataset::Matrix;
-use crate::engine::{Engine, Found, Searcher};
+use crate::engine::{Engine, Found, Searcher, Wanted};
 use crate::latency::Latency;
 use crate::{Error, Result};
 
 /// How a set of queries is sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Hits a query.
-    pub k: usize,
+    /// What a query asks for.
+    pub wanted: Wanted,
     /// Threads that send calls, at least 1.
     pub threads: usize,
     /// Queries a call, at least 1.
@@ -55,7 +55,7 @@ pub fn pass(engine: &dyn Engine, queries: &Matrix, load: Load) -> Result<Pass> {
             .step_by(threads)
             .map(|&start| (start..queries.rows().min(start + load.batch)).map(|at| queries.row(at)).collect())
             .collect();
-        searchers.push((calls.len(), engine.searcher(&calls, load.k)?));
+        searchers.push((calls.len(), engine.searcher(&calls, load.wanted)?));
     }
     let gate = RwLock::new(());
     let (shares, wall) = std::thread::scope(|scope| {
@@ -123,6 +123,8 @@ mod tests {
     use super::*;
     use crate::engine::testing::Echo;
 
+    const ONE: Wanted = Wanted { k: 1, recall: None };
+
     fn queries(rows: usize) -> Matrix {
         Matrix { dim: 2, data: (0..rows).flat_map(|row| [row as f32, 0.0]).collect() }
     }
@@ -130,7 +132,7 @@ mod tests {
     #[test]
     fn every_query_is_answered_in_its_place() {
         for (rows, threads, batch) in [(1, 4, 8), (10, 3, 4), (64, 2, 1), (33, 2, 32)] {
-            let load = Load { k: 1, threads, batch, warm_up: 5 };
+            let load = Load { wanted: ONE, threads, batch, warm_up: 5 };
             let pass = pass(&Echo::default(), &queries(rows), load).unwrap();
             let found: Vec<u32> = pass.found.iter().map(|hits| hits[0].row).collect();
             assert_eq!(found, (0..rows as u32).collect::<Vec<_>>());
@@ -140,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_failing_thread_ends_the_pass() {
-        let load = Load { k: 1, threads: 3, batch: 1, warm_up: 5 };
+        let load = Load { wanted: ONE, threads: 3, batch: 1, warm_up: 5 };
         let engine = Echo { fails_at: Some(4) };
         assert!(pass(&engine, &queries(9), load).is_err());
     }

@@ -15,7 +15,7 @@ use crate::Result;
 use crate::ann::{self, positive};
 use crate::dataset::{self, Matrix};
 use crate::drive::{self, Load};
-use crate::engine::{self, COLLECTION, Embedded, Engine, Found};
+use crate::engine::{self, COLLECTION, Embedded, Engine, Found, Wanted};
 use crate::machine::Machine;
 use crate::peer::{self, PEERS, Peers, Round, Way};
 use crate::recall::{self, Quality};
@@ -185,12 +185,17 @@ fn measure_set(
         recalls.insert(format!("{peer}_recall"), json!(judge.quality(&found)?.recall));
     }
     for &batch in &args.batch {
-        let whole = Load { k: args.k, threads: 1, batch, warm_up: 0 };
+        let whole = Load { wanted: Wanted { k: args.k, recall: None }, threads: 1, batch, warm_up: 0 };
         let quality = judge.quality(&drive::pass(&engine, &queries, whole)?.found)?;
         let what = format!("{}: recall@{}, batch {batch}", set.name, args.k);
         goals.push(Goal::at_least(what, quality.recall, RECALL_GOAL));
         for &threads in &args.threads {
-            let load = Load { k: args.k, threads, batch, warm_up: WARM_UP_CALLS * batch };
+            let load = Load {
+                wanted: Wanted { k: args.k, recall: None },
+                threads,
+                batch,
+                warm_up: WARM_UP_CALLS * batch,
+            };
             let (mut row, ratio) = measure(args, &engine, peers, &queries, load)?;
             let what = format!("{}: QPS over faiss, batch {batch}, {threads} threads", set.name);
             goals.push(Goal::at_least(what, ratio, ratio_goal(batch)));
@@ -240,7 +245,7 @@ fn measure(
         latency.add(&pass.latency)?;
         ours.push(pass.qps);
         for ((peer, way), rounds) in ways.iter().zip(&mut theirs) {
-            rounds.push(peers.run(peer, *way, load.k, load.batch, count)?);
+            rounds.push(peers.run(peer, *way, load.wanted.k, load.batch, count)?);
         }
     }
     let mut row = report::row(json!({
@@ -273,7 +278,7 @@ fn measure(
 fn fastest(peers: &mut Peers, peer: &str, load: Load, count: usize) -> Result<Way> {
     let mut best: Option<(f64, Way)> = None;
     for way in Way::all(peer, load.threads, load.batch) {
-        let qps = peers.run(peer, way, load.k, load.batch, count)?.qps;
+        let qps = peers.run(peer, way, load.wanted.k, load.batch, count)?.qps;
         if best.is_none_or(|(most, _)| qps > most) {
             best = Some((qps, way));
         }

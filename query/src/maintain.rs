@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
-use spandrel_index::segment::policy::{Bounds, Job, Size, disk_job, fresh_job};
+use spandrel_index::segment::policy::{Bounds, Job, Size, disk_job, fresh_job, merge_all_job};
 use spandrel_index::segment::{IndexDoc, Segment};
 use spandrel_index::stop::Stop;
 use spandrel_storage::record::FieldSet;
@@ -101,6 +101,8 @@ impl Wake {
 pub struct Maintenance {
     /// Fresh rows up to this one are to be on disk, whatever the policy says.
     flush_to: AtomicU64,
+    /// Segments up to this row are to be merged as far as they may be, whatever the policy says.
+    merge_to: AtomicU64,
     /// The last failure of each lane since it last succeeded.
     failures: [Mutex<Option<(Instant, Error)>>; 2],
     /// Read-held while a job works on the collection's files; a drop takes it whole.
@@ -150,6 +152,16 @@ pub fn flush(shared: &Shared, stop: &Stop) -> Result<()> {
             ));
         }
     }
+}
+
+/// Builds every row written so far into as few segments on disk as they fit in, and waits for it as
+/// [`settle`] does.
+pub fn optimize(shared: &Shared, stop: &Stop) -> Result<()> {
+    let target = shared.snapshot().last_row;
+    flush(shared, stop)?;
+    shared.maintenance.merge_to.fetch_max(target.0, Ordering::AcqRel);
+    shared.wake.wake(Lane::Disk);
+    settle(shared, stop)
 }
 
 /// Waits until the maintainers have nothing left to do for the collection: what it costs to search it is then
@@ -276,7 +288,10 @@ fn choose(shared: &Shared, snapshot: &Snapshot, lane: Lane) -> Option<Job> {
         })
         .collect();
     if lane == Lane::Disk {
-        return disk_job(&sizes);
+        let merge_to = RowId(shared.maintenance.merge_to.load(Ordering::Acquire));
+        let asked = |view: &View| view.segment.on_disk() && view.segment.last() <= merge_to;
+        let count = snapshot.views.iter().take_while(|view| asked(view)).count();
+        return merge_all_job(&sizes, count).or_else(|| disk_job(&sizes));
     }
     let fresh = sizes.partition_point(|size| size.on_disk);
     let flush_to = RowId(shared.maintenance.flush_to.load(Ordering::Acquire));

@@ -32,7 +32,7 @@ pub fn to_disk(shared: &Shared, inputs: &[View], docs: usize, source: segment::D
         0 => None,
         _ => {
             let path = shared.segment_path(id);
-            segment::build(&shared.indexer, &path, id, rows, source)?;
+            segment::build(&shared.indexer, &path, id, rows, shared.settings.build_threads, source)?;
             Some(Arc::new(Segment::open(&shared.indexer, &path, &shared.reader, &shared.memory)?))
         }
     };

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use spandrel_index::dense::SearchParams;
 use spandrel_storage::{SparseVector, Value};
 
 use crate::rag::chunk::ChunkOptions;
@@ -200,6 +201,11 @@ pub struct SearchRequest {
     pub fields: Fields,
     /// Whether to report counts and times of every stage.
     pub explain: bool,
+    /// Share of the true nearest that dense routes are to find, on average: above 0, at most 1. Segments of
+    /// few vectors are searched exactly whatever this says.
+    pub recall: f32,
+    /// Whether dense routes score every vector that the search may see, instead.
+    pub exact: bool,
     /// Time allowed, from the call; past it the search fails with
     /// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline).
     pub timeout: Option<Duration>,
@@ -217,6 +223,8 @@ impl Default for SearchRequest {
             score_threshold: None,
             fields: Fields::default(),
             explain: false,
+            recall: SearchParams::default().recall,
+            exact: false,
             timeout: None,
         }
     }

@@ -1,6 +1,5 @@
 //! One route of a search: a field, a query that fits it, and the candidates it finds in every segment.
 
-use spandrel_index::dense::Ask;
 use spandrel_index::stop::Stop;
 use spandrel_index::text::{Bm25, TextQuery, TextStats};
 use spandrel_index::topk::{Scored, TopK};
@@ -151,7 +150,7 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
         match route {
             CheckedRoute::Dense { field, query } => {
                 if let Some(index) = segment.dense(*field) {
-                    let ask = Ask::new(segment.rows(), &allow);
+                    let ask = search.ask(scope, &allow);
                     with_scratch(|scratch| index.search(query, &ask, &mut top, scratch, &mut counters))?;
                 }
             }
@@ -200,13 +199,7 @@ pub(crate) fn run_together(
         if let Some(index) = segment.dense(field) {
             let allow = scope.allow();
             with_scratch(|scratch| {
-                index.search_batch(
-                    queries,
-                    &Ask::new(segment.rows(), &allow),
-                    &mut tops,
-                    scratch,
-                    &mut counters,
-                )
+                index.search_batch(queries, &search.ask(scope, &allow), &mut tops, scratch, &mut counters)
             })?;
         }
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use roaring::RoaringBitmap;
 use spandrel_index::allow::Allow;
+use spandrel_index::dense::{Ask, SearchParams};
 use spandrel_index::stop::Stop;
 use spandrel_index::topk::Scored;
 use spandrel_storage::{FieldId, RowId, TenantId};
@@ -134,6 +135,7 @@ fn groups(requests: &[SearchRequest], checked: &[Vec<CheckedRoute>]) -> Vec<Vec<
             route::scored_together(&checked[at], &checked[group[0]])
                 && first.tenant == request.tenant
                 && first.filter == request.filter
+                && (first.recall, first.exact) == (request.recall, request.exact)
         };
         match groups.iter_mut().find(joins) {
             Some(group) => group.push(at),
@@ -187,6 +189,12 @@ fn check(shared: &Shared, request: &SearchRequest) -> Result<Vec<CheckedRoute>> 
     if request.score_threshold.is_some_and(f32::is_nan) {
         return Err(Error::invalid("score_threshold is not a number"));
     }
+    if !(request.recall > 0.0 && request.recall <= 1.0) {
+        return Err(Error::invalid(format!(
+            "recall is {}; it is above 0 and at most 1, usually 0.9 to 0.99",
+            request.recall
+        )));
+    }
     // The filter and the names of the fields are checked even when the tenant turns out to be empty.
     fetch::field_set(&shared.schema, &request.fields)?;
     if let Some(filter) = &request.filter {
@@ -203,6 +211,12 @@ fn empty(request: &SearchRequest, started: Instant) -> SearchResponse {
 }
 
 impl<'a> Search<'a> {
+    /// What the dense index of a scope is asked.
+    pub fn ask<'b>(&self, scope: &'b Scope<'_>, allow: &'b Allow<'b>) -> Ask<'b> {
+        let params = SearchParams { recall: self.request.recall, exact: self.request.exact };
+        Ask { rows: scope.view.segment.rows(), allow, params }
+    }
+
     fn new(
         shared: &'a Shared,
         request: &'a SearchRequest,

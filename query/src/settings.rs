@@ -25,8 +25,8 @@ pub enum Durability {
 pub struct Settings {
     /// When a write is acknowledged.
     pub durability: Durability,
-    /// Caps the dense vectors of segments that are kept in memory, in bytes; beyond it they are read from
-    /// disk on every query. Text, sparse and payload indexes, fresh rows and the row cache come on top.
+    /// Caps the dense vectors of segments and the cells over them that are kept in memory, in bytes; vectors
+    /// beyond it are read from disk when they are scored. Text, sparse and payload indexes, fresh rows and the row cache come on top.
     pub memory_budget_bytes: u64,
     /// Fresh rows a collection holds in memory before they are built into a segment on disk.
     pub fresh_rows_max: usize,
@@ -34,6 +34,8 @@ pub struct Settings {
     pub fresh_bytes_max: u64,
     /// Bytes of fresh rows at which writers wait for the maintainer.
     pub backlog_bytes_max: u64,
+    /// Threads that build a segment's index; 0: as many as the machine runs at once.
+    pub build_threads: usize,
     /// Cache of the row store, in bytes.
     pub row_cache_bytes: u64,
     /// Bytes of rows that one answer may hold; a request whose rows have more is refused.
@@ -48,6 +50,7 @@ impl Default for Settings {
             fresh_rows_max: 32_768,
             fresh_bytes_max: 64 << 20,
             backlog_bytes_max: 512 << 20,
+            build_threads: 0,
             row_cache_bytes: 64 << 20,
             response_bytes_max: 256 << 20,
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use spandrel::{Collection, Database, FieldValue, Fields, Hit, Route, Row, Schema, SearchRequest, Settings};
 
-use super::{Engine, Found, Process, Searcher, Size, VECTOR, Writer, row_of};
+use super::{Engine, Found, Process, Searcher, Size, VECTOR, Wanted, Writer, row_of};
 use crate::{Error, Result};
 
 /// A database in a folder, with its bench collection.
@@ -46,8 +46,8 @@ impl Engine for Embedded {
         Ok(Box::new(Rows(&self.collection)))
     }
 
-    fn searcher(&self, calls: &[Vec<&[f32]>], k: usize) -> Result<Box<dyn Searcher + Send + '_>> {
-        let request = |query: &&[f32]| request(query, k, false);
+    fn searcher(&self, calls: &[Vec<&[f32]>], wanted: Wanted) -> Result<Box<dyn Searcher + Send + '_>> {
+        let request = |query: &&[f32]| request(query, wanted, false);
         let calls = calls.iter().map(|call| call.iter().map(request).collect()).collect();
         Ok(Box::new(Calls { collection: &self.collection, calls }))
     }
@@ -57,7 +57,7 @@ impl Engine for Embedded {
     }
 
     fn settle(&self) -> Result<()> {
-        Ok(self.collection.settle()?)
+        Ok(self.collection.optimize()?)
     }
 
     fn size(&self) -> Result<Size> {
@@ -72,8 +72,8 @@ impl Engine for Embedded {
         })
     }
 
-    fn read_bytes(&self, query: &[f32], k: usize) -> Result<u64> {
-        let response = self.collection.search(&request(query, k, true))?;
+    fn read_bytes(&self, query: &[f32], wanted: Wanted) -> Result<u64> {
+        let response = self.collection.search(&request(query, wanted, true))?;
         let explain = response.explain.ok_or_else(|| Error::from("the engine did not explain a search"))?;
         Ok(explain.stages.iter().map(|stage| stage.read_bytes).sum())
     }
@@ -126,9 +126,10 @@ impl Searcher for Calls<'_> {
     }
 }
 
-fn request(query: &[f32], k: usize, explain: bool) -> SearchRequest {
-    let route = Route::dense(VECTOR, query.to_vec());
-    SearchRequest { k, fields: Fields::None, explain, ..SearchRequest::new(route) }
+fn request(query: &[f32], wanted: Wanted, explain: bool) -> SearchRequest {
+    let request = SearchRequest::new(Route::dense(VECTOR, query.to_vec()));
+    let recall = wanted.recall.unwrap_or(request.recall);
+    SearchRequest { k: wanted.k, recall, fields: Fields::None, explain, ..request }
 }
 
 fn found(hits: &[Hit]) -> Result<Vec<Found>> {

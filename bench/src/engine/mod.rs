@@ -60,6 +60,15 @@ pub enum Process {
     Unknown,
 }
 
+/// What every search asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Hits a query.
+    pub k: usize,
+    /// Share of the true nearest; none for the engine's default.
+    pub recall: Option<f32>,
+}
+
 /// A database with one collection.
 pub trait Engine: Sync {
     /// A connection that writes, for one thread.
@@ -69,11 +78,11 @@ pub trait Engine: Sync {
     fn writer(&self) -> Result<Box<dyn Writer + Send + '_>>;
 
     /// A connection that searches, for one thread, with the requests for these calls made: `calls[c]` are the
-    /// query vectors of call `c`, `k` the hits each wants.
+    /// query vectors of call `c`.
     ///
     /// # Errors
     /// It cannot be made.
-    fn searcher(&self, calls: &[Vec<&[f32]>], k: usize) -> Result<Box<dyn Searcher + Send + '_>>;
+    fn searcher(&self, calls: &[Vec<&[f32]>], wanted: Wanted) -> Result<Box<dyn Searcher + Send + '_>>;
 
     /// Builds all fresh rows into segments and waits for it.
     ///
@@ -81,8 +90,8 @@ pub trait Engine: Sync {
     /// The engine's.
     fn flush(&self) -> Result<()>;
 
-    /// As [`flush`](Self::flush), and waits until background merging has ended: nothing runs beside what is
-    /// measured next.
+    /// As [`flush`](Self::flush), merges segments as far as the engine lets its caller, and waits until that
+    /// has ended: nothing runs beside what is measured next.
     ///
     /// # Errors
     /// The engine's.
@@ -98,7 +107,7 @@ pub trait Engine: Sync {
     ///
     /// # Errors
     /// The engine's.
-    fn read_bytes(&self, query: &[f32], k: usize) -> Result<u64>;
+    fn read_bytes(&self, query: &[f32], wanted: Wanted) -> Result<u64>;
 
     /// The vectors that it keeps of these rows of the base, as they were sent; none where it has no such
     /// row.

@@ -20,7 +20,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
-use super::{Engine, Found, Process, Searcher, Size, VECTOR, Writer, row_of, wire};
+use super::{Engine, Found, Process, Searcher, Size, VECTOR, Wanted, Writer, row_of, wire};
 use crate::{Error, Result};
 
 /// Looks at a server's segments that have to agree before it counts as settled, and the pause between them.
@@ -186,8 +186,8 @@ impl Engine for Remote {
         })
     }
 
-    fn searcher(&self, calls: &[Vec<&[f32]>], k: usize) -> Result<Box<dyn Searcher + Send + '_>> {
-        let request = |query: &&[f32]| wire::search(&self.collection, query, k, false);
+    fn searcher(&self, calls: &[Vec<&[f32]>], wanted: Wanted) -> Result<Box<dyn Searcher + Send + '_>> {
+        let request = |query: &&[f32]| wire::search(&self.collection, query, wanted, false);
         let calls =
             calls.iter().map(|call| call.iter().map(request).collect()).collect::<Result<Vec<_>>>()?;
         let connection = self.connect(Builder::new_current_thread())?;
@@ -231,9 +231,9 @@ impl Engine for Remote {
         })
     }
 
-    fn read_bytes(&self, query: &[f32], k: usize) -> Result<u64> {
+    fn read_bytes(&self, query: &[f32], wanted: Wanted) -> Result<u64> {
         let connection = self.connect(Builder::new_current_thread())?;
-        let request = connection.request(wire::search(&self.collection, query, k, true)?);
+        let request = connection.request(wire::search(&self.collection, query, wanted, true)?);
         let answer = connection.runtime.block_on(connection.search_client().search(request)).map_err(told)?;
         let explain = answer.into_inner().explain.ok_or("the server did not explain a search")?;
         Ok(explain.stages.iter().map(|stage| stage.read_bytes).sum())

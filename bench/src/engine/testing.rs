@@ -1,6 +1,6 @@
 //! An engine for tests of the bench itself: the hit of a query is the row that its first element names.
 
-use super::{Engine, Found, Process, Result, Searcher, Size, Writer};
+use super::{Engine, Found, Process, Result, Searcher, Size, Wanted, Writer};
 
 /// Answers at once; with `fails_at`, fails on queries whose first element is that.
 #[derive(Default)]
@@ -15,7 +15,7 @@ impl Engine for Echo {
         Err("read only".into())
     }
 
-    fn searcher(&self, calls: &[Vec<&[f32]>], _k: usize) -> Result<Box<dyn Searcher + Send + '_>> {
+    fn searcher(&self, calls: &[Vec<&[f32]>], _wanted: Wanted) -> Result<Box<dyn Searcher + Send + '_>> {
         let rows = calls.iter().map(|call| call.iter().map(|query| query[0] as u32).collect()).collect();
         Ok(Box::new(Calls(self, rows)))
     }
@@ -32,7 +32,7 @@ impl Engine for Echo {
         Ok(Size::default())
     }
 
-    fn read_bytes(&self, _query: &[f32], _k: usize) -> Result<u64> {
+    fn read_bytes(&self, _query: &[f32], _wanted: Wanted) -> Result<u64> {
         Ok(0)
     }
 

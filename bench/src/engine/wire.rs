@@ -3,7 +3,7 @@
 use spandrel::{Element, FieldKind, FieldValue, IndexKind, Metric, PayloadKind, Row, Schema, Value};
 use spandrel_proto::v1 as pb;
 
-use super::VECTOR;
+use super::{VECTOR, Wanted};
 use crate::Result;
 
 /// A row; its vectors travel as little-endian bytes, which is cheaper than packed floats on both sides.
@@ -64,7 +64,7 @@ fn dense(vector: &[f32]) -> pb::DenseVector {
 ///
 /// # Errors
 /// `k` is beyond what the wire can say.
-pub fn search(collection: &str, query: &[f32], k: usize, explain: bool) -> Result<pb::SearchRequest> {
+pub fn search(collection: &str, query: &[f32], wanted: Wanted, explain: bool) -> Result<pb::SearchRequest> {
     let route = pb::Route {
         field: VECTOR.to_owned(),
         query: Some(pb::route::Query::Dense(dense(query))),
@@ -73,7 +73,8 @@ pub fn search(collection: &str, query: &[f32], k: usize, explain: bool) -> Resul
     Ok(pb::SearchRequest {
         collection: collection.to_owned(),
         routes: vec![route],
-        k: u32::try_from(k)?,
+        k: u32::try_from(wanted.k)?,
+        recall: wanted.recall,
         fields: Some(pb::Fields { mode: pb::fields::Mode::None.into(), names: Vec::new() }),
         explain,
         ..pb::SearchRequest::default()

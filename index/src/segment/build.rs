@@ -5,6 +5,7 @@
 //! | `rows` | first and last write covered, then the row of each doc, u64 each |
 //! | `tenants` | (tenant, first doc) of each tenant, u32 each |
 //! | `dense/N`, `sparse/N`, `payload/N` | the index of field N, in its own layout |
+//! | `cells/N` | the cells over the vectors of field N, when there are enough of them |
 //! | `text/FILE` | the files of the text index |
 //!
 //! Docs are read once for everything but dense fields, and once more for each of those, so that one field's
@@ -16,10 +17,11 @@ use std::sync::Arc;
 
 use spandrel_storage::file::{SegmentInfo, SegmentWriter};
 use spandrel_storage::record::FieldSet;
-use spandrel_storage::{FieldId, FieldKind, RowId, Schema};
+use spandrel_storage::{DenseSpec, FieldId, FieldKind, IndexKind, RowId, Schema};
 
 use super::fresh::FieldBuilder;
 use super::{IndexDoc, Indexer, Order};
+use crate::dense::ssd;
 use crate::error::{Error, Result};
 use crate::text::TextBuilder;
 
@@ -41,10 +43,16 @@ pub(super) fn section_name(kind: &FieldKind, id: usize) -> Option<String> {
     }
 }
 
+/// The section of the cells over a dense field.
+pub(super) fn cells_name(id: usize) -> String {
+    format!("cells/{id}")
+}
+
 /// Section names of the files of the text index start with this.
 pub(super) const TEXT_PREFIX: &str = "text/";
 
-/// Writes a segment file that covers `range`, durably. The file is not there unless this succeeds.
+/// Writes a segment file that covers `range`, durably, with up to `threads` threads (0: as many as the machine
+/// runs). The file is not there unless this succeeds.
 ///
 /// # Errors
 /// What `source` fails with; [`Error::Storage`] when the file cannot be written.
@@ -53,6 +61,7 @@ pub fn build(
     path: &Path,
     id: u64,
     range: RangeInclusive<RowId>,
+    threads: usize,
     source: DocSource<'_>,
 ) -> Result<SegmentInfo> {
     let schema = indexer.schema();
@@ -60,7 +69,7 @@ pub fn build(
     let docs = write_light(schema, &mut writer, &range, source)?;
     for (at, field) in schema.fields.iter().enumerate() {
         if matches!(field.kind, FieldKind::Dense(_)) {
-            write_dense(schema, &mut writer, FieldId(at as u16), docs, source)?;
+            write_dense(schema, &mut writer, FieldId(at as u16), (docs, threads), source)?;
         }
     }
     Ok(writer.finish()?)
@@ -129,7 +138,7 @@ fn write_dense(
     schema: &Schema,
     writer: &mut SegmentWriter,
     id: FieldId,
-    docs: u32,
+    (docs, threads): (u32, usize),
     source: DocSource<'_>,
 ) -> Result<()> {
     let field = schema.get(id);
@@ -149,11 +158,31 @@ fn write_dense(
     else {
         return Ok(());
     };
-    writer.section(&name)?;
+    write_section(writer, &name, |section| builder.write(section))?;
+    let FieldKind::Dense(spec) = &field.kind else { return Ok(()) };
+    if has_cells(spec, builder.vectors()) {
+        let rows = |at: usize, out: &mut [f32]| builder.row(at, out);
+        let cells = ssd::build(spec, &rows, builder.vectors(), crate::parallel::threads(threads));
+        write_section(writer, &cells_name(usize::from(id.0)), |section| cells.write(section))?;
+    }
+    Ok(())
+}
+
+/// Whether so many vectors of a field get cells.
+fn has_cells(spec: &DenseSpec, vectors: u32) -> bool {
+    spec.index != IndexKind::Flat && vectors >= ssd::VECTORS_MIN
+}
+
+fn write_section(
+    writer: &mut SegmentWriter,
+    name: &str,
+    write: impl FnOnce(&mut SectionBytes<'_>) -> std::io::Result<()>,
+) -> Result<()> {
+    writer.section(name)?;
     let mut section = SectionBytes { writer, failure: None };
-    match (builder.write(&mut section), section.failure) {
+    match (write(&mut section), section.failure) {
         (_, Some(failure)) => Err(failure.into()),
-        (Err(error), None) => Err(spandrel_storage::Error::io("write", Path::new(&name), error).into()),
+        (Err(error), None) => Err(spandrel_storage::Error::io("write", Path::new(name), error).into()),
         (Ok(()), None) => Ok(()),
     }
 }

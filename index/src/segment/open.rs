@@ -9,10 +9,11 @@ use spandrel_storage::file::{Section, SegmentFile};
 use spandrel_storage::io::{BatchRead, Extent};
 use spandrel_storage::{FieldKind, PayloadKind, RowId, TenantId};
 
-use super::build::{KIND, TEXT_PREFIX, section_name};
+use super::build::{KIND, TEXT_PREFIX, cells_name, section_name};
 use super::{FieldIndex, Indexer, Place, Segment};
 use crate::budget::{MemoryBudget, Reservation};
 use crate::dense::flat::Flat;
+use crate::dense::ssd::{self, Ssd};
 use crate::dense::vectors::{ChunkSource, Residency};
 use crate::error::{Error, Result};
 use crate::payload::PayloadIndex;
@@ -48,12 +49,17 @@ impl Segment {
             fields.push(match &field.kind {
                 FieldKind::Payload { kind: PayloadKind::Json } | FieldKind::Text(_) => FieldIndex::None,
                 FieldKind::Dense(spec) => {
-                    let section = file.require(&name)?;
-                    let residency = residency(memory, section.len(), &mut reserved);
-                    let source: Arc<dyn ChunkSource> = Arc::new(SectionSource(section));
-                    let index = Flat::open(&name, spec, source, residency)?;
-                    check_docs(&name, index.docs(), rows.len())?;
-                    FieldIndex::Dense(Box::new(index))
+                    let flat_section = file.require(&name)?;
+                    // The cells first: they are what makes most searches fast.
+                    let cells = open_cells(&file, &cells_name(at), memory, &mut reserved)?;
+                    let residency = residency(memory, flat_section.len(), &mut reserved);
+                    let source: Arc<dyn ChunkSource> = Arc::new(SectionSource(flat_section));
+                    let flat = Flat::open(&name, spec, source, residency)?;
+                    check_docs(&name, flat.docs(), rows.len())?;
+                    FieldIndex::Dense(match cells {
+                        Some(cells) => Box::new(Ssd::open(&cells_name(at), spec, flat, &cells)?),
+                        None => Box::new(flat),
+                    })
                 }
                 FieldKind::Sparse => {
                     let index = SparseFlat::read(&file.require(&name)?.read_all()?)?;
@@ -93,6 +99,22 @@ fn check_docs(section: &str, found: u32, expected: usize) -> Result<()> {
         true => Ok(()),
         false => Err(damaged(section, format!("it has {found} docs, the segment has {expected}"))),
     }
+}
+
+/// The cells of a field, when it has some and the budget has room for them.
+fn open_cells(
+    file: &SegmentFile,
+    name: &str,
+    memory: &Arc<MemoryBudget>,
+    reserved: &mut Vec<Reservation>,
+) -> Result<Option<Arc<dyn ChunkSource>>> {
+    let Some(section) = file.section(name) else { return Ok(None) };
+    let source: Arc<dyn ChunkSource> = Arc::new(SectionSource(section));
+    let bytes = ssd::resident_bytes(name, source.as_ref())?;
+    Ok(match residency(memory, bytes, reserved) {
+        Residency::Memory => Some(source),
+        Residency::Disk => None,
+    })
 }
 
 /// Keeps a section in memory where the budget has room.

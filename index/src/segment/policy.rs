@@ -72,6 +72,26 @@ pub fn disk_job(sizes: &[Size]) -> Option<Job> {
     merge_disk(&sizes[..sizes.partition_point(|size| size.on_disk)])
 }
 
+/// The next job that leaves as few segments as may be of the first `count`, which are on disk; none: nothing
+/// to do.
+pub fn merge_all_job(sizes: &[Size], count: usize) -> Option<Job> {
+    let live = |size: &Size| size.docs.saturating_sub(size.deleted);
+    let mut start = 0;
+    while start < count {
+        let mut docs = live(&sizes[start]);
+        let mut end = start + 1;
+        while end < count && docs + live(&sizes[end]) <= SEGMENT_DOCS_MAX {
+            docs += live(&sizes[end]);
+            end += 1;
+        }
+        if end > start + 1 {
+            return Some(Job::MergeDisk(start..end));
+        }
+        start = end;
+    }
+    None
+}
+
 fn merge_fresh(sizes: &[Size], fresh: Range<usize>) -> Option<Job> {
     let docs: Vec<u64> = sizes[fresh.clone()].iter().map(|size| size.docs).collect();
     let run = newest_run(&docs, MEMORY_FANOUT, u64::MAX)?;
@@ -221,6 +241,22 @@ mod tests {
         sizes[0].deleted = 1_000;
         settle(&mut sizes);
         assert_eq!(sizes, vec![size(500, true)]);
+    }
+
+    #[test]
+    fn merging_all_leaves_as_few_as_fit() {
+        let half = SEGMENT_DOCS_MAX / 2;
+        let mut sizes: Vec<Size> =
+            [10, half, half, 7, SEGMENT_DOCS_MAX, 1, 1].map(|docs| size(docs, true)).into();
+        sizes.push(size(5, false));
+        while let Some(Job::MergeDisk(range)) = merge_all_job(&sizes, sizes.len() - 1) {
+            assert!(range.len() > 1);
+            let docs = sizes[range.clone()].iter().map(|size| size.docs).sum();
+            sizes.splice(range, [size(docs, true)]);
+        }
+        let left: Vec<u64> = sizes.iter().map(|size| size.docs).collect();
+        assert_eq!(left, [half + 10, half + 7, SEGMENT_DOCS_MAX, 2, 5]);
+        assert_eq!(merge_all_job(&[], 0), None);
     }
 
     #[test]

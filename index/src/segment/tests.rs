@@ -69,7 +69,7 @@ fn on_disk(
                       each: &mut dyn FnMut(Arc<IndexDoc>) -> crate::Result<()>| {
         sorted.iter().try_for_each(|doc| each(Arc::clone(doc)))
     };
-    build(indexer, &path, 7, range, &mut source).unwrap();
+    build(indexer, &path, 7, range, 1, &mut source).unwrap();
     let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
     Segment::open(indexer, &path, &reader, &Arc::new(MemoryBudget::new(budget_bytes))).unwrap()
 }

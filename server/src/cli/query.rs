@@ -65,13 +65,20 @@ pub(super) struct QueryArgs {
     /// Show counts and times of every stage
     #[arg(long)]
     explain: bool,
+    /// Share of the nearest that dense routes are to find, on average
+    #[arg(long, default_value_t = SearchRequest::default().recall, value_name = "SHARE")]
+    recall: f32,
+    /// Score every vector in dense routes
+    #[arg(long)]
+    exact: bool,
     /// Give up after this time
     #[arg(long, value_name = "MS")]
     timeout_ms: Option<u64>,
     /// A whole request as JSON, @FILE or -, instead of all flags above but --tenant; docs/cli.md shows one
     #[arg(long, value_name = "JSON", conflicts_with_all = [
         "text", "text_field", "vector", "semantic", "vector_field", "sparse", "sparse_field", "fusion", "filter",
-        "k", "offset", "score_threshold", "fields", "explain", "timeout_ms",
+        "k", "offset", "score_threshold", "fields", "explain", "recall",
+        "exact", "timeout_ms",
     ])]
     request: Option<String>,
 }
@@ -115,6 +122,8 @@ impl QueryArgs {
             score_threshold: self.score_threshold,
             fields: fields(&self.fields),
             explain: self.explain,
+            recall: self.recall,
+            exact: self.exact,
             timeout: self.timeout_ms.map(Duration::from_millis),
         })
     }

@@ -221,7 +221,7 @@ pub const KEYS: &[Key] = &[
         "engine.memory_budget_bytes",
         Kind::Bytes,
         "1073741824",
-        "Caps the dense vectors of segments kept in memory; beyond it they are read from disk.",
+        "Caps dense vectors and the cells over them in memory; vectors beyond it are read from disk.",
     ),
     key(
         "engine.fresh_rows_max",
@@ -236,6 +236,12 @@ pub const KEYS: &[Key] = &[
         "Bytes of fresh rows before they are built into a segment.",
     ),
     key("engine.backlog_bytes_max", Kind::Bytes, "536870912", "Bytes of fresh rows at which writers wait."),
+    key(
+        "engine.build_threads",
+        Kind::Whole,
+        "0",
+        "Threads that build a segment's index; 0: as many as the machine runs at once.",
+    ),
     key("engine.row_cache_bytes", Kind::Bytes, "67108864", "Cache of the row store."),
     key(
         "engine.response_bytes_max",

@@ -124,6 +124,8 @@ pub fn search_from_wire(request: pb::SearchRequest) -> Result<SearchRequest> {
         score_threshold: request.score_threshold,
         fields: fields_from_wire(request.fields)?,
         explain: request.explain,
+        recall: request.recall.unwrap_or(SearchRequest::default().recall),
+        exact: request.exact,
         timeout: None::<Duration>,
     })
 }
@@ -141,6 +143,8 @@ pub fn search_to_wire(collection: &str, request: SearchRequest) -> pb::SearchReq
         score_threshold: request.score_threshold,
         fields: fields_to_wire(request.fields),
         explain: request.explain,
+        recall: Some(request.recall),
+        exact: request.exact,
     }
 }
 

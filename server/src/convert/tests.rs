@@ -76,6 +76,8 @@ fn search() -> SearchRequest {
         score_threshold: Some(0.0),
         fields: Fields::Named(vec!["body".to_owned()]),
         explain: true,
+        recall: 0.5,
+        exact: true,
         timeout: None,
     }
 }

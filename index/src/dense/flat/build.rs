@@ -62,6 +62,27 @@ impl FlatBuilder {
         self.docs
     }
 
+    /// Vectors pushed so far.
+    pub fn vectors(&self) -> u32 {
+        self.present.len() as u32
+    }
+
+    /// Vector `at` of those pushed, as it is stored.
+    ///
+    /// # Panics
+    /// When there are not that many, or `out` has another dimension.
+    pub fn row(&self, at: usize, out: &mut [f32]) {
+        let dim = self.spec.dim as usize;
+        let range = at * dim..(at + 1) * dim;
+        match &self.values {
+            Values::F32(values) => out.copy_from_slice(&values[range]),
+            Values::F16(values) => out.iter_mut().zip(&values[range]).for_each(|(out, v)| *out = v.to_f32()),
+            Values::I8(values) => {
+                out.iter_mut().zip(&values[range]).for_each(|(out, v)| *out = f32::from(*v))
+            }
+        }
+    }
+
     /// Adds the next doc, with its vector as the user sent it or without one.
     ///
     /// # Errors

@@ -65,23 +65,35 @@ pub fn resident_bytes(section: &str, source: &dyn ChunkSource) -> Result<u64> {
     cells::resident_bytes(section, source)
 }
 
-/// Builds the cells over the vectors of `flat`, which is in memory, and writes them as a section.
-///
-/// # Errors
-/// Those of `out`.
-pub fn write_cells(
+/// Cells that were built and are not open yet.
+pub struct Built {
+    layout: layout::Layout,
+    parts: cells::Parts,
+}
+
+/// Builds the cells over `count` vectors, of which `rows` gives one by its position, with `threads` threads.
+pub fn build(
     spec: &DenseSpec,
     rows: &(dyn Fn(usize, &mut [f32]) + Sync),
     count: u32,
     threads: usize,
-    out: &mut impl std::io::Write,
-) -> std::io::Result<()> {
+) -> Built {
     let (layout, parts) = build::build(spec, rows, count, threads);
-    cells::write(&layout, &parts, out)
+    Built { layout, parts }
+}
+
+impl Built {
+    /// Writes the section.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
+        cells::write(&self.layout, &self.parts, out)
+    }
 }
 
 impl Ssd {
-    /// Opens the section that [`write_cells`] wrote for the vectors of `flat`.
+    /// Opens the section that [`Built::write`] wrote for the vectors of `flat`.
     ///
     /// # Errors
     /// [`Error::Section`](crate::Error::Section) when the bytes are not cells of these vectors; a storage error when they
