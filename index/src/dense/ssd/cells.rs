@@ -176,13 +176,14 @@ fn read_layout(section: &str, source: &dyn ChunkSource) -> Result<Layout> {
     Layout::decode(&header).map_err(damaged)
 }
 
-/// Every id of a vector that can be found is that of a vector.
+/// Every id of a vector that can be found is that of a vector: one that is infinitely far (padding), or at a
+/// distance that is no number, is never found.
 fn check_postings(layout: &Layout, postings: &[u8]) -> Result<(), String> {
     let lookups = layout.lookups as usize;
     for block in postings.chunks_exact(nibble::block_bytes(lookups)) {
         for row in 0..nibble::BLOCK_ROWS {
             let factors = nibble::factors(block, lookups, row);
-            if factors.add.is_finite() && factors.id >= layout.vectors {
+            if factors.add < f32::INFINITY && factors.id >= layout.vectors {
                 return Err(format!("a posting names vector {} of {}", factors.id, layout.vectors));
             }
         }

@@ -103,6 +103,12 @@ impl Ssd {
         Ok(Self { flat, cells, kernels: Kernels::best() })
     }
 
+    /// The same index with the kernels of another level, for tests and measurements.
+    pub fn with_kernels(mut self, kernels: &'static Kernels) -> Self {
+        self.kernels = kernels;
+        self
+    }
+
     /// The exact index over the same vectors.
     pub fn flat(&self) -> &Flat {
         &self.flat
@@ -214,3 +220,6 @@ impl Ssd {
         scored
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,345 @@
+//! Cells against the exact index over the same vectors: recall at what was asked for, on sets that are kind
+//! and sets that are not; filters, kernel levels, damage. Every set is made from a seed that is printed with
+//! what fails.
+
+use roaring::RoaringBitmap;
+use spandrel_storage::io::Extent;
+use spandrel_storage::{Element, Metric};
+
+use super::*;
+use crate::dense::SearchParams;
+use crate::dense::flat::FlatBuilder;
+use crate::error::Error;
+use crate::random::Random;
+use crate::topk::Scored;
+
+struct Bytes(Vec<u8>);
+
+impl ChunkSource for Bytes {
+    fn bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        let bytes = self.0.get(at as usize..at as usize + out.len());
+        out.copy_from_slice(bytes.ok_or_else(|| Error::Invalid("read past the end".into()))?);
+        Ok(())
+    }
+
+    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+        for (index, extent) in extents.iter().enumerate() {
+            let mut bytes = vec![0; extent.len];
+            self.read(extent.offset, &mut bytes)?;
+            done(index, &bytes);
+        }
+        Ok(())
+    }
+}
+
+fn float(random: &mut Random) -> f32 {
+    (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+}
+
+/// About normal, variance 1.
+fn normal(random: &mut Random) -> f32 {
+    (0..6).map(|_| float(random)).sum::<f32>() * 0.707
+}
+
+/// A set of vectors around some centres, with dimensions of falling variance: what embeddings look like.
+struct Mixture {
+    centres: Vec<Vec<f32>>,
+    dim: usize,
+}
+
+impl Mixture {
+    fn new(random: &mut Random, dim: usize, centres: usize) -> Self {
+        let centre =
+            |random: &mut Random| (0..dim).map(|at| normal(random) / (1.0 + 0.05 * at as f32)).collect();
+        Self { centres: (0..centres).map(|_| centre(random)).collect(), dim }
+    }
+
+    fn vector(&self, random: &mut Random, spread: f32) -> Vec<f32> {
+        let centre = &self.centres[random.below(self.centres.len())];
+        (0..self.dim).map(|at| centre[at] + spread * normal(random) / (1.0 + 0.03 * at as f32)).collect()
+    }
+}
+
+struct Case {
+    spec: DenseSpec,
+    ssd: Ssd,
+    section: Vec<u8>,
+    rows: Vec<RowId>,
+}
+
+impl Case {
+    fn new(metric: Metric, element: Element, vectors: &[Vec<f32>]) -> Self {
+        let spec = DenseSpec { dim: vectors[0].len() as u32, metric, element, index: Default::default() };
+        let mut flat = FlatBuilder::new(&spec).unwrap();
+        vectors.iter().for_each(|vector| flat.push(Some(vector)).unwrap());
+        let row = |at: usize, out: &mut [f32]| flat.row(at, out);
+        let mut section = Vec::new();
+        build(&spec, &row, flat.vectors(), 2).write(&mut section).unwrap();
+        let mut single = Vec::new();
+        build(&spec, &row, flat.vectors(), 1).write(&mut single).unwrap();
+        assert!(section == single, "the number of threads shows in the bytes");
+        let source: Arc<dyn ChunkSource> = Arc::new(Bytes(section.clone()));
+        let resident = resident_bytes("test", source.as_ref()).unwrap();
+        let ssd = Ssd::open("test", &spec, flat.finish(), &source).unwrap();
+        let takes = ssd.cells.memory_bytes() as u64;
+        assert!(takes <= resident + resident / 5 + (1 << 20), "{takes} bytes, {resident} were announced");
+        let rows = (0..vectors.len() as u64).map(|row| RowId(row * 3 + 1)).collect();
+        Self { spec, ssd, section, rows }
+    }
+
+    fn search(
+        &self,
+        query: &[f32],
+        allow: &Allow<'_>,
+        k: usize,
+        params: SearchParams,
+    ) -> (Vec<Scored>, Counters) {
+        let (mut top, mut counters, mut scratch) = (TopK::new(k), Counters::default(), Scratch::new());
+        let ask = Ask { rows: &self.rows, allow, params };
+        self.ssd.search(query, &ask, &mut top, &mut scratch, &mut counters).unwrap();
+        (top.into_sorted(), counters)
+    }
+
+    /// Mean share of the true `k` nearest that is found, ties counting as found. Every result is checked: its
+    /// length, its order, its scores, no row twice, all allowed.
+    fn recall(&self, queries: &[Vec<f32>], allow: &Allow<'_>, k: usize, recall: f32) -> f64 {
+        let (mut hits, mut wanted) = (0, 0);
+        for query in queries {
+            let exact = SearchParams { exact: true, ..SearchParams::default() };
+            let (truth, _) = self.search(query, allow, k, exact);
+            let (found, _) = self.search(query, allow, k, SearchParams { recall, exact: false });
+            assert_eq!(found.len(), truth.len(), "as many as there are");
+            assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "order, or a row twice: {found:?}");
+            let docs: Vec<DocId> = found.iter().map(|scored| (scored.row.0 / 3) as DocId).collect();
+            assert!(docs.iter().all(|doc| allow.contains(*doc)));
+            let mut scores = vec![0.0; docs.len()];
+            let counters = &mut Counters::default();
+            self.ssd.score(query, &docs, &mut scores, &mut Scratch::new(), counters).unwrap();
+            assert!(
+                found.iter().zip(&scores).all(|(found, score)| found.score == *score),
+                "scores are exact"
+            );
+            let Some(worst) = truth.last() else { continue };
+            hits += found.iter().filter(|found| found.score >= worst.score).count();
+            wanted += truth.len();
+        }
+        hits as f64 / wanted.max(1) as f64
+    }
+}
+
+#[test]
+fn the_recall_asked_for_is_found_under_every_metric_and_element() {
+    let mut random = Random(1);
+    let mixture = Mixture::new(&mut random, 48, 60);
+    let vectors: Vec<Vec<f32>> = (0..6_000).map(|_| mixture.vector(&mut random, 0.6)).collect();
+    let queries: Vec<Vec<f32>> = (0..60).map(|_| mixture.vector(&mut random, 0.6)).collect();
+    let ints = |vectors: &[Vec<f32>]| -> Vec<Vec<f32>> {
+        vectors.iter().map(|v| v.iter().map(|x| (x * 24.0).round().clamp(-127.0, 127.0)).collect()).collect()
+    };
+    for (metric, element) in [
+        (Metric::L2, Element::F32),
+        (Metric::Ip, Element::F32),
+        (Metric::Cosine, Element::F32),
+        (Metric::Cosine, Element::F16),
+        (Metric::L2, Element::I8),
+    ] {
+        let (vectors, queries) = match element {
+            Element::I8 => (ints(&vectors), ints(&queries)),
+            _ => (vectors.clone(), queries.clone()),
+        };
+        let case = Case::new(metric, element, &vectors);
+        let all = Allow::all(6_000);
+        for (k, asked, floor) in [(10, 0.95, 0.93), (10, 0.99, 0.975), (1, 0.95, 0.9), (100, 0.9, 0.88)] {
+            let found = case.recall(&queries, &all, k, asked);
+            assert!(found >= floor, "{metric:?} of {element:?}, k {k}: {found} found of {asked}");
+        }
+        let (_, counters) = case.search(&queries[0], &all, 10, SearchParams { recall: 0.9, exact: false });
+        assert!(counters.scored < 5_000, "{metric:?}: it is a search, not a scan: {counters:?}");
+    }
+}
+
+#[test]
+fn queries_from_elsewhere_are_answered() {
+    let mut random = Random(2);
+    let mixture = Mixture::new(&mut random, 32, 40);
+    let vectors: Vec<Vec<f32>> = (0..5_000).map(|_| mixture.vector(&mut random, 0.5)).collect();
+    let queries: Vec<Vec<f32>> =
+        (0..60).map(|_| (0..32).map(|_| 2.0 * normal(&mut random)).collect()).collect();
+    for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
+        let found = Case::new(metric, Element::F32, &vectors).recall(&queries, &Allow::all(5_000), 10, 0.95);
+        assert!(found >= 0.9, "{metric:?}: {found}");
+    }
+}
+
+#[test]
+fn duplicates_and_few_dimensions_lose_nothing() {
+    let mut random = Random(3);
+    let mut vectors = vec![vec![0.5, -0.25, 1.0, 2.0]; 10_000];
+    vectors.extend((0..500).map(|_| (0..4).map(|_| float(&mut random)).collect::<Vec<f32>>()));
+    let case = Case::new(Metric::L2, Element::F32, &vectors);
+    let queries = [vec![0.5, -0.25, 1.0, 2.0], vec![0.0; 4], vec![0.1, 0.2, 0.3, 0.4]];
+    assert!(case.recall(&queries, &Allow::all(10_500), 10, 0.95) >= 0.95);
+
+    let vectors: Vec<Vec<f32>> = (0..5_000).map(|_| vec![float(&mut random), float(&mut random)]).collect();
+    let queries: Vec<Vec<f32>> = (0..50).map(|_| vec![float(&mut random), float(&mut random)]).collect();
+    for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
+        let case = Case::new(metric, Element::F32, &vectors);
+        let found = case.recall(&queries, &Allow::all(5_000), 10, 0.95);
+        assert!(found >= 0.9, "2 dimensions, {metric:?}: {found}");
+    }
+    let all_alike = Case::new(Metric::Cosine, Element::F32, &vec![vec![1.0, 2.0, 3.0]; 5_000]);
+    assert_eq!(all_alike.recall(&[vec![3.0, 2.0, 1.0]], &Allow::all(5_000), 10, 0.95), 1.0);
+}
+
+#[test]
+fn huge_tiny_and_uneven_norms_are_no_obstacle() {
+    let mut random = Random(4);
+    let mixture = Mixture::new(&mut random, 24, 30);
+    let vectors: Vec<Vec<f32>> = (0..5_000).map(|_| mixture.vector(&mut random, 0.5)).collect();
+    let queries: Vec<Vec<f32>> = (0..40).map(|_| mixture.vector(&mut random, 0.5)).collect();
+    let scaled = |vectors: &[Vec<f32>], by: &mut dyn FnMut() -> f32| -> Vec<Vec<f32>> {
+        vectors
+            .iter()
+            .map(|v| {
+                let by = by();
+                v.iter().map(|x| x * by).collect()
+            })
+            .collect()
+    };
+    for (metric, scale) in [
+        (Metric::L2, 1e17),
+        (Metric::Ip, 1e17),
+        (Metric::Cosine, 1e30),
+        (Metric::L2, 1e-15),
+        (Metric::Ip, 1e-15),
+    ] {
+        let case = Case::new(metric, Element::F32, &scaled(&vectors, &mut || scale));
+        let found = case.recall(&scaled(&queries, &mut || scale), &Allow::all(5_000), 10, 0.95);
+        assert!(found >= 0.92, "{metric:?} times {scale}: {found}");
+    }
+    // A few vectors are a thousand times as long as the rest: under inner product they win.
+    let mut uneven = Random(5);
+    let mut long = || if uneven.below(200) == 0 { 1e3 } else { 0.5 + float(&mut uneven).abs() };
+    let vectors = scaled(&vectors, &mut long);
+    for metric in [Metric::L2, Metric::Ip] {
+        let found = Case::new(metric, Element::F32, &vectors).recall(&queries, &Allow::all(5_000), 10, 0.95);
+        assert!(found >= 0.9, "{metric:?} with uneven norms: {found}");
+    }
+    // So far off that codes cannot tell anything: everything is scored.
+    let case = Case::new(Metric::L2, Element::F32, &vectors);
+    assert_eq!(case.recall(&[vec![1e12; 24], vec![-3e18; 24]], &Allow::all(5_000), 10, 0.95), 1.0);
+}
+
+#[test]
+fn filters_and_deletions_never_leave_an_answer_short() {
+    let mut random = Random(6);
+    let mixture = Mixture::new(&mut random, 32, 40);
+    let vectors: Vec<Vec<f32>> = (0..12_000).map(|_| mixture.vector(&mut random, 0.6)).collect();
+    let queries: Vec<Vec<f32>> = (0..30).map(|_| mixture.vector(&mut random, 0.6)).collect();
+    let case = Case::new(Metric::L2, Element::F32, &vectors);
+    for share in [2, 3, 5, 20, 500] {
+        let filter: RoaringBitmap = (0..12_000).filter(|_| random.below(share) == 0).collect();
+        let deleted: RoaringBitmap = (0..12_000).filter(|_| random.below(4) == 0).collect();
+        for (filter, deleted) in
+            [(Some(&filter), None), (None, Some(&deleted)), (Some(&filter), Some(&deleted))]
+        {
+            let allow = Allow { range: 0..12_000, filter, deleted, stop: None };
+            let found = case.recall(&queries, &allow, 10, 0.95);
+            assert!(found >= 0.92, "one in {share}, deletions {}: {found}", deleted.is_some());
+        }
+    }
+    let half = Allow { range: 3_000..9_000, ..Allow::all(12_000) };
+    assert!(case.recall(&queries, &half, 10, 0.95) >= 0.92);
+}
+
+#[test]
+fn batches_and_all_levels_of_kernels_find_the_same() {
+    let mut random = Random(7);
+    let mixture = Mixture::new(&mut random, 40, 30);
+    let vectors: Vec<Vec<f32>> = (0..5_000).map(|_| mixture.vector(&mut random, 0.6)).collect();
+    let queries: Vec<Vec<f32>> = (0..20).map(|_| mixture.vector(&mut random, 0.6)).collect();
+    let case = Case::new(Metric::Ip, Element::F32, &vectors);
+    let effort = Effort { weight: 0.25, threshold: 2.0, slack: 0.1 };
+    let found = |kernels: &'static Kernels, query: &[f32]| {
+        let (mut scratch, mut found, mut counters) =
+            (CellsScratch::default(), Vec::new(), Counters::default());
+        case.ssd
+            .cells
+            .search(kernels, query, 15, effort, None, &mut scratch, &mut found, &mut counters)
+            .unwrap();
+        (found.iter().map(|(distance, id)| (distance.to_bits(), *id)).collect::<Vec<_>>(), counters)
+    };
+    let all = Allow::all(5_000);
+    let ask = Ask::new(&case.rows, &all);
+    let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
+    let flat: Vec<f32> = queries.concat();
+    let mut tops = vec![TopK::new(7); queries.len()];
+    case.ssd.search_batch(Matrix::new(&flat, 40), &ask, &mut tops, &mut scratch, &mut counters).unwrap();
+    for (query, top) in queries.iter().zip(tops) {
+        let expected = found(Kernels::available()[0], query);
+        for kernels in Kernels::available() {
+            assert_eq!(found(kernels, query), expected, "{}", kernels.level());
+        }
+        assert_eq!(top.into_sorted(), case.search(query, &all, 7, SearchParams::default()).0);
+    }
+}
+
+#[test]
+fn bad_queries_are_told_so() {
+    let mut random = Random(8);
+    let vectors: Vec<Vec<f32>> = (0..4_200).map(|_| (0..8).map(|_| float(&mut random)).collect()).collect();
+    let case = Case::new(Metric::Cosine, Element::F32, &vectors);
+    let allow = Allow::all(4_200);
+    let told = |query: &[f32], rows: &[RowId]| {
+        let (mut top, mut counters) = (TopK::new(3), Counters::default());
+        let ask = Ask::new(rows, &allow);
+        case.ssd.search(query, &ask, &mut top, &mut Scratch::new(), &mut counters).unwrap_err().to_string()
+    };
+    assert!(told(&[1.0; 7], &case.rows).contains("7 dimensions, the field has 8"));
+    assert!(told(&[f32::NAN; 8], &case.rows).contains("not finite"));
+    assert!(told(&[0.0; 8], &case.rows).contains("zeros"));
+    assert!(told(&[1.0; 8], &case.rows[1..]).contains("rows"));
+}
+
+#[test]
+fn damaged_sections_are_refused_or_searched_without_a_panic() {
+    let mut random = Random(9);
+    let vectors: Vec<Vec<f32>> = (0..4_200).map(|_| (0..8).map(|_| float(&mut random)).collect()).collect();
+    let case = Case::new(Metric::L2, Element::F32, &vectors);
+    let open = |bytes: Vec<u8>, spec: &DenseSpec| {
+        let mut flat = FlatBuilder::new(spec).unwrap();
+        vectors.iter().for_each(|vector| flat.push(Some(&vector[..spec.dim as usize])).unwrap());
+        let source: Arc<dyn ChunkSource> = Arc::new(Bytes(bytes));
+        Ssd::open("test", spec, flat.finish(), &source)
+    };
+    for len in [0, 7, 4_095, 4_096, 5_000, case.section.len() - 1] {
+        assert!(open(case.section[..len].to_vec(), &case.spec).is_err(), "{len} bytes");
+    }
+    let other = DenseSpec { dim: 7, ..case.spec.clone() };
+    assert!(open(case.section.clone(), &other).is_err(), "another field");
+    let (mut refused, mut searched) = (0, 0);
+    for round in 0..150 {
+        let mut bytes = case.section.clone();
+        // Most of the damage where it matters: the header and the parts before the codes.
+        let end = if round % 3 == 0 { bytes.len() } else { 40_000 };
+        for _ in 0..1 + random.below(4) {
+            let at = random.below(end);
+            bytes[at] ^= 1 << random.below(8);
+        }
+        match open(bytes, &case.spec) {
+            Err(_) => refused += 1,
+            Ok(ssd) => {
+                let allow = Allow::all(4_200);
+                let (mut top, mut counters) = (TopK::new(5), Counters::default());
+                let ask = Ask::new(&case.rows, &allow);
+                let _ = ssd.search(&vectors[round], &ask, &mut top, &mut Scratch::new(), &mut counters);
+                searched += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && searched > 0, "{refused} refused, {searched} searched");
+}
