@@ -42,6 +42,21 @@ impl<T: Clone + Default> Large<T> {
     }
 }
 
+/// No values.
+impl<T: Clone + Default> Default for Large<T> {
+    fn default() -> Self {
+        Self::zeroed(0)
+    }
+}
+
+impl<T: Copy + Default> Clone for Large<T> {
+    fn clone(&self) -> Self {
+        let mut copy = Self::zeroed(self.len);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
 /// A buffer that was filled elsewhere, as it lies.
 impl<T> From<Vec<T>> for Large<T> {
     fn from(values: Vec<T>) -> Self {

@@ -91,7 +91,7 @@ pub(super) fn build(spec: &DenseSpec, rows: Rows<'_>, count: u32, threads: usize
         postings,
     };
     drop(projected);
-    let (calibration, parts) = calibrate::fit(layout.clone(), parts, rows, work);
+    let (calibration, parts) = calibrate::fit(layout.clone(), parts, &placement.primary, rows, work);
     layout.calibration = calibration;
     (layout, parts)
 }
@@ -175,7 +175,9 @@ fn train(values: &[f32], placement: &Placement, width: usize, work: Work) -> Cod
     let mut residuals = Vec::new();
     for at in Random(work.seed + 1).sample(count, codebook::SAMPLE_ROWS) {
         let centroid = placement.centroid(placement.primary[at]);
+        let start = residuals.len();
         residuals.extend(values[at * coded..(at + 1) * coded].iter().zip(centroid).map(|(a, b)| a - b));
+        simd::normalize(&mut residuals[start..]);
     }
     Codebook::train(Matrix::new(&residuals, coded), width, work)
 }
@@ -221,12 +223,16 @@ fn encode_posting(
 ) -> f32 {
     let (lookups, coded) = (codebook.lookups(), codebook.dims());
     let block_bytes = nibble::block_bytes(lookups);
-    let (mut code, mut decoded, mut residual) = (vec![0; lookups], vec![0.0; coded], vec![0.0; coded]);
+    let (mut code, mut decoded) = (vec![0; lookups], vec![0.0; coded]);
+    let (mut residual, mut direction) = (vec![0.0; coded], vec![0.0; coded]);
     let mut squared = 0.0_f64;
     for (at, id) in members.iter().enumerate() {
         let value = &projected.values[*id as usize * coded..][..coded];
         residual.iter_mut().zip(value).zip(centroid).for_each(|((r, v), c)| *r = v - c);
-        codebook.encode(&residual, &mut code, &mut decoded);
+        // Codes are of directions: how long a residual is, its scale says.
+        direction.copy_from_slice(&residual);
+        simd::normalize(&mut direction);
+        codebook.encode(&direction, &mut code, &mut decoded);
         let factors = Factors::of(&residual, &decoded);
         let rest = projected.rests[*id as usize];
         let towards: f64 = decoded.iter().zip(centroid).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();

@@ -36,6 +36,7 @@ pub(super) struct Cells {
 }
 
 /// The parts of cells as they are on disk, decoded.
+#[derive(Clone)]
 pub(super) struct Parts {
     pub(super) mean: Vec<f32>,
     pub(super) axes: Vec<f32>,
@@ -130,6 +131,18 @@ impl Cells {
         };
         check_postings(&layout, &parts.postings).map_err(damaged)?;
         Ok(Self::new(layout, parts))
+    }
+
+    /// Cells over parts that are to come back, and the parts that they do not keep.
+    pub(super) fn lend(layout: Layout, mut parts: Parts) -> (Self, Parts) {
+        let (refine, postings) = (std::mem::take(&mut parts.refine), std::mem::take(&mut parts.postings));
+        let lent = Parts { refine, postings, ..parts.clone() };
+        (Self::new(layout, lent), parts)
+    }
+
+    /// The parts again.
+    pub(super) fn give_back(self, parts: Parts) -> Parts {
+        Parts { refine: self.refine.bytes, postings: self.postings, ..parts }
     }
 
     /// The blocks of a cell.

@@ -17,6 +17,7 @@ use spandrel_storage::Metric;
 use spandrel_storage::codec::{Decoder, Encoder, Truncated};
 
 use super::calibrate::{Calibration, Point};
+use super::odds::{BINS, Odds};
 use super::refine;
 use crate::dense::vectors::PAGE_BYTES;
 use crate::simd::nibble;
@@ -118,12 +119,13 @@ impl Layout {
         for value in [self.scale, self.radius, self.query_norm] {
             header.u64(value.to_bits());
         }
+        self.calibration.odds.0.iter().for_each(|value| {
+            header.f32(*value);
+        });
+        header.f32(self.calibration.slack);
         header.u32(self.calibration.points.len() as u32);
         for point in &self.calibration.points {
-            header.u32(point.k);
-            for value in [point.recall, point.weight, point.threshold, point.scanned] {
-                header.u32(value.to_bits());
-            }
+            header.u32(point.k).f32(point.recall).f32(point.missing).f32(point.scanned);
         }
         let mut header = header.finish();
         header.resize(HEADER_BYTES as usize, 0);
@@ -167,16 +169,21 @@ impl Layout {
             *scale = f64::from_bits(header.u64("scales")?);
         }
         let [scale, radius, query_norm] = scales;
+        let mut odds = Odds([0.0; BINS]);
+        for value in odds.0.iter_mut() {
+            *value = f32::from_bits(header.u32("odds")?);
+        }
+        let slack = f32::from_bits(header.u32("slack")?);
         let count = header.u32("points")? as usize;
         let mut points = Vec::new();
         for _ in 0..count.min(POINTS_MAX) {
             let k = header.u32("k")?;
-            let mut values = [0.0; 4];
+            let mut values = [0.0; 3];
             for value in &mut values {
                 *value = f32::from_bits(header.u32("point")?);
             }
-            let [recall, weight, threshold, scanned] = values;
-            points.push(Point { k, recall, weight, threshold, scanned });
+            let [recall, missing, scanned] = values;
+            points.push(Point { k, recall, missing, scanned });
         }
         Ok(match metric {
             Some(metric) if ours && count <= POINTS_MAX => Some(Self {
@@ -190,7 +197,7 @@ impl Layout {
                 scale,
                 radius,
                 query_norm,
-                calibration: Calibration { points },
+                calibration: Calibration { odds, slack, points },
             }),
             _ => None,
         })

@@ -18,6 +18,7 @@ mod closure;
 mod cluster;
 mod codebook;
 mod layout;
+mod odds;
 mod refine;
 mod search;
 mod space;
@@ -28,7 +29,7 @@ use spandrel_storage::{DenseSpec, DocId, RowId};
 
 use self::cells::Cells;
 pub(crate) use self::search::CellsScratch;
-use self::search::Effort;
+use self::search::{Effort, Filter, Query};
 use super::vectors::ChunkSource;
 use super::{Ask, Flat, VectorIndex};
 use crate::allow::Allow;
@@ -139,19 +140,12 @@ impl VectorIndex for Ssd {
         self.flat.check(query, ask.rows)?;
         let doc_of = |ordinal: u32| self.flat.doc(ordinal);
         let all = ask.allow.is_unrestricted(self.flat.docs());
-        let filter: Option<(&Allow<'_>, &dyn Fn(u32) -> DocId)> = (!all).then_some((ask.allow, &doc_of));
+        let filter: Option<Filter<'_>> = (!all).then_some((ask.allow, &doc_of));
         let mut found = std::mem::take(&mut scratch.found);
-        let depth = depth(top.k());
-        let searched = self.cells.search(
-            self.kernels,
-            query,
-            depth,
-            effort,
-            filter,
-            &mut scratch.cells,
-            &mut found,
-            counters,
-        );
+        let odds = &self.cells.layout.calibration.odds;
+        let asked = Query { query, depth: depth(top.k()), effort, odds };
+        let searched =
+            self.cells.search(self.kernels, asked, filter, &mut scratch.cells, &mut found, counters);
         let scored = match searched {
             Ok(true) => self.rescore(query, ask.rows, &found, top, scratch, counters),
             Ok(false) => self.flat.search(query, ask, top, scratch, counters),

@@ -1,19 +1,16 @@
 //! Searches cells: which of them, in which order, and when to stop.
 //!
 //! 1. The query is placed, projected and compared with all centroids, in bytes.
-//! 2. Cells are visited from the nearest on. A cell is passed over when it is unlikely to hold a vector nearer
-//!    than the worst of the best so far (at squared distance T): for a centroid at squared distance d and
-//!    vectors at distance r around it, a nearer one has to lie in direction `cos >= (d + r^2 - T) / (2 r
-//!    sqrt(d))` of the query, and in many dimensions large cosines are rare. The score of a cell is `weight *
-//!    ln(1 + rank) + 5 * cos`; calibration finds the threshold that a recall needs. (SPANN's ratio of
-//!    distances instead of the cosine visits a third more vectors than it.)
+//! 2. The nearest cells are visited until there are as many vectors as wanted; the worst of them is at squared
+//!    distance T. Of the cells that are left, those are visited that need the smallest cosine to hold a
+//!    nearer vector, until all the rest together are expected to hold less than the budget
+//!    ([`odds`](super::odds)); T falls on the way, and the rest is looked at again a few times.
 //! 3. A visited posting is scanned by nibble codes; vectors whose lower bound is below T are candidates, get
 //!    their refine distance and may enter the best.
 //!
-//! Cost: about 2 ns a scanned vector plus 50 ns a candidate plus 10 us a query at 100,000 x 384.
+//! Cost: about 2 ns a scanned vector, 50 ns a candidate, and 10 us a query at 100,000 x 384.
 
 use std::collections::BinaryHeap;
-use std::sync::OnceLock;
 
 use crate::allow::Allow;
 use crate::counters::Counters;
@@ -24,11 +21,14 @@ use spandrel_storage::DocId;
 
 use super::bytes::ByteQuery;
 use super::cells::Cells;
+use super::odds::Odds;
 
-/// Weight of the cosine in a cell's score.
-const COSINE_WEIGHT: f32 = 5.0;
-/// Cells that are visited whatever their score, as long as fewer results than wanted are found.
+/// Cells visited before there is a threshold.
 const NEAREST: usize = 8;
+/// Times as many cells as before are visited until the rest is looked at again.
+const GROWTH: usize = 3;
+/// What the cosine of a visited cell counts as.
+const VISITED: f32 = 8.0;
 /// Candidates of the first cells that are refined before there is a threshold, a wanted result.
 const OPENING: usize = 2;
 /// Bytes of the next posting that are asked for while this one is scanned.
@@ -37,16 +37,24 @@ const PREFETCH_BYTES: usize = 4096;
 /// How hard to search.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Effort {
-    /// Of the logarithm of a cell's rank.
-    pub(super) weight: f32,
-    /// Cells of a larger score are passed over.
-    pub(super) threshold: f32,
+    /// Share of the wanted vectors that may be expected in the cells left out.
+    pub(super) missing: f32,
     /// How many standard errors a bound lies below its estimate.
     pub(super) slack: f32,
 }
 
-/// Bound slack of all searches: of the error of a code, about a twentieth shows in a random direction.
-pub(super) const SLACK: f32 = 0.1;
+/// What is searched for.
+#[derive(Clone, Copy)]
+pub(super) struct Query<'a> {
+    pub(super) query: &'a [f32],
+    /// How many vectors are wanted.
+    pub(super) depth: usize,
+    pub(super) effort: Effort,
+    pub(super) odds: &'a Odds,
+}
+
+/// The docs that may be found, and what names the doc of an ordinal.
+pub(super) type Filter<'a> = (&'a Allow<'a>, &'a dyn Fn(u32) -> DocId);
 
 /// Buffers of a search.
 #[derive(Debug, Default)]
@@ -57,7 +65,12 @@ pub(crate) struct CellsScratch {
     projected_query: ByteQuery,
     sums: Vec<i32>,
     products: Vec<f32>,
-    /// Distance bits and cell, so that integers order them.
+    /// Squared distances of the centroids.
+    distances_to: Vec<f32>,
+    /// The cosine that a cell needs is `at_zero - T * per_distance`.
+    at_zero: Vec<f32>,
+    per_distance: Vec<f32>,
+    /// What orders cells, and the cell, so that integers order them.
     order: Vec<u64>,
     table_products: Vec<[f32; ENTRIES]>,
     table: Vec<u8>,
@@ -119,28 +132,25 @@ impl Cells {
         Some(Ready { squared: squared as f32, own_squared: (squared - lift) as f32, step, bias })
     }
 
-    /// The `depth` nearest allowed vectors as `(distance, ordinal)`, nearest first, in `found`; false when the
-    /// query cannot be compared by codes. `doc_of` names the doc of an ordinal.
-    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only rename them")]
+    /// The nearest allowed vectors as `(distance, ordinal)`, nearest first, in `found`; false when the query
+    /// cannot be compared by codes.
     pub(super) fn search(
         &self,
         kernels: &Kernels,
-        query: &[f32],
-        depth: usize,
-        effort: Effort,
-        allow: Option<(&Allow<'_>, &dyn Fn(u32) -> DocId)>,
+        asked: Query<'_>,
+        filter: Option<Filter<'_>>,
         scratch: &mut CellsScratch,
         found: &mut Vec<(f32, u32)>,
         counters: &mut Counters,
     ) -> Result<bool> {
         found.clear();
-        let Some(ready) = self.ready(kernels, query, scratch) else {
+        let Some(ready) = self.ready(kernels, asked.query, scratch) else {
             return Ok(false);
         };
         self.order_cells(kernels, &ready, scratch);
         scratch.seen.resize((self.layout.vectors as usize).div_ceil(64), 0);
         scratch.best.clear();
-        let mut walk = Walk { cells: self, kernels, ready, depth, effort, allow, limit: f32::INFINITY };
+        let mut walk = Walk { cells: self, kernels, ready, asked, filter, limit: f32::INFINITY };
         let walked = walk.run(scratch, counters);
         scratch.marked.drain(..).for_each(|id| scratch.seen[id as usize / 64] = 0);
         walked?;
@@ -149,34 +159,48 @@ impl Cells {
         Ok(true)
     }
 
-    /// Distances to all centroids.
+    /// Calls `each(cell, cosine)` with the cosine that each cell needs for a squared distance of `limit`.
+    pub(super) fn cosines(
+        &self,
+        kernels: &Kernels,
+        query: &[f32],
+        limit: f32,
+        scratch: &mut CellsScratch,
+        mut each: impl FnMut(usize, f32),
+    ) {
+        if let Some(ready) = self.ready(kernels, query, scratch) {
+            self.order_cells(kernels, &ready, scratch);
+            for (cell, (a, b)) in scratch.at_zero.iter().zip(&scratch.per_distance).enumerate() {
+                each(cell, a - limit * b);
+            }
+        }
+    }
+
+    /// Distances to all centroids, and what cosines are made of.
     fn order_cells(&self, kernels: &Kernels, ready: &Ready, scratch: &mut CellsScratch) {
-        let CellsScratch { projected_query, sums, products, order, .. } = scratch;
+        let CellsScratch { projected_query, sums, products, distances_to, at_zero, per_distance, .. } =
+            scratch;
         self.centroids.products(kernels, projected_query, sums, products);
-        order.clear();
-        let distances = products
-            .iter()
-            .zip(&self.centroid_norms)
-            .map(|(product, norm)| ready.squared + norm - 2.0 * product);
-        order.extend(distances.zip(0..).map(|(distance, cell)| key(distance, cell)));
+        let distance = |(product, norm): (&f32, &f32)| (ready.squared + norm - 2.0 * product).max(0.0);
+        distances_to.clear();
+        distances_to.extend(products.iter().zip(&self.centroid_norms).map(distance));
+        per_distance.clear();
+        let both = distances_to.iter().zip(&self.radii);
+        per_distance.extend(both.map(|(distance, radius)| 1.0 / (2.0 * radius * distance.sqrt()).max(1e-12)));
+        at_zero.clear();
+        let all = distances_to.iter().zip(&self.radii).zip(per_distance.iter());
+        at_zero.extend(all.map(|((distance, radius), per)| (distance + radius * radius) * per));
     }
 }
 
-/// Moves the `wanted` nearest cells to the front, in order, and returns how many there are.
-fn nearest(order: &mut [u64], wanted: usize) -> usize {
+/// Moves the `wanted` least to the front, in order, and returns how many there are.
+fn least(order: &mut [u64], wanted: usize) -> usize {
     let part = wanted.min(order.len());
-    if part < order.len() {
+    if part < order.len() && part > 0 {
         order.select_nth_unstable(part - 1);
     }
     order[..part].sort_unstable();
     part
-}
-
-/// `ln(1 + rank)`.
-fn log(rank: usize) -> f32 {
-    static LOGS: OnceLock<[f32; 256]> = OnceLock::new();
-    let logs = LOGS.get_or_init(|| std::array::from_fn(|rank| (1.0 + rank as f32).ln()));
-    logs.get(rank).copied().unwrap_or_else(|| (1.0 + rank as f32).ln())
 }
 
 /// One walk over the cells.
@@ -184,84 +208,81 @@ struct Walk<'a> {
     cells: &'a Cells,
     kernels: &'a Kernels,
     ready: Ready,
-    depth: usize,
-    effort: Effort,
-    allow: Option<(&'a Allow<'a>, &'a dyn Fn(u32) -> DocId)>,
+    asked: Query<'a>,
+    filter: Option<Filter<'a>>,
     /// Squared distance of the worst of the best, once there are enough.
     limit: f32,
 }
 
 impl Walk<'_> {
-    /// Visits cells until the rest are not worth it. `order` holds all of them, in no order.
+    /// Visits cells until the rest is not worth it.
     fn run(&mut self, scratch: &mut CellsScratch, counters: &mut Counters) -> Result<()> {
-        let (mut done, cells) = (0, scratch.order.len());
-        while done < cells {
-            // The nearest first, until there are results to compare with; then all that can matter at once.
-            let part = if self.limit.is_finite() {
-                self.within(&mut scratch.order[done..])
-            } else {
-                nearest(&mut scratch.order[done..], NEAREST.max(done))
-            };
-            if part == 0 {
-                break;
-            }
-            if let Some((allow, _)) = self.allow {
+        let mut visited = 0;
+        loop {
+            if let Some((allow, _)) = self.filter {
                 allow.check_stop()?;
             }
-            for rank in done..done + part {
-                let key = scratch.order[rank];
-                let (distance, cell) = (distance(key), key as u32 as usize);
-                if self.limit.is_finite() && self.score(rank, cell, distance) > self.effort.threshold {
+            let cutoff = if self.limit.is_finite() {
+                self.choose(scratch)
+            } else {
+                // By distance, as long as there is nothing to compare with.
+                scratch.order.clear();
+                let left = scratch.at_zero.iter().zip(&scratch.distances_to).zip(0..);
+                let left = left.filter(|((a, _), _)| **a < f32::INFINITY);
+                scratch.order.extend(left.map(|((_, distance), cell)| key(*distance, cell)));
+                f32::INFINITY
+            };
+            let part = least(&mut scratch.order, NEAREST.max(GROWTH * visited));
+            if part == 0 {
+                return Ok(());
+            }
+            for at in 0..part {
+                let cell = scratch.order[at] as u32 as usize;
+                let cosine = scratch.at_zero[cell] - self.limit * scratch.per_distance[cell];
+                // Ordered by the cosine at the T of before: one too far now may be followed by one that is not.
+                if cosine > cutoff {
                     continue;
                 }
-                if let Some(next) = scratch.order[..done + part].get(rank + 1) {
+                if let Some(next) = scratch.order[..part].get(at + 1) {
                     let posting = self.cells.posting(*next as u32 as usize);
                     self.kernels.prefetch(&posting[..posting.len().min(PREFETCH_BYTES)]);
                 }
-                self.visit(cell, distance, scratch, counters);
-            }
-            done += part;
-        }
-        Ok(())
-    }
-
-    /// How unlikely the cell of this rank is to hold a better vector.
-    fn score(&self, rank: usize, cell: usize, distance: f32) -> f32 {
-        let radius = self.cells.radii[cell];
-        let cosine = (distance + radius * radius - self.limit) / (2.0 * radius * distance.sqrt() + 1e-12);
-        self.effort.weight * log(rank) + COSINE_WEIGHT * cosine
-    }
-
-    /// Moves the cells that can still pass to the front, nearest first, and returns how many there are.
-    ///
-    /// Whatever the radius of a cell at squared distance d > T, the cosine is at least `sqrt(1 - T / d)`, so
-    /// that no cell beyond some distance passes.
-    fn within(&self, order: &mut [u64]) -> usize {
-        let most = (self.effort.threshold / COSINE_WEIGHT).max(0.0);
-        let mut count = 0;
-        if most >= 1.0 {
-            count = order.len();
-        } else {
-            let farthest = key(self.limit / (1.0 - most * most), u32::MAX);
-            for at in 0..order.len() {
-                let key = order[at];
-                order[at] = order[count];
-                order[count] = key;
-                count += usize::from(key <= farthest);
+                self.visit(cell, scratch, counters);
+                (scratch.at_zero[cell], scratch.per_distance[cell]) = (f32::INFINITY, 0.0);
+                visited += 1;
             }
         }
-        order[..count].sort_unstable();
-        count
+    }
+
+    /// Orders the cells that are not to be left out by the cosine they need, and returns the largest of these.
+    fn choose(&self, scratch: &mut CellsScratch) -> f32 {
+        let CellsScratch { at_zero, per_distance, order, .. } = scratch;
+        let limit = self.limit;
+        let cosine = move |(a, b): (&f32, &f32)| a - limit * b;
+        let budget = self.asked.effort.missing * self.asked.depth as f32;
+        let cutoff = match budget > 0.0 {
+            true => self.asked.odds.cutoff(at_zero.iter().zip(per_distance.iter()).map(cosine), budget),
+            // Beyond a cosine of 1 nothing can be nearer, if the radius were a bound; it is a mean.
+            false => VISITED,
+        };
+        order.clear();
+        for (cell, cosine) in at_zero.iter().zip(per_distance.iter()).map(cosine).enumerate() {
+            if cosine < cutoff {
+                order.push(key(cosine + VISITED, cell as u32));
+            }
+        }
+        cutoff
     }
 
     /// Scans a posting and refines its candidates.
-    fn visit(&mut self, cell: usize, distance: f32, scratch: &mut CellsScratch, counters: &mut Counters) {
+    fn visit(&mut self, cell: usize, scratch: &mut CellsScratch, counters: &mut Counters) {
         let posting = self.cells.posting(cell);
+        let distance = scratch.distances_to[cell];
         let bounds = Bounds {
             base: distance,
             step: self.ready.step,
             bias: self.ready.bias,
-            slack: self.effort.slack * distance.sqrt(),
+            slack: self.asked.effort.slack * distance.sqrt(),
             threshold: self.limit,
         };
         scratch.candidates.clear();
@@ -271,7 +292,7 @@ impl Walk<'_> {
         picked.clear();
         let fresh = candidates.ids.iter().zip(&candidates.bounds).filter(|(id, _)| {
             let (word, bit) = (**id as usize / 64, 1_u64 << (**id % 64));
-            seen[word] & bit == 0 && self.allow.is_none_or(|(allow, doc_of)| allow.contains(doc_of(**id)))
+            seen[word] & bit == 0 && self.filter.is_none_or(|(allow, doc_of)| allow.contains(doc_of(**id)))
         });
         if self.limit.is_finite() {
             picked.extend(fresh.map(|(id, _)| *id));
@@ -281,7 +302,7 @@ impl Walk<'_> {
         // Nothing rules a vector out yet: the most promising first, so that something soon does.
         keys.clear();
         keys.extend(fresh.map(|(id, bound)| key(*bound, *id)));
-        let first = (OPENING * self.depth).min(keys.len());
+        let first = (OPENING * self.asked.depth).min(keys.len());
         if first > 0 && first < keys.len() {
             keys.select_nth_unstable(first - 1);
         }
@@ -307,12 +328,12 @@ impl Walk<'_> {
         self.cells.refine.distances(self.kernels, query, picked, sums, distances);
         for (id, distance) in picked.iter().zip(distances.iter()) {
             seen[*id as usize / 64] |= 1 << (id % 64);
-            if *distance < self.limit || best.len() < self.depth {
+            if *distance < self.limit || best.len() < self.asked.depth {
                 best.push(key(*distance, *id));
-                if best.len() > self.depth {
+                if best.len() > self.asked.depth {
                     best.pop();
                 }
-                if best.len() == self.depth {
+                if best.len() == self.asked.depth {
                     self.limit = best.peek().map_or(f32::INFINITY, |key| self::distance(*key));
                 }
             }

@@ -263,14 +263,12 @@ fn batches_and_all_levels_of_kernels_find_the_same() {
     let vectors: Vec<Vec<f32>> = (0..5_000).map(|_| mixture.vector(&mut random, 0.6)).collect();
     let queries: Vec<Vec<f32>> = (0..20).map(|_| mixture.vector(&mut random, 0.6)).collect();
     let case = Case::new(Metric::Ip, Element::F32, &vectors);
-    let effort = Effort { weight: 0.25, threshold: 2.0, slack: 0.1 };
+    let effort = Effort { missing: 0.05, slack: 0.1 };
     let found = |kernels: &'static Kernels, query: &[f32]| {
         let (mut scratch, mut found, mut counters) =
             (CellsScratch::default(), Vec::new(), Counters::default());
-        case.ssd
-            .cells
-            .search(kernels, query, 15, effort, None, &mut scratch, &mut found, &mut counters)
-            .unwrap();
+        let asked = Query { query, depth: 15, effort, odds: &case.ssd.cells.layout.calibration.odds };
+        case.ssd.cells.search(kernels, asked, None, &mut scratch, &mut found, &mut counters).unwrap();
         (found.iter().map(|(distance, id)| (distance.to_bits(), *id)).collect::<Vec<_>>(), counters)
     };
     let all = Allow::all(5_000);
