@@ -81,7 +81,7 @@ pub struct Args {
     /// Recall asked of the engine, and a goal of the report, above 0 and at most 1; several values give several
     /// rows: 0.9,0.95,0.99; left out: the engine's default and no goal
     #[arg(long, value_delimiter = ',', value_parser = share)]
-    recall: Vec<f32>,
+    recall: Vec<f64>,
     /// Index: auto or flat
     #[arg(long, default_value = "auto", value_parser = named::<IndexKind>)]
     index: IndexKind,
@@ -122,7 +122,7 @@ pub struct Args {
 #[derive(Serialize)]
 struct Point {
     /// What was asked for.
-    asked: Option<f32>,
+    asked: Option<f64>,
     threads: usize,
     batch: usize,
     recall: f64,
@@ -217,7 +217,7 @@ pub fn run(args: &Args) -> Result<()> {
         let point = point(&run, quality, &size, cost);
         if let Some(goal) = run.load.wanted.recall {
             let what = format!("recall@{}, {} threads, batch {}", args.k, point.threads, point.batch);
-            goals.push(Goal::at_least(what, quality.recall, f64::from(goal)));
+            goals.push(Goal::at_least(what, quality.recall, goal));
         }
         rows.push(report::row(point)?);
     }
@@ -373,7 +373,7 @@ fn point(run: &Measured, quality: recall::Quality, size: &Size, cost: Cost) -> P
 }
 
 /// The recalls to ask for.
-fn asked(args: &Args) -> Vec<Option<f32>> {
+fn asked(args: &Args) -> Vec<Option<f64>> {
     match args.recall.is_empty() {
         true => vec![None],
         false => args.recall.iter().copied().map(Some).collect(),
@@ -393,7 +393,7 @@ pub fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-fn share(text: &str) -> Result<f32, String> {
+fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
         _ => Err("a number above 0 and at most 1 is wanted".to_owned()),

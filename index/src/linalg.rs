@@ -69,7 +69,7 @@ mod tests {
             (0..dim).map(|at| rows.iter().map(|row| row[at]).sum::<f32>() / count as f32).collect();
         let (axes, variances) = principal_axes(rows, &mean, dim + 2);
         assert!(variances.is_sorted_by(|a, b| a >= b), "{variances:?}");
-        for a in 0..dim + 2 {
+        for (a, variance_of) in variances.iter().enumerate() {
             let axis = |at: usize| &axes[at * dim..(at + 1) * dim];
             for b in 0..dim + 2 {
                 let product: f32 = axis(a).iter().zip(axis(b)).map(|(x, y)| x * y).sum();
@@ -80,7 +80,7 @@ mod tests {
                 row.iter().zip(&mean).zip(axis(a)).map(|((x, m), w)| (x - m) * w).sum()
             };
             let variance = rows.iter().map(|row| along(row).powi(2)).sum::<f32>() / count as f32;
-            assert!((variance - variances[a]).abs() < 1e-4, "axis {a}: {variance}, {}", variances[a]);
+            assert!((variance - variance_of).abs() < 1e-4, "axis {a}: {variance}, {variance_of}");
         }
     }
 

@@ -66,7 +66,7 @@ pub struct Wanted {
     /// Hits a query.
     pub k: usize,
     /// Share of the true nearest; none for the engine's default.
-    pub recall: Option<f32>,
+    pub recall: Option<f64>,
 }
 
 /// A database with one collection.

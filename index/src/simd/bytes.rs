@@ -17,10 +17,13 @@ const QUERY_MAX: i16 = 16_383;
 /// Rows ahead of the one being read that are asked for when rows are picked.
 const AHEAD: usize = 4;
 
+/// `(query, rows, stride, picks, products)`.
+type Picked = fn(&[i16], &[u8], usize, &[u32], &mut [i32]);
+
 /// The kernels of a level: `(query, rows, stride, picks, products)`; with picks of none, all rows.
 pub(super) struct ByteKernels {
     pub(super) dots: fn(&[i16], &[u8], usize, &mut [i32]),
-    pub(super) picked: fn(&[i16], &[u8], usize, &[u32], &mut [i32]),
+    pub(super) picked: Picked,
     pub(super) prefetch: fn(*const u8, usize),
 }
 

@@ -228,9 +228,9 @@ fn scan_by(
     let mut sum = [0; BLOCK_ROWS];
     for block in posting.chunks_exact(block_bytes(lookups)) {
         sums(table, &block[..code_bytes(lookups)], &mut sum);
-        for row in 0..BLOCK_ROWS {
+        for (row, sum) in sum.iter().enumerate() {
             let Factors { add, scale, error, id } = factors(block, lookups, row);
-            let product = sum[row] as f32 * bounds.step + bounds.bias;
+            let product = *sum as f32 * bounds.step + bounds.bias;
             let estimate = (add + bounds.base) + scale.to_f32() * product;
             let bound = estimate - error.to_f32() * bounds.slack;
             if bound < bounds.threshold {

@@ -2,7 +2,7 @@
 //!
 //! In order: the space; its principal axes, the first of which are all that cells and codes see; every vector
 //! placed, projected and given its refine code, in one pass; k-means; each vector into its nearest cell, and
-//! every second one into one more ([`closure`]); the axes dealt to the pieces of a code by the variance of
+//! every second one into one more ([`Placement`]); the axes dealt to the pieces of a code by the variance of
 //! residuals; words; postings; calibration.
 //!
 //! Memory while it runs: `coded dims x 4` bytes a vector for the projections and 100 for the nearest cells,
@@ -11,8 +11,8 @@
 use spandrel_storage::DenseSpec;
 
 use super::calibrate;
-use super::cells::{Cells, Parts};
-use super::closure::{self, Placement};
+use super::cells::Parts;
+use super::closure::Placement;
 use super::cluster::{Centroids, Work};
 use super::codebook::{self, Codebook};
 use super::layout::Layout;

@@ -90,11 +90,6 @@ impl Centroids {
         self.values.len() / self.dim
     }
 
-    /// Centroid of a cell.
-    pub(super) fn row(&self, cell: usize) -> &[f32] {
-        &self.values[cell * self.dim..(cell + 1) * self.dim]
-    }
-
     /// The `top` nearest cells of every row, nearest first, the last one repeated when there are fewer:
     /// `rows x top`.
     pub(super) fn nearest(&self, rows: Matrix<'_, f32>, top: usize, work: Work) -> Vec<Near> {

@@ -32,7 +32,6 @@ pub(crate) use self::search::CellsScratch;
 use self::search::{Effort, Filter, Query};
 use super::vectors::ChunkSource;
 use super::{Ask, Flat, VectorIndex};
-use crate::allow::Allow;
 use crate::counters::Counters;
 use crate::error::Result;
 use crate::matrix::Matrix;

@@ -7,6 +7,7 @@ use spandrel_storage::io::Extent;
 use spandrel_storage::{Element, Metric};
 
 use super::*;
+use crate::allow::Allow;
 use crate::dense::SearchParams;
 use crate::dense::flat::FlatBuilder;
 use crate::error::Error;
@@ -320,7 +321,7 @@ fn damaged_sections_are_refused_or_searched_without_a_panic() {
     let other = DenseSpec { dim: 7, ..case.spec.clone() };
     assert!(open(case.section.clone(), &other).is_err(), "another field");
     let (mut refused, mut searched) = (0, 0);
-    for round in 0..150 {
+    for (round, query) in vectors.iter().enumerate().take(150) {
         let mut bytes = case.section.clone();
         // Most of the damage where it matters: the header and the parts before the codes.
         let end = if round % 3 == 0 { bytes.len() } else { 40_000 };
@@ -334,7 +335,7 @@ fn damaged_sections_are_refused_or_searched_without_a_panic() {
                 let allow = Allow::all(4_200);
                 let (mut top, mut counters) = (TopK::new(5), Counters::default());
                 let ask = Ask::new(&case.rows, &allow);
-                let _ = ssd.search(&vectors[round], &ask, &mut top, &mut Scratch::new(), &mut counters);
+                let _ = ssd.search(query, &ask, &mut top, &mut Scratch::new(), &mut counters);
                 searched += 1;
             }
         }
