@@ -78,7 +78,8 @@ pub struct Args {
     /// Memory budget of the engine in MiB; left out: its default
     #[arg(long)]
     memory_mb: Option<u64>,
-    /// Recall asked of the engine, and a goal of the report, above 0 and at most 1; several values give several
+    /// Recall asked of the engine, and a goal of the report, above 0 and at most 1; several values give
+    /// several
     /// rows: 0.9,0.95,0.99; left out: the engine's default and no goal
     #[arg(long, value_delimiter = ',', value_parser = share)]
     recall: Vec<f64>,

@@ -26,7 +26,8 @@ impl Random {
 
     /// `wanted` different numbers below `count`, ascending; all of them when there are no more.
     pub(crate) fn sample(&mut self, count: usize, wanted: usize) -> Vec<usize> {
-        // Selection sampling (Knuth, algorithm S): each number is taken with what is wanted over what is left.
+        // Selection sampling (Knuth, algorithm S): each number is taken with what is wanted over what
+        // is left.
         let mut left = wanted.min(count);
         let mut taken = Vec::with_capacity(left);
         for at in 0..count {

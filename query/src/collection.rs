@@ -222,7 +222,8 @@ impl Collection {
         maintain::flush(&self.shared, &self.stop)
     }
 
-    /// Builds every row written so far into as few segments on disk as they fit in, and waits for it: a search
+    /// Builds every row written so far into as few segments on disk as they fit in, and waits for it: a
+    /// search
     /// visits every segment, so that fewer are faster. Worth it after a load; background merging does the
     /// same little by little.
     ///

@@ -104,6 +104,7 @@ fn third_party_crates_have_one_home() {
         ("prost::", &["proto/", "server/", "bench/"]),
         ("tokio::", &["server/", "bench/"]),
         ("io_uring::", &["storage/src/io/uring"]),
+        ("faer::", &["index/src/linalg.rs"]),
         ("tiktoken_rs::", &["query/src/rag/"]),
         ("text_splitter::", &["query/src/rag/"]),
         ("parquet::", &["query/src/import/"]),

@@ -51,7 +51,8 @@ pub(super) fn cells_name(id: usize) -> String {
 /// Section names of the files of the text index start with this.
 pub(super) const TEXT_PREFIX: &str = "text/";
 
-/// Writes a segment file that covers `range`, durably, with up to `threads` threads (0: as many as the machine
+/// Writes a segment file that covers `range`, durably, with up to `threads` threads (0: as many as the
+/// machine
 /// runs). The file is not there unless this succeeds.
 ///
 /// # Errors

@@ -9,7 +9,7 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 64 a group of 4 lookups | byte `4 * lane + lookup`: the nibble of vector `lane` (low half) and of vector `lane + 16` (high half), lanes 0..16 |
+//! | 64 a group of 4 lookups | byte `4 * lane + lookup`: nibbles of vectors `lane` (low) and `lane + 16` |
 //! | 4 x 32 | `add`, f32 |
 //! | 2 x 32 | `scale`, f16 |
 //! | 2 x 32 | `error`, f16 |

@@ -1,7 +1,8 @@
 //! How hard to search for a recall: measured when cells are built, on vectors of the field as queries.
 //!
 //! First the table of [`odds`](super::odds) is counted, and the slack of bounds is chosen with which next to
-//! nothing is lost to them. Then, for k = 1, 10 and 100 and a ladder of budgets (the share of the nearest that
+//! nothing is lost to them. Then, for k = 1, 10 and 100 and a ladder of budgets (the share of the
+//! nearest that
 //! may be expected in the cells left out), the searches of a sample of vectors are compared with the truth,
 //! each vector left out of its own results. What a caller asks for lies between two rungs and is
 //! interpolated.

@@ -6,7 +6,7 @@
 //! equal, which spends the bits where the variance is (the eigenvalue allocation of Ge et al., "Optimized
 //! product quantization", 2013); directions of little variance are not coded at all, and their share goes
 //! into the error. Measured on two real sets it needs two thirds to one third of the bytes of sign codes for
-//! the same recall; docs/quantization.md has the table.
+//! the same recall.
 
 use crate::matrix::Matrix;
 use crate::parallel::for_parts;

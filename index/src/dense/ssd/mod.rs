@@ -7,8 +7,7 @@
 //! that codes cannot do (small segments, selective filters, far-off queries), are left to the [`Flat`] index
 //! over the same vectors.
 //!
-//! Memory: about 80 bytes a vector for postings and a byte a dimension for refining. docs/quantization.md and
-//! docs/dense.md have the measurements.
+//! Memory: about 80 bytes a vector for postings and a byte a dimension for refining.
 
 mod build;
 mod bytes;
@@ -96,7 +95,8 @@ impl Ssd {
     /// Opens the section that [`Built::write`] wrote for the vectors of `flat`.
     ///
     /// # Errors
-    /// [`Error::Section`](crate::Error::Section) when the bytes are not cells of these vectors; a storage error when they
+    /// [`Error::Section`](crate::Error::Section) when the bytes are not cells of these vectors; a
+    /// storage error when they
     /// cannot be read.
     pub fn open(section: &str, spec: &DenseSpec, flat: Flat, source: &Arc<dyn ChunkSource>) -> Result<Self> {
         let cells = Cells::open(section, spec, flat.vectors(), source)?;

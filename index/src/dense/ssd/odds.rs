@@ -1,7 +1,9 @@
 //! How many of a query's nearest vectors a cell is expected to hold, by where the cell lies.
 //!
-//! A vector of a cell with radius r, at distance sqrt(d) of the query, is nearer than sqrt(T) only if it lies in
-//! a direction of the centroid, seen along the line to the query, with a cosine of at least `(d + r^2 - T) / (2 r
+//! A vector of a cell with radius r, at distance sqrt(d) of the query, is nearer than sqrt(T) only if
+//! it lies in
+//! a direction of the centroid, seen along the line to the query, with a cosine of at least `(d + r^2 -
+//! T) / (2 r
 //! sqrt(d))`. In many dimensions large cosines are rare, and how rare is much the same for all cells and
 //! queries of a field: the table says how many vectors a cell has beyond a cosine, measured when the cells
 //! are built. It stays right for queries unlike the vectors, which have T and d of another size but meet the

@@ -1,7 +1,8 @@
 //! Searches cells: which of them, in which order, and when to stop.
 //!
 //! 1. The query is placed, projected and compared with all centroids, in bytes.
-//! 2. The nearest cells are visited until there are as many vectors as wanted; the worst of them is at squared
+//! 2. The nearest cells are visited until there are as many vectors as wanted; the worst of them is at
+//!    squared
 //!    distance T. Of the cells that are left, those are visited that need the smallest cosine to hold a
 //!    nearer vector, until all the rest together are expected to hold less than the budget
 //!    ([`odds`](super::odds)); T falls on the way, and the rest is looked at again a few times.
@@ -239,7 +240,8 @@ impl Walk<'_> {
             for at in 0..part {
                 let cell = scratch.order[at] as u32 as usize;
                 let cosine = scratch.at_zero[cell] - self.limit * scratch.per_distance[cell];
-                // Ordered by the cosine at the T of before: one too far now may be followed by one that is not.
+                // Ordered by the cosine at the T of before: one too far now may be followed by one that
+                // is not.
                 if cosine > cutoff {
                     continue;
                 }
@@ -254,7 +256,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Orders the cells that are not to be left out by the cosine they need, and returns the largest of these.
+    /// Orders the cells that are not to be left out by the cosine they need, and returns the largest of
+    /// these.
     fn choose(&self, scratch: &mut CellsScratch) -> f32 {
         let CellsScratch { at_zero, per_distance, order, .. } = scratch;
         let limit = self.limit;

@@ -1,4 +1,5 @@
-//! The AVX-512 level (F, BW, VL) and its forms with VNNI and VBMI: 16 float lanes, 32 integer lanes, 32 registers.
+//! The AVX-512 level (F, BW, VL) and its forms with VNNI and VBMI: 16 float lanes, 32 integer lanes, 32
+//! registers.
 //!
 //! Only loads, one arithmetic step and the lane sums are here; [`float`](super::float) and
 //! [`int`](super::int) hold the loops. Partial loads are masked, so that nothing past a slice is read. The

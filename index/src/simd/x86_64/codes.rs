@@ -89,7 +89,8 @@ with_features! {
         let mut count = candidates.ids.len();
         candidates.ids.reserve(blocks * BLOCK_ROWS);
         candidates.bounds.reserve(blocks * BLOCK_ROWS);
-        // SAFETY: every block has codes and then 4 x 32, 2 x 32 2 x 32 bytes of factors and 4 x 32 of ids. There is room for
+        // SAFETY: every block has codes and then 4 x 32, 2 x 32 and 2 x 32 bytes of factors and 4 x 32 of
+        // ids. There is room for
         // every vector, and a store writes only the places of the bits set.
         unsafe {
             let (base, step, bias) =
@@ -216,7 +217,8 @@ with_features! {
         let (mut sums, mut lower) = ([0_i32; BLOCK_ROWS], [0_f32; BLOCK_ROWS]);
         for block in posting.chunks_exact(block_bytes) {
             let mut below = 0_u32;
-            // SAFETY: the block has codes and then 4 x 32, 2 x 32 2 x 32 bytes of factors and 4 x 32 of ids; sums and bounds
+            // SAFETY: the block has codes and then 4 x 32, 2 x 32 and 2 x 32 bytes of factors and 4 x 32 of
+            // ids; sums and bounds
             // have 32 places.
             unsafe {
                 block_avx2(table, block.as_ptr(), sums.as_mut_ptr());
