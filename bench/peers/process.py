@@ -1,5 +1,6 @@
 """The processes that take part: workers, each with a peer in it, and the interpreters that they need."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -24,6 +25,8 @@ TUNING_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_WAIT_POLICY")
 LOG_LINES = 5
 # Longest time an answer may take: a build of a large set, or a peer that hangs.
 PATIENCE_S = 3600
+# Longest time that a process may take to end by itself.
+CLOSE_S = 10
 
 
 class PeerError(Exception):
@@ -99,6 +102,12 @@ class Worker:
         return answer
 
     def close(self):
-        self.child.stdin.close()
-        self.child.wait()
+        """Lets it end; one that is in the middle of something is killed."""
+        with contextlib.suppress(BrokenPipeError):
+            self.child.stdin.close()
+        try:
+            self.child.wait(CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
         self.child.stdout.close()

@@ -51,11 +51,21 @@ class Ivf(Rabitqlib):
 
 
 class Symqg(Rabitqlib):
+    """A node keeps its vector whole (0 bits) or quantized, which takes less memory."""
+
     def builds(self):
-        return [{"max_degree": degree, "ef_construction": 200} for degree in (32, 64)]
+        return [
+            {"max_degree": degree, "ef_construction": 200, "quantization_bits": bits}
+            for degree, bits in ((32, 0), (64, 0), (32, 8))
+        ]
 
     def build(self, base, folder, threads, settings):
-        index = rabitqlib.SymqgIndex(self.shape["dim"], settings["max_degree"], metric=self.shape["metric"])
+        index = rabitqlib.SymqgIndex(
+            self.shape["dim"],
+            settings["max_degree"],
+            metric=self.shape["metric"],
+            quantization_bits=settings["quantization_bits"],
+        )
         index.build(base, settings["ef_construction"], num_threads=threads)
         index.save(os.path.join(folder, "index"))
 
