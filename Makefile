@@ -6,12 +6,15 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-python lint bench
+.PHONY: help setup demo test test-python lint bench peers
 
 CARGO ?= cargo
 # The data sets of `make bench`, and where it writes its figures.
 DATA ?= ../shared/data
 RESULTS ?= $(or $(CARGO_TARGET_DIR),target)/bench-results
+# The data set of `make peers`, and more arguments for bench/peers/run.py.
+DATASET ?= ottqa-100k-minilm-384-ip
+PEERS_ARGS ?=
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,3 +48,9 @@ bench: setup ## Measure beside numpy and faiss: DATA=folder of data sets, RESULT
 	    flat --data "$(DATA)" --python "$$python" --json "$(RESULTS)/flat.json"
 	@$(CARGO) run --quiet --profile bench --bin spandrel-bench -- \
 	    import --data "$(DATA)" --json "$(RESULTS)/import.json"
+
+peers: ## Measure other vector libraries: DATA and RESULTS as for bench, DATASET=name, PEERS_ARGS=more
+	@test -d "$(DATA)" || { echo "peers: no folder '$(DATA)'; name the data sets: make peers DATA=..." >&2; exit 1; }
+	@mkdir -p "$(RESULTS)"
+	@python="$$(scripts/python_env.sh peers bench/peers/requirements.txt)"; \
+	"$$python" -B bench/peers/run.py --data "$(DATA)" --dataset "$(DATASET)" --out "$(RESULTS)/peers.json" $(PEERS_ARGS)

@@ -17,10 +17,8 @@ it would be faster. The driver tries every combination of both and keeps the fas
 """
 
 import concurrent.futures
-import io
 import json
 import os
-import struct
 import sys
 import threading
 import time
@@ -31,30 +29,12 @@ for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_NUM_THREADS", "O
 import faiss
 import numpy as np
 import threadpoolctl
-import zstandard
+
+from dataset import read_vectors
 
 WARM_UP_CALLS = 2
 BLAS_RULE = faiss.cvar.distance_compute_blas_threshold
 BLAS_ALWAYS = 1
-
-
-def read_vectors(path):
-    """Rows of an npy, fbin, u8bin or fvecs file, or of its .zst, as C-ordered float32."""
-    with open(path, "rb") as file:
-        if path.endswith(".zst"):
-            data, path = zstandard.ZstdDecompressor().stream_reader(file).read(), path[: -len(".zst")]
-        else:
-            data = file.read()
-    if path.endswith(".npy"):
-        vectors = np.load(io.BytesIO(data))
-    elif path.endswith(".fvecs"):
-        (dim,) = struct.unpack("<i", data[:4])
-        vectors = np.frombuffer(data, np.float32).reshape(-1, dim + 1)[:, 1:]
-    else:
-        rows, dim = struct.unpack("<II", data[:8])
-        element = np.uint8 if path.endswith(".u8bin") else np.float32
-        vectors = np.frombuffer(data, element, count=rows * dim, offset=8).reshape(rows, dim)
-    return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
 class Faiss:

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""One peer in a process of its own, so that its memory and its threads are its own; driven by run.py.
+
+    worker.py PEER SHAPE [MEMORY_MB]
+
+SHAPE is JSON: rows, dim, metric, k. One JSON object a line on stdin, one answer a line on what was stdout.
+What the library prints goes to stderr.
+
+    {"do": "describe"}                                    version, build settings, whether it stays on disk
+    {"do": "build", "base", "folder", "threads", "settings"}
+    {"do": "open", "queries", "folder", "threads", "settings"}
+    {"do": "pass", "numbers", "knobs", "cold"}            a pass over the queries of these numbers
+    {"do": "memory"}                                      resident memory since it was opened
+
+An index is built by one process and searched by another: what is left over from building is not in the memory
+reported, and each starts with the number of threads that it should use.
+"""
+
+import gc
+import importlib.metadata
+import json
+import os
+import sys
+import time
+
+import numpy as np
+
+import adapters
+import measure
+
+
+class Worker:
+    def __init__(self, name, shape, memory_mb):
+        self.peer_class = adapters.peer_class(name)
+        self.shape, self.memory_mb = shape, memory_mb if self.peer_class.on_disk else None
+        self.peer = self.peer_class(self.shape, self.memory_mb)
+
+    def describe(self, _):
+        return {
+            "version": importlib.metadata.version(self.peer.package),
+            "builds": self.peer.builds(),
+            "on_disk": self.peer.on_disk,
+        }
+
+    def build(self, ask):
+        base = np.load(ask["base"])
+        begin = time.perf_counter()
+        self.peer.build(base, ask["folder"], ask["threads"], ask["settings"])
+        return {"build_s": time.perf_counter() - begin, "memory": measure.memory()}
+
+    def open(self, ask):
+        self.queries, self.folder, self.threads = np.load(ask["queries"]), ask["folder"], ask["threads"]
+        self.settings, self.idle = ask["settings"], measure.memory()
+        measure.reset_peak()
+        self.peer.open(self.folder, self.threads, self.settings)
+        return {"sweeps": [vars(sweep) for sweep in self.peer.sweeps(self.settings)]}
+
+    def run(self, ask):
+        if ask["cold"]:
+            self.reopen_cold()
+        requests = self.peer.requests(self.queries[ask["numbers"]], ask["knobs"])
+        begin_bytes = measure.read_bytes()
+        wall_s, times, answers = measure.run_pass(self.peer.search, requests, self.threads, not ask["cold"])
+        end_bytes = measure.read_bytes()
+        return {
+            "wall_s": wall_s,
+            "times_ns": times,
+            "found": [self.peer.rows(answer) for answer in answers],
+            "read_bytes": None if begin_bytes is None else end_bytes - begin_bytes,
+        }
+
+    def reopen_cold(self):
+        """Closes the index first: pages that are mapped would stay in memory."""
+        self.peer = None
+        gc.collect()
+        measure.drop_cache(self.folder)
+        self.peer = self.peer_class(self.shape, self.memory_mb)
+        self.peer.open(self.folder, self.threads, self.settings)
+
+    def memory(self, _):
+        return {"idle": self.idle, "now": measure.memory()}
+
+
+def main():
+    name, shape, memory_mb = sys.argv[1], json.loads(sys.argv[2]), [*map(int, sys.argv[3:]), None][0]
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        worker, broken = Worker(name, shape, memory_mb), None
+    except Exception as error:
+        worker, broken = None, error
+    for line in sys.stdin:
+        ask = json.loads(line)
+        try:
+            if broken:
+                raise broken
+            verbs = {
+                "describe": worker.describe,
+                "build": worker.build,
+                "open": worker.open,
+                "pass": worker.run,
+                "memory": worker.memory,
+            }
+            answer = verbs[ask["do"]](ask)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()
