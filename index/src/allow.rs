@@ -81,6 +81,17 @@ impl<'a> Allow<'a> {
         self.filter.map_or(alive, |filter| inside(filter).min(alive))
     }
 
+    /// About which share of `docs` the query may see, as if deletions hit all of them alike.
+    pub fn share(&self, docs: u32) -> f32 {
+        if self.range.is_empty() || docs == 0 {
+            return 0.0;
+        }
+        let inside = |bitmap: &RoaringBitmap| bitmap.range_cardinality(self.range.clone()) as f32;
+        let range = self.range.len() as f32;
+        let alive = 1.0 - self.deleted.map_or(0.0, inside) / range;
+        (self.filter.map_or(range, inside) * alive / docs as f32).min(1.0)
+    }
+
     /// Whether the query may see no doc at all.
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()
@@ -150,6 +161,11 @@ mod tests {
         assert_eq!(allow.iter().collect::<Vec<_>>(), expected, "{allow:?}");
         assert_eq!(allow.count(), expected.len() as u64, "{allow:?}");
         assert!(allow.count_max() >= expected.len() as u64, "{allow:?}");
+        let share = expected.len() as f32 / docs as f32;
+        // Which of those that match are deleted is not counted.
+        if allow.filter.is_none() || allow.deleted.is_none() {
+            assert!((allow.share(docs) - share).abs() <= 1e-5, "{allow:?}: {share}");
+        }
         assert_eq!(allow.is_empty(), expected.is_empty(), "{allow:?}");
     }
 

@@ -91,7 +91,7 @@ pub(super) fn build(spec: &DenseSpec, rows: Rows<'_>, count: u32, threads: usize
         postings,
     };
     drop(projected);
-    let (calibration, parts) = calibrate::fit(layout.clone(), parts, &placement.primary, rows, work);
+    let (calibration, parts) = calibrate::fit(layout.clone(), parts, count as usize, rows, work);
     layout.calibration = calibration;
     (layout, parts)
 }

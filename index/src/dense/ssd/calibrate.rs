@@ -1,20 +1,20 @@
 //! How hard to search for a recall: measured when cells are built, on vectors of the field as queries.
 //!
-//! First the table of [`odds`](super::odds) is counted, and the slack of bounds is chosen with which next to
-//! nothing is lost to them. Then, for k = 1, 10 and 100 and a ladder of budgets (the share of the
-//! nearest that
-//! may be expected in the cells left out), the searches of a sample of vectors are compared with the truth,
-//! each vector left out of its own results. What a caller asks for lies between two rungs and is
-//! interpolated.
+//! First the slack of bounds is chosen with which little is lost to them. Then, for k = 1, 10 and 100, that
+//! slack and the next, and a ladder of budgets (the share of the nearest that may be expected in the cells left out,
+//! [`odds`](super::odds)), the searches of a sample of vectors are compared with the truth, each vector left
+//! out of its own results, up to the rung that finds all but everything. What a caller asks for lies between
+//! two rungs and is interpolated.
 //!
-//! The sample is drawn cell by cell, so that many copies of one vector do not stand for the rest.
+//! Of many copies of one vector only one is drawn, so that they do not stand for the rest.
+
+use std::collections::HashSet;
 
 use parking_lot::Mutex;
 
 use super::cells::{Cells, Parts};
 use super::cluster::Work;
 use super::layout::Layout;
-use super::odds::{Count, Odds};
 use super::search::{CellsScratch, Effort};
 use super::space::Rows;
 use crate::counters::Counters;
@@ -26,13 +26,24 @@ use crate::simd;
 /// Vectors that serve as queries, and those of them that the slack is chosen on.
 const QUERIES: usize = 512;
 const SLACK_QUERIES: usize = 64;
+/// Times as many vectors are drawn, of which copies are left out.
+const DRAWN: usize = 4;
 /// Result counts that are measured.
 const COUNTS: [usize; 3] = [1, 10, 100];
-/// Budgets that are measured.
-const MISSING: [f32; 11] = [0.6, 0.4, 0.25, 0.16, 0.1, 0.06, 0.035, 0.02, 0.01, 0.005, 0.002];
-/// Slacks of bounds, the last of which is a bound for certain; and the recall that one has to leave.
-const SLACKS: [f32; 4] = [0.1, 0.2, 0.4, 1.0];
-const SLACK_RECALL: f32 = 0.998;
+/// Budgets that are measured, and the last of those that the lesser slack is enough for.
+const MISSING: [f32; 14] =
+    [0.5, 0.35, 0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.02, 0.01, 0.004, 0.0015, 0.0005, 0.0001];
+const MISSING_LOOSE: f32 = 0.04;
+/// No rung follows one that finds this much.
+const ENOUGH_RECALL: f32 = 0.9985;
+/// Slacks of bounds, the last of which is a bound for certain; and the recall that the lesser one of the two
+/// that are measured has to leave.
+const SLACKS: [f32; 5] = [0.1, 0.2, 0.4, 0.7, 1.0];
+const SLACK_RECALL: f32 = 0.98;
+/// Vectors that are scanned in the time that one is refined.
+const REFINE_COST: f32 = 50.0;
+/// Queries that one thread takes at once.
+const PART_QUERIES: usize = 32;
 /// Rows compared with all queries at once.
 const PART_ROWS: usize = 256;
 /// Distances that differ by less are the same: rounding of f32.
@@ -43,75 +54,71 @@ const TIE: f32 = 1e-5;
 pub(super) struct Point {
     pub(super) k: u32,
     pub(super) recall: f32,
-    /// The budget, as a share of k.
-    pub(super) missing: f32,
-    /// Vectors scanned a query.
-    pub(super) scanned: f32,
+    pub(super) effort: Effort,
+    /// Vectors scanned a query, and those refined as if they were scanned.
+    pub(super) cost: f32,
 }
 
-/// All that was measured; points by k and then by falling budget.
-#[derive(Clone, Debug, PartialEq)]
+/// All that was measured: ladders of points, by k, then by slack, then by falling budget.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Calibration {
-    pub(super) odds: Odds,
-    pub(super) slack: f32,
     pub(super) points: Vec<Point>,
-}
-
-impl Default for Calibration {
-    /// Of nothing: searches visit every cell.
-    fn default() -> Self {
-        Self { odds: Count::new().odds(), slack: SLACKS[SLACKS.len() - 1], points: Vec::new() }
-    }
 }
 
 impl Calibration {
     /// Whether it can be from a measurement.
     pub(super) fn is_sound(&self) -> bool {
-        self.odds.is_sound()
-            && (0.0..=1.0).contains(&self.slack)
-            && self.points.iter().all(|point| {
-                point.k > 0
-                    && (0.0..=1.0).contains(&point.recall)
-                    && (0.0..=1.0).contains(&point.missing)
-                    && point.scanned.is_finite()
-            })
+        self.points.iter().all(|point| {
+            point.k > 0
+                && (0.0..=1.0).contains(&point.recall)
+                && (0.0..=1.0).contains(&point.effort.missing)
+                && (0.0..=1.0).contains(&point.effort.slack)
+                && point.cost.is_finite()
+        })
     }
 
-    /// The effort that finds `recall` of the `k` nearest.
-    pub(super) fn effort(&self, k: usize, recall: f32) -> Effort {
-        let at = |count: usize| budget(self.points.iter().filter(|point| point.k as usize == count), recall);
-        let above = COUNTS.into_iter().find(|count| *count >= k).unwrap_or(COUNTS[2]);
-        let below = COUNTS.into_iter().rev().find(|count| *count <= k).unwrap_or(COUNTS[0]);
-        let missing = if above == below {
-            at(above)
-        } else {
-            let share = (k as f32 / below as f32).ln() / (above as f32 / below as f32).ln();
-            at(below) + (at(above) - at(below)) * share
-        };
-        Effort { missing, slack: self.slack }
+    /// The effort that finds `recall` of the `k` nearest. Between counts that were measured, and beyond
+    /// the last, budgets are a power of the count.
+    pub(super) fn effort(&self, k: f32, recall: f32) -> Effort {
+        let at = if k <= COUNTS[1] as f32 { 0 } else { 1 };
+        let (lower, upper) = (self.least(COUNTS[at], recall), self.least(COUNTS[at + 1], recall));
+        let share = ((k / COUNTS[at] as f32).ln() / (COUNTS[at + 1] as f32 / COUNTS[at] as f32).ln()).max(0.0);
+        if lower == Effort::ALL || upper == Effort::ALL {
+            return if share < 1.0 && lower == Effort::ALL { lower } else { upper };
+        }
+        let missing = (lower.missing.ln() + (upper.missing / lower.missing).min(1.0).ln() * share).exp();
+        let slack = lower.slack + (upper.slack - lower.slack) * share;
+        // However few cells are enough for vectors of the field, other queries need what their odds say.
+        Effort { missing: missing.min(1.0 - recall), slack: slack.clamp(0.0, 1.0) }
+    }
+
+    /// The cheapest effort that finds `recall` of the `k` nearest, `k` one that was measured.
+    fn least(&self, k: usize, recall: f32) -> Effort {
+        let ladders = self.points.chunk_by(|a, b| a.k == b.k && a.effort.slack == b.effort.slack);
+        let reached = ladders.filter(|ladder| ladder[0].k as usize == k).filter_map(|l| reach(l, recall));
+        let least = reached.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(effort, _)| effort);
+        // Not reached on any ladder, or nothing was measured: every cell, and bounds that are.
+        least.unwrap_or(Effort::ALL)
     }
 }
 
-/// The budget at which a ladder reaches `recall`: between two rungs, linear in the logarithms of what may be
-/// and of what is missed.
-fn budget<'a>(ladder: impl Iterator<Item = &'a Point>, recall: f32) -> f32 {
+/// Where a ladder reaches `recall`, and what that costs: between two rungs, linear in the logarithms of what
+/// may be and of what is missed.
+fn reach(ladder: &[Point], recall: f32) -> Option<(Effort, f32)> {
     let missed = |recall: f32| (1.0 - recall).max(1e-4).ln();
-    let mut before: Option<&Point> = None;
-    for point in ladder {
-        if point.recall >= recall {
-            return match before {
-                Some(before) if missed(before.recall) > missed(point.recall) => {
-                    let share = (missed(before.recall) - missed(recall))
-                        / (missed(before.recall) - missed(point.recall));
-                    (before.missing.ln() + (point.missing / before.missing).ln() * share).exp()
-                }
-                _ => point.missing,
-            };
+    let at = ladder.iter().position(|point| point.recall >= recall)?;
+    let point = &ladder[at];
+    let before = at.checked_sub(1).map(|at| &ladder[at]);
+    Some(match before {
+        Some(before) if missed(before.recall) > missed(point.recall) => {
+            let share =
+                (missed(before.recall) - missed(recall)) / (missed(before.recall) - missed(point.recall));
+            let between = |before: f32, after: f32| (before.ln() + (after / before).ln() * share).exp();
+            let missing = between(before.effort.missing, point.effort.missing);
+            (Effort { missing, slack: point.effort.slack }, between(before.cost, point.cost))
         }
-        before = Some(point);
-    }
-    // Not reached on the ladder, or nothing was measured: every cell.
-    0.0
+        _ => (point.effort, point.cost),
+    })
 }
 
 /// Vectors as queries, and their nearest.
@@ -125,86 +132,60 @@ struct Sample {
     truth: Vec<Vec<(f32, u32)>>,
 }
 
-/// Measures `parts`; `primary` is the first cell of every vector.
+/// Measures `parts`, cells of `count` vectors.
 pub(super) fn fit(
     layout: Layout,
     parts: Parts,
-    primary: &[u32],
+    count: usize,
     rows: Rows<'_>,
     work: Work,
 ) -> (Calibration, Parts) {
     let (cells, kept) = Cells::lend(layout, parts);
-    let sample = Sample::draw(&cells, primary, rows, work);
+    let sample = Sample::draw(&cells, count, rows, work);
     let mut calibration = Calibration::default();
-    if !sample.own.is_empty() {
-        calibration.odds = count(&cells, &sample, primary, work).odds();
-        calibration.slack = slack(&cells, &calibration, &sample, rows, work);
-        let settings: Vec<(usize, f32)> = COUNTS
-            .iter()
-            .filter(|k| sample.truth.iter().all(|truth| truth.len() >= **k))
-            .flat_map(|k| MISSING.map(|missing| (*k, missing)))
-            .collect();
-        let mut points = vec![None; settings.len()];
-        for_parts(work.threads, &mut points, 1, |at, point| {
-            let (k, missing) = settings[at];
-            let effort = Effort { missing, slack: calibration.slack };
-            point[0] = Some(sample.measure(&cells, &calibration, sample.own.len(), k, effort, rows, work));
-        });
-        calibration.points = points.into_iter().flatten().collect();
+    let slacks = slacks(&cells, &sample, rows, work);
+    let counted = |k: &usize| !sample.own.is_empty() && sample.truth.iter().all(|truth| truth.len() >= *k);
+    for k in COUNTS.into_iter().filter(counted) {
+        for slack in slacks {
+            for missing in MISSING.into_iter().filter(|m| slack == slacks[0] || *m <= MISSING_LOOSE) {
+                let point = sample.measure(&cells, sample.own.len(), k, Effort { missing, slack }, rows, work);
+                calibration.points.push(point);
+                if point.recall >= ENOUGH_RECALL {
+                    break;
+                }
+            }
+        }
     }
     (calibration, cells.give_back(kept))
 }
 
-/// Where the nearest vectors of the sample are.
-fn count(cells: &Cells, sample: &Sample, primary: &[u32], work: Work) -> Count {
-    let dim = cells.space.field_dim();
-    let total = Mutex::new(Count::new());
-    let mut queries: Vec<usize> = (0..sample.own.len()).collect();
-    for_parts(work.threads, &mut queries, 32, |_, queries| {
-        let (mut scratch, mut count) = (CellsScratch::default(), Count::new());
-        for at in queries.iter().copied() {
-            let query = &sample.queries[at * dim..(at + 1) * dim];
-            let truth = &sample.truth[at];
-            let Some((limit, _)) = truth.last() else { continue };
-            let mut held = vec![0; cells.radii.len()];
-            truth.iter().for_each(|(_, id)| held[primary[*id as usize] as usize] += 1);
-            cells.cosines(work.kernels, query, *limit, &mut scratch, |cell, cosine| {
-                count.add(cosine, held[cell])
-            });
-        }
-        total.lock().merge(&count);
-    });
-    total.into_inner()
-}
-
-/// The least slack with which visiting every cell finds nearly all.
-fn slack(cells: &Cells, calibration: &Calibration, sample: &Sample, rows: Rows<'_>, work: Work) -> f32 {
+/// The least slack with which visiting every cell finds nearly all, and the next.
+fn slacks(cells: &Cells, sample: &Sample, rows: Rows<'_>, work: Work) -> [f32; 2] {
     let k = COUNTS[1].min(sample.truth.iter().map(Vec::len).min().unwrap_or(0));
-    let [rest @ .., certain] = SLACKS;
-    let enough = |slack: &f32| {
-        let effort = Effort { missing: 0.0, slack: *slack };
+    let enough = |slack: f32| {
+        let effort = Effort { missing: 0.0, slack };
         let queries = SLACK_QUERIES.min(sample.own.len());
-        k > 0 && sample.measure(cells, calibration, queries, k, effort, rows, work).recall >= SLACK_RECALL
+        k > 0 && sample.measure(cells, queries, k, effort, rows, work).recall >= SLACK_RECALL
     };
-    rest.into_iter().find(enough).unwrap_or(certain)
+    let least = SLACKS.windows(2).find(|pair| enough(pair[0])).unwrap_or(&SLACKS[SLACKS.len() - 2..]);
+    [least[0], least[1]]
 }
 
 impl Sample {
-    fn draw(cells: &Cells, primary: &[u32], rows: Rows<'_>, work: Work) -> Self {
-        let (space, count) = (&cells.space, primary.len());
+    fn draw(cells: &Cells, count: usize, rows: Rows<'_>, work: Work) -> Self {
+        let (space, dim) = (&cells.space, cells.space.field_dim());
+        let mut row = vec![0.0; dim];
+        let mut known = HashSet::new();
         let mut random = Random(work.seed + 2);
-        let mut members = vec![Vec::new(); cells.radii.len()];
-        (0..count).for_each(|at| members[primary[at] as usize].push(at));
-        members.retain(|members| !members.is_empty());
-        let wanted = QUERIES.min(count / 4);
-        let own: Vec<usize> = (0..wanted)
-            .map(|at| {
-                // Every cell in turn, or evenly chosen ones where there are more.
-                let members = &members
-                    [if members.len() < wanted { at % members.len() } else { at * members.len() / wanted }];
-                members[random.below(members.len())]
-            })
-            .collect();
+        let mut own = random.sample(count, DRAWN * QUERIES.min(count / 4));
+        // Those that stay are the first; they are to be from everywhere.
+        (1..own.len()).rev().for_each(|at| own.swap(at, random.below(at + 1)));
+        own.retain(|at| {
+            known.len() < QUERIES && {
+                rows(*at, &mut row);
+                known.insert(row.iter().map(|value| value.to_bits()).collect::<Vec<u32>>())
+            }
+        });
         let mut queries = vec![0.0; own.len() * space.field_dim()];
         let mut placed = vec![0.0; own.len() * space.dims()];
         let each = queries.chunks_exact_mut(space.field_dim()).zip(placed.chunks_exact_mut(space.dims()));
@@ -263,47 +244,55 @@ impl Sample {
     }
 
     /// Recall and cost of one setting over the first `queries`.
-    #[expect(clippy::too_many_arguments, reason = "a setting and what it is measured on")]
     fn measure(
         &self,
         cells: &Cells,
-        calibration: &Calibration,
         queries: usize,
         k: usize,
         effort: Effort,
         rows: Rows<'_>,
         work: Work,
     ) -> Point {
-        let (mut scratch, mut found, mut counters) =
-            (CellsScratch::default(), Vec::new(), Counters::default());
         let (dim, dims) = (cells.space.field_dim(), cells.space.dims());
-        let (mut row, mut placed) = (vec![0.0; dim], vec![0.0; dims]);
-        let mut hits = 0;
-        let each = self.own.iter().zip(&self.truth).zip(self.queries.chunks_exact(dim)).take(queries);
-        for (at, ((own, truth), query)) in each.enumerate() {
-            let depth = super::depth(k) + 1;
-            let search = super::search::Query { query, depth, effort, odds: &calibration.odds };
-            let searched = cells.search(work.kernels, search, None, &mut scratch, &mut found, &mut counters);
-            let worst = truth[k - 1].0;
-            // As many as are at least as near as the last of the truth, copies of one vector in any order.
-            let mut good = |id: u32| {
-                truth[..k].iter().any(|(_, true_id)| *true_id == id) || {
-                    rows(id as usize, &mut row);
-                    cells.space.place(&row, &mut placed);
-                    let distance = simd::l2_f64(&self.placed[at * dims..(at + 1) * dims], &placed) as f32;
-                    distance <= worst * (1.0 + TIE)
+        let total = Mutex::new((0, Counters::default()));
+        let mut all: Vec<usize> = (0..queries).collect();
+        for_parts(work.threads, &mut all, PART_QUERIES, |_, part| {
+            let (mut scratch, mut found, mut counters) =
+                (CellsScratch::default(), Vec::new(), Counters::default());
+            let (mut row, mut placed) = (vec![0.0; dim], vec![0.0; dims]);
+            let mut hits = 0;
+            for at in part.iter().copied() {
+                let (own, truth) = (self.own[at], &self.truth[at]);
+                let query = &self.queries[at * dim..(at + 1) * dim];
+                let search = super::search::Query { query, depth: super::depth(k) + 1, effort };
+                let searched =
+                    cells.search(work.kernels, search, None, &mut scratch, &mut found, &mut counters);
+                let worst = truth[k - 1].0;
+                // As many as are at least as near as the last of the truth, copies of one vector in any order.
+                let mut good = |id: u32| {
+                    truth[..k].iter().any(|(_, true_id)| *true_id == id) || {
+                        rows(id as usize, &mut row);
+                        cells.space.place(&row, &mut placed);
+                        let distance = simd::l2_f64(&self.placed[at * dims..(at + 1) * dims], &placed) as f32;
+                        distance <= worst * (1.0 + TIE)
+                    }
+                };
+                if searched.is_ok() {
+                    let others = found.iter().map(|(_, id)| *id).filter(|id| *id as usize != own);
+                    hits += others.filter(|id| good(*id)).count().min(k);
                 }
-            };
-            if searched.is_ok() {
-                let others = found.iter().map(|(_, id)| *id).filter(|id| *id as usize != *own);
-                hits += others.filter(|id| good(*id)).count().min(k);
             }
-        }
+            let mut total = total.lock();
+            total.0 += hits;
+            total.1.scored += counters.scored;
+            total.1.rescored += counters.rescored;
+        });
+        let (hits, counters) = total.into_inner();
         Point {
             k: k as u32,
             recall: hits as f32 / (k * queries.max(1)) as f32,
-            missing: effort.missing,
-            scanned: counters.scored as f32 / queries.max(1) as f32,
+            effort,
+            cost: (counters.scored as f32 + REFINE_COST * counters.rescored as f32) / queries.max(1) as f32,
         }
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Cells {
     pub(super) axes: ByteRows,
     pub(super) lift: Vec<f32>,
     pub(super) codebook: Codebook,
+    /// Of the codebook.
+    pub(super) dims_that_matter: f32,
     pub(super) centroids: ByteRows,
     pub(super) centroid_norms: Vec<f32>,
     pub(super) radii: Vec<f32>,
@@ -65,11 +67,13 @@ impl Cells {
             query_norm: layout.query_norm,
         };
         let centroids = Matrix::new(&parts.centroids, coded);
+        let codebook = Codebook { width: layout.width as usize, words: parts.words };
         Self {
             space,
             lift: axes.iter().map(lift).collect(),
             axes: ByteRows::of(Matrix::new(&own, field_dim)),
-            codebook: Codebook { width: layout.width as usize, words: parts.words },
+            dims_that_matter: codebook.dims_that_matter(),
+            codebook,
             centroids: ByteRows::of(centroids),
             centroid_norms: super::cluster::norms_squared(centroids),
             radii: parts.radii,

@@ -77,6 +77,15 @@ impl Codebook {
         self.lookups() * self.width
     }
 
+    /// How many dimensions matter: as many of equal variance have the same sum of variances and the same sum
+    /// of their squares.
+    pub(super) fn dims_that_matter(&self) -> f32 {
+        let variance = |words: &[f32; ENTRIES]| words.iter().map(|word| word * word).sum::<f32>();
+        let variances = self.words.as_chunks::<ENTRIES>().0.iter().map(variance);
+        let (sum, squares) = variances.fold((0.0, 0.0), |(sum, squares), v| (sum + v, squares + v * v));
+        if squares > 0.0 { sum * sum / squares } else { 1.0 }
+    }
+
     /// The code of `row`, one value a lookup, and the vector that it stands for.
     pub(super) fn encode(&self, row: &[f32], code: &mut [u8], decoded: &mut [f32]) {
         let pieces = row.chunks_exact(self.width).zip(self.words.chunks_exact(self.width * ENTRIES));

@@ -17,13 +17,13 @@ use spandrel_storage::Metric;
 use spandrel_storage::codec::{Decoder, Encoder, Truncated};
 
 use super::calibrate::{Calibration, Point};
-use super::odds::{BINS, Odds};
 use super::refine;
+use super::search::Effort;
 use crate::dense::vectors::PAGE_BYTES;
 use crate::simd::nibble;
 
 const MAGIC: &[u8; 8] = b"SPCELLS\0";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 pub(super) const HEADER_BYTES: u64 = PAGE_BYTES;
 /// Most calibrated points a header holds.
 pub(super) const POINTS_MAX: usize = 128;
@@ -119,13 +119,10 @@ impl Layout {
         for value in [self.scale, self.radius, self.query_norm] {
             header.u64(value.to_bits());
         }
-        self.calibration.odds.0.iter().for_each(|value| {
-            header.f32(*value);
-        });
-        header.f32(self.calibration.slack);
         header.u32(self.calibration.points.len() as u32);
         for point in &self.calibration.points {
-            header.u32(point.k).f32(point.recall).f32(point.missing).f32(point.scanned);
+            let Effort { missing, slack } = point.effort;
+            header.u32(point.k).f32(point.recall).f32(missing).f32(slack).f32(point.cost);
         }
         let mut header = header.finish();
         header.resize(HEADER_BYTES as usize, 0);
@@ -169,21 +166,16 @@ impl Layout {
             *scale = f64::from_bits(header.u64("scales")?);
         }
         let [scale, radius, query_norm] = scales;
-        let mut odds = Odds([0.0; BINS]);
-        for value in odds.0.iter_mut() {
-            *value = f32::from_bits(header.u32("odds")?);
-        }
-        let slack = f32::from_bits(header.u32("slack")?);
         let count = header.u32("points")? as usize;
         let mut points = Vec::new();
         for _ in 0..count.min(POINTS_MAX) {
             let k = header.u32("k")?;
-            let mut values = [0.0; 3];
+            let mut values = [0.0; 4];
             for value in &mut values {
                 *value = f32::from_bits(header.u32("point")?);
             }
-            let [recall, missing, scanned] = values;
-            points.push(Point { k, recall, missing, scanned });
+            let [recall, missing, slack, cost] = values;
+            points.push(Point { k, recall, effort: Effort { missing, slack }, cost });
         }
         Ok(match metric {
             Some(metric) if ours && count <= POINTS_MAX => Some(Self {
@@ -197,7 +189,7 @@ impl Layout {
                 scale,
                 radius,
                 query_norm,
-                calibration: Calibration { odds, slack, points },
+                calibration: Calibration { points },
             }),
             _ => None,
         })

@@ -120,7 +120,9 @@ impl Ssd {
         if ask.params.exact || ask.allow.count_max() <= GATHER_MAX || k as u64 * 8 >= vectors {
             return None;
         }
-        Some(self.cells.layout.calibration.effort(k, ask.params.recall))
+        // The k nearest of those allowed are among as many more of all.
+        let wanted = k as f32 / ask.allow.share(self.flat.docs()).max(f32::MIN_POSITIVE);
+        Some(self.cells.layout.calibration.effort(wanted, ask.params.recall))
     }
 }
 
@@ -141,8 +143,7 @@ impl VectorIndex for Ssd {
         let all = ask.allow.is_unrestricted(self.flat.docs());
         let filter: Option<Filter<'_>> = (!all).then_some((ask.allow, &doc_of));
         let mut found = std::mem::take(&mut scratch.found);
-        let odds = &self.cells.layout.calibration.odds;
-        let asked = Query { query, depth: depth(top.k()), effort, odds };
+        let asked = Query { query, depth: depth(top.k()), effort };
         let searched =
             self.cells.search(self.kernels, asked, filter, &mut scratch.cells, &mut found, counters);
         let scored = match searched {

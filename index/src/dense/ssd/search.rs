@@ -1,11 +1,10 @@
 //! Searches cells: which of them, in which order, and when to stop.
 //!
 //! 1. The query is placed, projected and compared with all centroids, in bytes.
-//! 2. The nearest cells are visited until there are as many vectors as wanted; the worst of them is at
-//!    squared
-//!    distance T. Of the cells that are left, those are visited that need the smallest cosine to hold a
-//!    nearer vector, until all the rest together are expected to hold less than the budget
-//!    ([`odds`](super::odds)); T falls on the way, and the rest is looked at again a few times.
+//! 2. The nearest cells are visited until there are as many vectors as wanted; the worst of them is at squared
+//!    distance T. Of the cells that are left, the most promising are visited, until all the rest together are
+//!    expected to hold less than the share that may be missed ([`odds`](super::odds)); T falls on the way, and
+//!    the rest is looked at again a few times.
 //! 3. A visited posting is scanned by nibble codes; vectors whose lower bound is below T are candidates, get
 //!    their refine distance and may enter the best.
 //!
@@ -25,11 +24,10 @@ use super::cells::Cells;
 use super::odds::Odds;
 
 /// Cells visited before there is a threshold.
-const NEAREST: usize = 8;
-/// Times as many cells as before are visited until the rest is looked at again.
-const GROWTH: usize = 3;
-/// What the cosine of a visited cell counts as.
-const VISITED: f32 = 8.0;
+const NEAREST: usize = 2;
+/// At least as many cells, or times as many as before, are visited until the rest is looked at again.
+const PART: usize = 8;
+const GROWTH: usize = 2;
 /// Candidates of the first cells that are refined before there is a threshold, a wanted result.
 const OPENING: usize = 2;
 /// Bytes of the next posting that are asked for while this one is scanned.
@@ -44,6 +42,11 @@ pub(super) struct Effort {
     pub(super) slack: f32,
 }
 
+impl Effort {
+    /// Every cell, and every vector that could be near.
+    pub(super) const ALL: Self = Self { missing: 0.0, slack: 1.0 };
+}
+
 /// What is searched for.
 #[derive(Clone, Copy)]
 pub(super) struct Query<'a> {
@@ -51,7 +54,6 @@ pub(super) struct Query<'a> {
     /// How many vectors are wanted.
     pub(super) depth: usize,
     pub(super) effort: Effort,
-    pub(super) odds: &'a Odds,
 }
 
 /// The docs that may be found, and what names the doc of an ordinal.
@@ -68,9 +70,7 @@ pub(crate) struct CellsScratch {
     products: Vec<f32>,
     /// Squared distances of the centroids.
     distances_to: Vec<f32>,
-    /// The cosine that a cell needs is `at_zero - T * per_distance`.
-    at_zero: Vec<f32>,
-    per_distance: Vec<f32>,
+    odds: Odds,
     /// What orders cells, and the cell, so that integers order them.
     order: Vec<u64>,
     table_products: Vec<[f32; ENTRIES]>,
@@ -160,37 +160,14 @@ impl Cells {
         Ok(true)
     }
 
-    /// Calls `each(cell, cosine)` with the cosine that each cell needs for a squared distance of `limit`.
-    pub(super) fn cosines(
-        &self,
-        kernels: &Kernels,
-        query: &[f32],
-        limit: f32,
-        scratch: &mut CellsScratch,
-        mut each: impl FnMut(usize, f32),
-    ) {
-        if let Some(ready) = self.ready(kernels, query, scratch) {
-            self.order_cells(kernels, &ready, scratch);
-            for (cell, (a, b)) in scratch.at_zero.iter().zip(&scratch.per_distance).enumerate() {
-                each(cell, a - limit * b);
-            }
-        }
-    }
-
-    /// Distances to all centroids, and what cosines are made of.
+    /// Distances to all centroids, and what they say about cells.
     fn order_cells(&self, kernels: &Kernels, ready: &Ready, scratch: &mut CellsScratch) {
-        let CellsScratch { projected_query, sums, products, distances_to, at_zero, per_distance, .. } =
-            scratch;
+        let CellsScratch { projected_query, sums, products, distances_to, odds, .. } = scratch;
         self.centroids.products(kernels, projected_query, sums, products);
         let distance = |(product, norm): (&f32, &f32)| (ready.squared + norm - 2.0 * product).max(0.0);
         distances_to.clear();
         distances_to.extend(products.iter().zip(&self.centroid_norms).map(distance));
-        per_distance.clear();
-        let both = distances_to.iter().zip(&self.radii);
-        per_distance.extend(both.map(|(distance, radius)| 1.0 / (2.0 * radius * distance.sqrt()).max(1e-12)));
-        at_zero.clear();
-        let all = distances_to.iter().zip(&self.radii).zip(per_distance.iter());
-        at_zero.extend(all.map(|((distance, radius), per)| (distance + radius * radius) * per));
+        odds.set(distances_to, &self.radii, self.dims_that_matter);
     }
 }
 
@@ -223,58 +200,34 @@ impl Walk<'_> {
             if let Some((allow, _)) = self.filter {
                 allow.check_stop()?;
             }
-            let cutoff = if self.limit.is_finite() {
-                self.choose(scratch)
+            let CellsScratch { odds, order, distances_to, .. } = &mut *scratch;
+            order.clear();
+            let wanted = if self.limit.is_finite() {
+                let missing = self.asked.effort.missing;
+                // Larger is better.
+                odds.choose(self.limit, missing, |cell, expected| order.push(!key(expected, !(cell as u32))));
+                PART.max(GROWTH * visited)
             } else {
                 // By distance, as long as there is nothing to compare with.
-                scratch.order.clear();
-                let left = scratch.at_zero.iter().zip(&scratch.distances_to).zip(0..);
-                let left = left.filter(|((a, _), _)| **a < f32::INFINITY);
-                scratch.order.extend(left.map(|((_, distance), cell)| key(*distance, cell)));
-                f32::INFINITY
+                let left = distances_to.iter().zip(0..).filter(|(_, cell)| !odds.is_visited(*cell as usize));
+                order.extend(left.map(|(distance, cell)| key(*distance, cell)));
+                NEAREST.max(visited)
             };
-            let part = least(&mut scratch.order, NEAREST.max(GROWTH * visited));
+            let part = least(order, wanted);
             if part == 0 {
                 return Ok(());
             }
             for at in 0..part {
-                let cell = scratch.order[at] as u32 as usize;
-                let cosine = scratch.at_zero[cell] - self.limit * scratch.per_distance[cell];
-                // Ordered by the cosine at the T of before: one too far now may be followed by one that
-                // is not.
-                if cosine > cutoff {
-                    continue;
-                }
                 if let Some(next) = scratch.order[..part].get(at + 1) {
                     let posting = self.cells.posting(*next as u32 as usize);
                     self.kernels.prefetch(&posting[..posting.len().min(PREFETCH_BYTES)]);
                 }
+                let cell = scratch.order[at] as u32 as usize;
                 self.visit(cell, scratch, counters);
-                (scratch.at_zero[cell], scratch.per_distance[cell]) = (f32::INFINITY, 0.0);
-                visited += 1;
+                scratch.odds.visit(cell);
             }
+            visited += part;
         }
-    }
-
-    /// Orders the cells that are not to be left out by the cosine they need, and returns the largest of
-    /// these.
-    fn choose(&self, scratch: &mut CellsScratch) -> f32 {
-        let CellsScratch { at_zero, per_distance, order, .. } = scratch;
-        let limit = self.limit;
-        let cosine = move |(a, b): (&f32, &f32)| a - limit * b;
-        let budget = self.asked.effort.missing * self.asked.depth as f32;
-        let cutoff = match budget > 0.0 {
-            true => self.asked.odds.cutoff(at_zero.iter().zip(per_distance.iter()).map(cosine), budget),
-            // Beyond a cosine of 1 nothing can be nearer, if the radius were a bound; it is a mean.
-            false => VISITED,
-        };
-        order.clear();
-        for (cell, cosine) in at_zero.iter().zip(per_distance.iter()).map(cosine).enumerate() {
-            if cosine < cutoff {
-                order.push(key(cosine + VISITED, cell as u32));
-            }
-        }
-        cutoff
     }
 
     /// Scans a posting and refines its candidates.

@@ -240,7 +240,7 @@ fn filters_and_deletions_never_leave_an_answer_short() {
     let mut random = Random(6);
     let mixture = Mixture::new(&mut random, 32, 40);
     let vectors: Vec<Vec<f32>> = (0..12_000).map(|_| mixture.vector(&mut random, 0.6)).collect();
-    let queries: Vec<Vec<f32>> = (0..30).map(|_| mixture.vector(&mut random, 0.6)).collect();
+    let queries: Vec<Vec<f32>> = (0..200).map(|_| mixture.vector(&mut random, 0.6)).collect();
     let case = Case::new(Metric::L2, Element::F32, &vectors);
     for share in [2, 3, 5, 20, 500] {
         let filter: RoaringBitmap = (0..12_000).filter(|_| random.below(share) == 0).collect();
@@ -250,11 +250,11 @@ fn filters_and_deletions_never_leave_an_answer_short() {
         {
             let allow = Allow { range: 0..12_000, filter, deleted, stop: None };
             let found = case.recall(&queries, &allow, 10, 0.95);
-            assert!(found >= 0.92, "one in {share}, deletions {}: {found}", deleted.is_some());
+            assert!(found >= 0.94, "one in {share}, deletions {}: {found}", deleted.is_some());
         }
     }
     let half = Allow { range: 3_000..9_000, ..Allow::all(12_000) };
-    assert!(case.recall(&queries, &half, 10, 0.95) >= 0.92);
+    assert!(case.recall(&queries, &half, 10, 0.95) >= 0.94);
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn batches_and_all_levels_of_kernels_find_the_same() {
     let found = |kernels: &'static Kernels, query: &[f32]| {
         let (mut scratch, mut found, mut counters) =
             (CellsScratch::default(), Vec::new(), Counters::default());
-        let asked = Query { query, depth: 15, effort, odds: &case.ssd.cells.layout.calibration.odds };
+        let asked = Query { query, depth: 15, effort };
         case.ssd.cells.search(kernels, asked, None, &mut scratch, &mut found, &mut counters).unwrap();
         (found.iter().map(|(distance, id)| (distance.to_bits(), *id)).collect::<Vec<_>>(), counters)
     };
