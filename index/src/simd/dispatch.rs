@@ -26,9 +26,21 @@ pub(super) struct IntKernels {
     pub(super) l2: Tile<i8, i8, i32>,
 }
 
+/// The instructions that [`Kernels::vectorized`] compiles for.
+#[derive(Clone, Copy)]
+pub(super) enum Vectors {
+    /// Those of every CPU of the architecture.
+    Baseline,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
 /// The kernels of one level. Its methods are in [`simd`](super).
 pub struct Kernels {
     pub(super) level: &'static str,
+    pub(super) vectors: Vectors,
     pub(super) f32: FloatKernels<f32>,
     pub(super) f16: FloatKernels<f16>,
     pub(super) i8: FloatKernels<i8>,
@@ -72,6 +84,17 @@ impl Kernels {
     /// Names of the levels that were built for this architecture but that this CPU lacks.
     pub fn absent() -> Vec<&'static str> {
         levels().absent.clone()
+    }
+
+    /// Runs `work` compiled for this level: loops over plain values that are inlined into it become the
+    /// vector instructions that the level has. Results are the same on every level.
+    #[inline(always)]
+    pub(crate) fn vectorized<R>(&self, work: impl FnOnce() -> R) -> R {
+        match self.vectors {
+            Vectors::Baseline => work(),
+            #[cfg(target_arch = "x86_64")]
+            vectors => super::x86_64::vectorized(vectors, work),
+        }
     }
 
     /// `scalar`, `portable`, `avx2`, `avx512`, `avx512vnni` or `avx512vbmi`.

@@ -9,7 +9,7 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::dispatch::{FloatKernels, IntKernels, Kernels, shape};
+use super::dispatch::{FloatKernels, IntKernels, Kernels, Vectors, shape};
 use super::{bytes, nibble};
 
 /// Partial sums of a pair: four 128-bit registers, enough to hide the latency of an add.
@@ -26,6 +26,7 @@ const WIDEN_QUERIES_MIN: usize = 4;
 /// The level's kernels.
 pub(super) static KERNELS: Kernels = Kernels {
     level: "portable",
+    vectors: Vectors::Baseline,
     f32: FloatKernels { dot: run::<f32, false>, l2: run::<f32, true> },
     f16: FloatKernels { dot: run::<f16, false>, l2: run::<f16, true> },
     i8: FloatKernels { dot: run::<i8, false>, l2: run::<i8, true> },

@@ -6,13 +6,14 @@
 
 use half::f16;
 
-use super::dispatch::{FloatKernels, IntKernels, Kernels, shape};
+use super::dispatch::{FloatKernels, IntKernels, Kernels, Vectors, shape};
 use super::element::Element;
 use super::{bytes, nibble};
 
 /// The level's kernels.
 pub(super) static KERNELS: Kernels = Kernels {
     level: "scalar",
+    vectors: Vectors::Baseline,
     f32: FloatKernels { dot: dot::<f32>, l2: l2::<f32> },
     f16: FloatKernels { dot: dot::<f16>, l2: l2::<f16> },
     i8: FloatKernels { dot: dot::<i8>, l2: l2::<i8> },

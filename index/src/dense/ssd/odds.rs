@@ -14,16 +14,17 @@
 //! those rules lose half of the nearest or visit everything. The steepness s matters little between 15 and 40
 //! on those sets; of vectors with few dimensions it is half of them, as the caps of spheres are.
 
+use crate::simd::Kernels;
+
 /// The steepness for this many dimensions, and the largest.
 const STEEPNESS_PER_DIM: f32 = 0.5;
 const STEEPNESS_MAX: f32 = 20.0;
 /// Steps of distance that ranks are counted in.
 const STEPS: usize = 128;
-/// Bins of expected vectors: all of an f32's exponents, in quarters.
-const BINS: usize = 1 << (32 - BIN_SHIFT - 1);
-const BIN_SHIFT: u32 = 21;
 /// Natural exponents below this are as good as none.
 const EXPONENT_MIN: f32 = -60.0;
+/// Partial results of a pass over all cells, so that none waits for the one before.
+const LANES: usize = 16;
 
 /// What is known of the cells of a query that does not depend on T.
 #[derive(Debug, Default)]
@@ -36,44 +37,89 @@ pub(super) struct Odds {
     steepness: f32,
     /// Expected vectors of the cells, in no unit, negative for those visited.
     expected: Vec<f32>,
+    steps: Vec<u32>,
 }
 
-/// `e^x` within 6 %, never falling with x, for x in `EXPONENT_MIN..=0`.
+/// The whole number nearest to a small one that is not negative: adding 2^23 leaves it in the low bits.
+#[inline(always)]
+fn whole(value: f32) -> u32 {
+    (value + 8_388_608.0).to_bits() & 0x7f_ffff
+}
+
+/// `e^x` within 6 %, never falling with x, for x up to 0; those below `EXPONENT_MIN` count as that.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    const PER_UNIT: f32 = (1 << 23) as f32 / std::f32::consts::LN_2;
+    // An f32's bits are about its logarithm; the upper 23 of 30 are enough.
+    const SHIFT: u32 = 7;
+    const PER_UNIT: f32 = (1 << (23 - SHIFT)) as f32 / std::f32::consts::LN_2;
     // 127 in the exponent is 1; a bit less halves the largest error.
-    const ONE: f32 = (127 << 23) as f32 - 486_411.0;
-    f32::from_bits((x.max(EXPONENT_MIN) * PER_UNIT + ONE) as i32 as u32)
+    const ONE: f32 = ((127 << 23) - 486_411) as f32 / (1 << SHIFT) as f32;
+    f32::from_bits(whole(larger(x, EXPONENT_MIN) * PER_UNIT + ONE) << SHIFT)
+}
+
+/// The larger of two, as one instruction; whatever, when one is no number.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
 }
 
 #[inline(always)]
-fn bin(expected: f32) -> usize {
-    (expected.max(0.0).to_bits() >> BIN_SHIFT) as usize
+fn smaller(a: f32, b: f32) -> f32 {
+    if a < b { a } else { b }
+}
+
+/// Folds what `of` makes of the values, lane by lane, and then the lanes.
+#[inline(always)]
+fn fold(values: &[f32], start: f32, of: impl Fn(f32) -> f32, with: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, value)| *lane = with(*lane, of(*value)));
+    }
+    lanes.iter_mut().zip(rest).for_each(|(lane, value)| *lane = with(*lane, of(*value)));
+    lanes.into_iter().fold(start, with)
+}
+
+#[inline(always)]
+fn same(value: f32) -> f32 {
+    value
 }
 
 impl Odds {
     /// Sets the cells of a query, whose centroids are at these squared distances; their vectors have `dims`
     /// dimensions that matter.
-    pub(super) fn set(&mut self, distances: &[f32], radii: &[f32], dims: f32) {
+    pub(super) fn set(&mut self, kernels: &Kernels, distances: &[f32], radii: &[f32], dims: f32) {
+        let cells = distances.len();
         self.steepness = (dims * STEEPNESS_PER_DIM).min(STEEPNESS_MAX);
-        let both = || distances.iter().zip(radii);
-        self.per_distance.clear();
-        self.per_distance.extend(both().map(|(d, radius)| 0.5 / (radius * d.sqrt()).max(1e-12)));
-        self.at_zero.clear();
-        let all = both().zip(&self.per_distance);
-        self.at_zero.extend(all.map(|((d, radius), per)| (d + radius * radius) * per));
-        self.rank(distances);
+        for values in [&mut self.at_zero, &mut self.per_distance, &mut self.weights, &mut self.expected] {
+            values.resize(cells, 0.0);
+        }
+        self.steps.resize(cells, 0);
+        let Self { at_zero, per_distance, steps, .. } = &mut *self;
+        kernels.vectorized(
+            #[inline(always)]
+            || {
+                let each = distances.iter().zip(radii).zip(at_zero.iter_mut().zip(per_distance.iter_mut()));
+                for ((distance, radius), (at_zero, per_distance)) in each {
+                    *per_distance = 0.5 / larger(radius * distance.sqrt(), 1e-12);
+                    *at_zero = (distance + radius * radius) * *per_distance;
+                }
+                let least = fold(distances, f32::INFINITY, same, smaller);
+                let most = fold(distances, 0.0, same, larger);
+                let per_step = (STEPS - 1) as f32 / larger(most - least, 1e-30);
+                for (step, distance) in steps.iter_mut().zip(distances) {
+                    *step = whole((distance - least) * per_step);
+                }
+            },
+        );
+        self.rank();
     }
 
     /// How many cells are nearer, counted in steps: exact for the nearest, of which there is one a step.
-    fn rank(&mut self, distances: &[f32]) {
-        let least = distances.iter().copied().fold(f32::INFINITY, f32::min);
-        let most = distances.iter().copied().fold(0.0, f32::max);
-        let per_step = STEPS as f32 / (most - least).max(f32::MIN_POSITIVE);
-        let step = |d: f32| (((d - least) * per_step) as usize).min(STEPS - 1);
+    fn rank(&mut self) {
+        let at = |step: &u32| *step as usize % STEPS;
         let mut counts = [0_u32; STEPS];
-        distances.iter().for_each(|d| counts[step(*d)] += 1);
+        self.steps.iter().for_each(|step| counts[at(step)] += 1);
         let mut before = 0;
         let weights = counts.map(|count| {
             // The middle of those in a step.
@@ -81,8 +127,7 @@ impl Odds {
             before += count;
             1.0 / (1.0 + rank)
         });
-        self.weights.clear();
-        self.weights.extend(distances.iter().map(|d| weights[step(*d)]));
+        self.weights.iter_mut().zip(&self.steps).for_each(|(weight, step)| *weight = weights[at(step)]);
     }
 
     /// The cell was visited.
@@ -90,43 +135,55 @@ impl Odds {
         self.weights[cell] = -self.weights[cell].abs();
     }
 
+    /// What the cell was expected to hold when cells were last chosen.
+    pub(super) fn expected(&self, cell: usize) -> f32 {
+        self.expected[cell]
+    }
+
     pub(super) fn is_visited(&self, cell: usize) -> bool {
         self.weights[cell] < 0.0
     }
 
-    /// Calls `each(cell, expected)` for cells not visited, the most promising of them, so that those left out
-    /// are expected to hold at most a share `missing` of the vectors nearer than `limit`, a squared distance.
-    pub(super) fn choose(&mut self, limit: f32, missing: f32, mut each: impl FnMut(usize, f32)) {
-        let Self { at_zero, per_distance, weights, steepness, expected } = self;
-        // At -1 and below, all of the cell is nearer.
-        let cosine = |(a, b): (&f32, &f32)| (a - limit * b).max(-1.0);
-        let least = at_zero.iter().zip(&*per_distance).map(cosine).fold(f32::INFINITY, f32::min);
-        expected.clear();
-        let all = at_zero.iter().zip(&*per_distance).map(cosine).zip(&*weights);
-        expected.extend(all.map(|(cosine, weight)| weight * exp(*steepness * (least - cosine))));
-        let (mut bins, mut total) = ([0.0_f32; BINS], 0.0);
-        for expected in &*expected {
-            total += expected.abs();
-            bins[bin(*expected)] += expected.max(0.0);
+    /// Fills `order` with the cells not visited that can be worth a visit, as numbers that order them from
+    /// the most promising to the least and whose low half is the cell. Returns how much of what they are
+    /// [expected](Self::expected) to hold of the vectors nearer than `limit`, a squared distance, has to be
+    /// visited so that at most a share `missing` is in the rest; nothing, when it is 0 or less.
+    pub(super) fn choose(
+        &mut self,
+        kernels: &Kernels,
+        limit: f32,
+        missing: f32,
+        order: &mut Vec<u64>,
+    ) -> f32 {
+        let Self { at_zero, per_distance, weights, steepness, expected, .. } = self;
+        let steepness = *steepness;
+        let (all, visited) = kernels.vectorized(
+            #[inline(always)]
+            || {
+                // The cosines, for now. At -1 and below, all of the cell is nearer.
+                for (expected, (a, b)) in expected.iter_mut().zip(at_zero.iter().zip(&*per_distance)) {
+                    *expected = larger(a - limit * b, -1.0);
+                }
+                let least = fold(expected, f32::INFINITY, same, smaller);
+                for (expected, weight) in expected.iter_mut().zip(&*weights) {
+                    *expected = weight * exp(steepness * (least - *expected));
+                }
+                let add = |a, b| a + b;
+                let all = fold(expected, 0.0, f32::abs, add);
+                (all, -fold(expected, 0.0, |value| smaller(value, 0.0), add))
+            },
+        );
+        // All cells that are expected to hold less than this may be left out together.
+        let floor = missing * all / expected.len() as f32;
+        order.clear();
+        order.resize(expected.len(), 0);
+        let mut count = 0;
+        for (expected, cell) in expected.iter().zip(0_u32..) {
+            order[count] = u64::from(!expected.to_bits()) << 32 | u64::from(cell);
+            count += usize::from(*expected > floor);
         }
-        let mut left = missing * total;
-        let cut = bins.iter().position(|here| {
-            let enough = *here > left;
-            if !enough {
-                left -= here;
-            }
-            enough
-        });
-        // Nothing is left that is worth a visit.
-        let Some(cut) = cut else { return };
-        let edge = |bin: usize| f32::from_bits((bin as u32) << BIN_SHIFT);
-        // A part of this bin, as if its cells were spread evenly.
-        let cutoff = edge(cut) + (edge(cut + 1) - edge(cut)) * left / bins[cut];
-        for (cell, expected) in expected.iter().enumerate() {
-            if *expected >= cutoff {
-                each(cell, *expected);
-            }
-        }
+        order.truncate(count);
+        if missing > 0.0 { all - visited - missing * all } else { f32::INFINITY }
     }
 }
 
@@ -150,65 +207,81 @@ mod tests {
         assert!(exp(f32::NEG_INFINITY) > 0.0);
     }
 
+    /// Cells in the order in which they would be visited, up to where the search would stop.
+    fn chosen(odds: &mut Odds, kernels: &Kernels, limit: f32, missing: f32) -> Vec<usize> {
+        let mut order = Vec::new();
+        let mut left = odds.choose(kernels, limit, missing, &mut order);
+        order.sort_unstable();
+        let mut chosen = Vec::new();
+        for key in order {
+            if left <= 0.0 {
+                break;
+            }
+            let cell = key as u32 as usize;
+            left -= odds.expected(cell);
+            chosen.push(cell);
+        }
+        chosen
+    }
+
     #[test]
-    fn those_left_out_hold_what_may_be_missing() {
+    fn those_left_out_hold_what_may_be_missing_on_every_level() {
         let mut random = Random(7);
         for (cells, spread) in [(1, 1.0), (2, 1.0), (700, 0.2), (700, 3.0), (5000, 0.5)] {
             let distances: Vec<f32> = (0..cells).map(|_| 0.4 + spread * float(&mut random)).collect();
             let radii: Vec<f32> = (0..cells).map(|_| 0.6 + 0.3 * float(&mut random)).collect();
-            let mut odds = Odds::default();
-            odds.set(&distances, &radii, 30.0);
-            for missing in [0.0, 0.01, 0.1, 0.5, 0.9] {
-                let mut chosen = vec![false; cells];
-                odds.choose(0.5, missing, |cell, _| chosen[cell] = true);
-                let with = |which: bool| {
-                    let all = odds.expected.iter().zip(&chosen);
-                    all.filter(move |(_, chosen)| **chosen == which).map(|(expected, _)| *expected)
-                };
-                let (kept, out): (f32, f32) = (with(true).sum(), with(false).sum());
-                let share = out / (kept + out);
-                assert!(share <= missing * 1.2 + 1e-6 || chosen.iter().all(|chosen| !chosen), "{cells} {spread} {missing}: {share}");
-                assert!(
-                    share >= missing * 0.7 - 1e-6 || cells < 700,
-                    "{cells} {spread} {missing}: {share} is less than may be"
-                );
-                let worst_kept = with(true).fold(f32::INFINITY, f32::min);
-                assert!(with(false).all(|out| out <= worst_kept), "the most promising are kept");
+            for missing in [0.0, 0.0001, 0.01, 0.1, 0.5, 0.9] {
+                let mut first = None;
+                for kernels in Kernels::available() {
+                    let mut odds = Odds::default();
+                    odds.set(kernels, &distances, &radii, 30.0);
+                    let chosen = chosen(&mut odds, kernels, 0.5, missing);
+                    let kept: f32 = chosen.iter().map(|cell| odds.expected(*cell)).sum();
+                    let all: f32 = odds.expected.iter().sum();
+                    let (share, what) = (1.0 - kept / all, format!("{cells} {spread} {missing}"));
+                    assert!(share <= missing + 1e-4, "{what}: {share} are left out");
+                    let last = chosen.last().map_or(0.0, |cell| odds.expected(*cell));
+                    assert!(share + last / all >= missing - 1e-4, "{what}: {share} are less than may be");
+                    assert!(chosen.is_sorted_by(|a, b| odds.expected(*a) >= odds.expected(*b)), "{what}");
+                    assert_eq!(first.get_or_insert_with(|| chosen.clone()), &chosen, "{what} {kernels:?}");
+                }
             }
         }
     }
 
     #[test]
     fn visited_cells_are_not_chosen_again_and_count_as_found() {
-        let mut odds = Odds::default();
-        odds.set(&[0.1, 0.2, 0.9, 1.0], &[0.3; 4], 30.0);
+        let (kernels, mut odds) = (Kernels::best(), Odds::default());
+        odds.set(kernels, &[0.1, 0.2, 0.9, 1.0], &[0.3; 4], 30.0);
         odds.visit(0);
         odds.visit(0);
         assert!(odds.is_visited(0) && !odds.is_visited(1));
-        let mut chosen = Vec::new();
-        odds.choose(0.1, 0.0, |cell, expected| {
-            assert!(expected > 0.0);
-            chosen.push(cell);
-        });
-        assert_eq!(chosen, [1, 2, 3]);
+        assert_eq!(chosen(&mut odds, kernels, 0.1, 0.0), [1, 2, 3]);
         odds.visit(1);
-        chosen.clear();
-        odds.choose(0.1, 0.2, |cell, _| chosen.push(cell));
-        assert_eq!(chosen, [0_usize; 0], "the two that were visited hold nearly all");
+        assert_eq!(chosen(&mut odds, kernels, 0.1, 0.2), [0_usize; 0], "the two visited hold nearly all");
+        // Visited all that had to be, nothing is left to visit, wherever among the cells they are.
+        let mut random = Random(8);
+        let distances: Vec<f32> = (0..333).map(|_| 0.4 + float(&mut random)).collect();
+        odds.set(kernels, &distances, &[0.7; 333], 30.0);
+        let first = chosen(&mut odds, kernels, 0.5, 0.3);
+        assert!(first.len() > 3);
+        first.iter().for_each(|cell| odds.visit(*cell));
+        assert_eq!(chosen(&mut odds, kernels, 0.5, 0.3), [0_usize; 0]);
+        let more = chosen(&mut odds, kernels, 0.5, 0.1);
+        assert!(!more.is_empty() && more.iter().all(|cell| !first.contains(cell)));
     }
 
     #[test]
     fn cells_and_queries_without_extent_are_no_trouble() {
-        let mut odds = Odds::default();
+        let (kernels, mut odds) = (Kernels::best(), Odds::default());
         for (distances, radii) in [
             (vec![0.0; 3], vec![0.0; 3]),
             (vec![1e12, 1e12, 3e12], vec![1e-6, 0.0, 2.0]),
             (vec![], vec![]),
         ] {
-            odds.set(&distances, &radii, 30.0);
+            odds.set(kernels, &distances, &radii, 2.0);
             for limit in [0.0, 1e-30, 1.0, 1e12] {
-                let mut count = 0;
-                odds.choose(limit, 0.0, |_, _| count += 1);
+                let count = chosen(&mut odds, kernels, limit, 0.0).len();
                 assert_eq!(count, distances.len(), "with nothing to miss all are chosen");
             }
         }

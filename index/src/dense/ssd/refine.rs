@@ -51,6 +51,12 @@ pub(super) struct Refine {
 }
 
 impl Refine {
+    /// The bytes of a row.
+    pub(super) fn row(&self, ordinal: u32) -> &[u8] {
+        let stride = stride(self.dim);
+        &self.bytes[ordinal as usize * stride..][..stride]
+    }
+
     /// Squared distances of the query to the rows of `ordinals`.
     ///
     /// # Panics

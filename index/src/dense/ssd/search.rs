@@ -77,9 +77,11 @@ pub(crate) struct CellsScratch {
     table: Vec<u8>,
     candidates: Candidates,
     keys: Vec<u64>,
+    /// Vectors to refine now, and those of the posting scanned last, whose rows are on their way.
     picked: Vec<u32>,
+    pending: Vec<u32>,
     distances: Vec<f32>,
-    /// A bit a vector: whether it was refined already; all zero between searches.
+    /// A bit a vector: whether it was picked already; all zero between searches.
     seen: Vec<u64>,
     /// The vectors whose bit is set.
     marked: Vec<u32>,
@@ -92,7 +94,7 @@ fn key(distance: f32, id: u32) -> u64 {
     u64::from(distance.max(0.0).to_bits()) << 32 | u64::from(id)
 }
 
-fn distance(key: u64) -> f32 {
+fn distance_of(key: u64) -> f32 {
     f32::from_bits((key >> 32) as u32)
 }
 
@@ -155,7 +157,7 @@ impl Cells {
         let walked = walk.run(scratch, counters);
         scratch.marked.drain(..).for_each(|id| scratch.seen[id as usize / 64] = 0);
         walked?;
-        found.extend(scratch.best.drain().map(|key| (distance(key), key as u32)));
+        found.extend(scratch.best.drain().map(|key| (distance_of(key), key as u32)));
         found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         Ok(true)
     }
@@ -167,7 +169,7 @@ impl Cells {
         let distance = |(product, norm): (&f32, &f32)| (ready.squared + norm - 2.0 * product).max(0.0);
         distances_to.clear();
         distances_to.extend(products.iter().zip(&self.centroid_norms).map(distance));
-        odds.set(distances_to, &self.radii, self.dims_that_matter);
+        odds.set(kernels, distances_to, &self.radii, self.dims_that_matter);
     }
 }
 
@@ -201,32 +203,37 @@ impl Walk<'_> {
                 allow.check_stop()?;
             }
             let CellsScratch { odds, order, distances_to, .. } = &mut *scratch;
-            order.clear();
-            let wanted = if self.limit.is_finite() {
+            let (mut left, wanted) = if self.limit.is_finite() {
                 let missing = self.asked.effort.missing;
-                // Larger is better.
-                odds.choose(self.limit, missing, |cell, expected| order.push(!key(expected, !(cell as u32))));
-                PART.max(GROWTH * visited)
+                (odds.choose(self.kernels, self.limit, missing, order), PART.max(GROWTH * visited))
             } else {
                 // By distance, as long as there is nothing to compare with.
-                let left = distances_to.iter().zip(0..).filter(|(_, cell)| !odds.is_visited(*cell as usize));
-                order.extend(left.map(|(distance, cell)| key(*distance, cell)));
-                NEAREST.max(visited)
+                order.clear();
+                let open = distances_to.iter().zip(0..).filter(|(_, cell)| !odds.is_visited(*cell as usize));
+                order.extend(open.map(|(distance, cell)| key(*distance, cell)));
+                (f32::INFINITY, NEAREST.max(visited))
             };
             let part = least(order, wanted);
-            if part == 0 {
-                return Ok(());
-            }
+            let before = visited;
             for at in 0..part {
+                if left <= 0.0 {
+                    break;
+                }
                 if let Some(next) = scratch.order[..part].get(at + 1) {
                     let posting = self.cells.posting(*next as u32 as usize);
                     self.kernels.prefetch(&posting[..posting.len().min(PREFETCH_BYTES)]);
                 }
                 let cell = scratch.order[at] as u32 as usize;
+                left -= scratch.odds.expected(cell);
                 self.visit(cell, scratch, counters);
                 scratch.odds.visit(cell);
+                visited += 1;
             }
-            visited += part;
+            std::mem::swap(&mut scratch.picked, &mut scratch.pending);
+            self.refine(scratch, counters);
+            if visited == before {
+                return Ok(());
+            }
         }
     }
 
@@ -244,14 +251,19 @@ impl Walk<'_> {
         scratch.candidates.clear();
         self.kernels.nibble_scan(&scratch.table, posting, &bounds, &mut scratch.candidates);
         counters.scored += u64::from(self.cells.starts[cell + 1] - self.cells.starts[cell]) * 32;
-        let CellsScratch { candidates, picked, keys, seen, .. } = scratch;
-        picked.clear();
+        let CellsScratch { candidates, picked, pending, keys, seen, .. } = scratch;
         let fresh = candidates.ids.iter().zip(&candidates.bounds).filter(|(id, _)| {
             let (word, bit) = (**id as usize / 64, 1_u64 << (**id % 64));
             seen[word] & bit == 0 && self.filter.is_none_or(|(allow, doc_of)| allow.contains(doc_of(**id)))
         });
         if self.limit.is_finite() {
-            picked.extend(fresh.map(|(id, _)| *id));
+            // The rows of these are asked for, and those of the posting before are refined.
+            std::mem::swap(picked, pending);
+            pending.extend(fresh.map(|(id, _)| *id));
+            for id in &*pending {
+                seen[*id as usize / 64] |= 1 << (id % 64);
+                self.kernels.prefetch(self.cells.refine.row(*id));
+            }
             self.refine(scratch, counters);
             return;
         }
@@ -262,19 +274,17 @@ impl Walk<'_> {
         if first > 0 && first < keys.len() {
             keys.select_nth_unstable(first - 1);
         }
-        picked.extend(keys[..first].iter().map(|key| *key as u32));
-        let rest = first..keys.len();
-        self.refine(scratch, counters);
-        let limit = self.limit;
-        let CellsScratch { picked, keys, .. } = scratch;
-        picked.clear();
-        picked.extend(keys[rest].iter().filter(|key| self::distance(**key) < limit).map(|key| *key as u32));
-        self.refine(scratch, counters);
+        for part in [0..first, first..keys.len()] {
+            let CellsScratch { picked, keys, seen, .. } = &mut *scratch;
+            picked.extend(keys[part].iter().filter(|key| distance_of(**key) < self.limit).map(|key| *key as u32));
+            picked.iter().for_each(|id| seen[*id as usize / 64] |= 1 << (id % 64));
+            self.refine(scratch, counters);
+        }
     }
 
-    /// Gives the picked vectors their refine distances, and the best of them a place.
+    /// Gives the picked vectors their refine distances, and the best of them a place; none is picked then.
     fn refine(&mut self, scratch: &mut CellsScratch, counters: &mut Counters) {
-        let CellsScratch { query, sums, picked, distances, seen, marked, best, .. } = scratch;
+        let CellsScratch { query, sums, picked, distances, marked, best, .. } = scratch;
         marked.extend_from_slice(picked);
         if picked.is_empty() {
             return;
@@ -283,16 +293,16 @@ impl Walk<'_> {
         let query = (&*query, self.ready.own_squared);
         self.cells.refine.distances(self.kernels, query, picked, sums, distances);
         for (id, distance) in picked.iter().zip(distances.iter()) {
-            seen[*id as usize / 64] |= 1 << (id % 64);
             if *distance < self.limit || best.len() < self.asked.depth {
                 best.push(key(*distance, *id));
                 if best.len() > self.asked.depth {
                     best.pop();
                 }
                 if best.len() == self.asked.depth {
-                    self.limit = best.peek().map_or(f32::INFINITY, |key| self::distance(*key));
+                    self.limit = best.peek().map_or(f32::INFINITY, |key| distance_of(*key));
                 }
             }
         }
+        picked.clear();
     }
 }

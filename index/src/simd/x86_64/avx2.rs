@@ -12,11 +12,12 @@ use super::codes;
 use super::float::{self, Float, Load};
 use super::int::{self, Int};
 use super::kernel;
-use crate::simd::dispatch::{FloatKernels, IntKernels, Kernels};
+use crate::simd::dispatch::{FloatKernels, IntKernels, Kernels, Vectors};
 
 /// The level's kernels. They may be called only where [`present`] holds.
 pub(super) static KERNELS: Kernels = Kernels {
     level: "avx2",
+    vectors: Vectors::Avx2,
     f32: FloatKernels { dot: dot_f32, l2: l2_f32 },
     f16: FloatKernels { dot: dot_f16, l2: l2_f16 },
     i8: FloatKernels { dot: dot_i8, l2: l2_i8 },

@@ -14,11 +14,12 @@ use super::codes;
 use super::float::{self, Float, Load};
 use super::int::{self, Int};
 use super::kernel;
-use crate::simd::dispatch::{FloatKernels, IntKernels, Kernels};
+use crate::simd::dispatch::{FloatKernels, IntKernels, Kernels, Vectors};
 
 /// The level's kernels without VNNI. They may be called only where [`present`] holds.
 pub(super) static KERNELS: Kernels = Kernels {
     level: "avx512",
+    vectors: Vectors::Avx512,
     f32: FloatKernels { dot: dot_f32, l2: l2_f32 },
     f16: FloatKernels { dot: dot_f16, l2: l2_f16 },
     i8: FloatKernels { dot: dot_i8, l2: l2_i8 },
@@ -29,6 +30,7 @@ pub(super) static KERNELS: Kernels = Kernels {
 
 const VNNI: Kernels = Kernels {
     level: "avx512vnni",
+    vectors: Vectors::Avx512,
     int: IntKernels { dot: int_dot_vnni, l2: int_l2_vnni },
     bytes: codes::BYTES_VNNI,
     f32: FloatKernels { dot: dot_f32, l2: l2_f32 },

@@ -15,7 +15,7 @@ mod codes;
 mod float;
 mod int;
 
-use super::dispatch::Kernels;
+use super::dispatch::{Kernels, Vectors};
 
 /// A kernel of a table: checks the shapes, then runs the loops compiled with the features of the level.
 macro_rules! kernel {
@@ -36,6 +36,26 @@ macro_rules! kernel {
     };
 }
 use kernel;
+
+/// Runs `work` compiled for a level.
+#[inline(always)]
+pub(super) fn vectorized<R>(vectors: Vectors, work: impl FnOnce() -> R) -> R {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn avx512<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    match vectors {
+        Vectors::Baseline => work(),
+        // SAFETY: a table with these vectors is handed out only where the CPU has its features.
+        Vectors::Avx2 => unsafe { avx2(work) },
+        // SAFETY: as above.
+        Vectors::Avx512 => unsafe { avx512(work) },
+    }
+}
 
 /// Adds the levels that this CPU has, slowest first, and names those that it lacks.
 pub(super) fn levels(present: &mut Vec<&'static Kernels>, absent: &mut Vec<&'static str>) {
