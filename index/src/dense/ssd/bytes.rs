@@ -5,6 +5,7 @@
 //! `step * (sum of query * byte) + zero * (sum of query)`, the sum by the integer kernels. Memory: a byte a
 //! number and 8 bytes a row.
 
+use super::lanes::{fold, larger};
 use crate::large::Large;
 use crate::matrix::Matrix;
 use crate::simd::{Kernels, query_max};
@@ -21,8 +22,9 @@ pub(super) struct ByteQuery {
 
 impl ByteQuery {
     /// Rounds `query`.
+    #[inline(always)]
     pub(super) fn set(&mut self, query: &[f32]) {
-        let most = query.iter().fold(0.0_f32, |most, value| most.max(value.abs())).max(f32::MIN_POSITIVE);
+        let most = fold(query, f32::MIN_POSITIVE, f32::abs, larger);
         let limit = f32::from(query_max(query.len()).min(8191));
         let (per_step, mut sum) = (limit / most, 0_i32);
         self.values.resize(query.len(), 0);

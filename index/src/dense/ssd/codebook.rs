@@ -14,6 +14,7 @@ use crate::random::Random;
 use crate::simd::nibble::{ENTRIES, GROUP};
 
 use super::cluster::Work;
+use super::lanes::{larger, smaller};
 
 /// Rows that words are learned from.
 pub(super) const SAMPLE_ROWS: usize = 8192;
@@ -102,6 +103,7 @@ impl Codebook {
 
     /// Fills `table` (`lookups x 16`) with the query's products with all words, in u8: a product is
     /// `sum * step + bias` for the sum over a code. Returns `(step, bias)`.
+    #[inline(always)]
     pub(super) fn table(
         &self,
         query: &[f32],
@@ -118,8 +120,8 @@ impl Codebook {
             for (value, words) in piece.iter().zip(words) {
                 sums.iter_mut().zip(words).for_each(|(sum, word)| *sum += value * word);
             }
-            let least = extreme(&sums, f32::min);
-            range = range.max(extreme(&sums, f32::max) - least);
+            let least = extreme(&sums, smaller);
+            range = larger(range, extreme(&sums, larger) - least);
             bias += least;
             sums.iter_mut().for_each(|sum| *sum -= least);
             products.push(sums);
@@ -139,11 +141,11 @@ impl Codebook {
 /// Rounds a value in 0..=255 to the nearest integer: adding 2^23 leaves it in the low bits.
 #[inline(always)]
 fn round_byte(value: f32) -> u8 {
-    (value.min(255.0) + 8_388_608.0).to_bits() as u8
+    (smaller(value, 255.0) + 8_388_608.0).to_bits() as u8
 }
 
 #[inline(always)]
-fn extreme(values: &[f32; ENTRIES], of: fn(f32, f32) -> f32) -> f32 {
+fn extreme(values: &[f32; ENTRIES], of: impl Fn(f32, f32) -> f32) -> f32 {
     let mut left = *values;
     let mut width = ENTRIES / 2;
     while width > 0 {

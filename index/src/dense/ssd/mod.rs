@@ -16,6 +16,7 @@ mod cells;
 mod closure;
 mod cluster;
 mod codebook;
+mod lanes;
 mod layout;
 mod odds;
 mod refine;

@@ -14,6 +14,7 @@
 //! those rules lose half of the nearest or visit everything. The steepness s matters little between 15 and 40
 //! on those sets; of vectors with few dimensions it is half of them, as the caps of spheres are.
 
+use super::lanes::{fold, larger, smaller};
 use crate::simd::Kernels;
 
 /// The steepness for this many dimensions, and the largest.
@@ -23,8 +24,6 @@ const STEEPNESS_MAX: f32 = 20.0;
 const STEPS: usize = 128;
 /// Natural exponents below this are as good as none.
 const EXPONENT_MIN: f32 = -60.0;
-/// Partial results of a pass over all cells, so that none waits for the one before.
-const LANES: usize = 16;
 
 /// What is known of the cells of a query that does not depend on T.
 #[derive(Debug, Default)]
@@ -57,34 +56,6 @@ fn exp(x: f32) -> f32 {
     f32::from_bits(whole(larger(x, EXPONENT_MIN) * PER_UNIT + ONE) << SHIFT)
 }
 
-/// The larger of two, as one instruction; whatever, when one is no number.
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if a > b { a } else { b }
-}
-
-#[inline(always)]
-fn smaller(a: f32, b: f32) -> f32 {
-    if a < b { a } else { b }
-}
-
-/// Folds what `of` makes of the values, lane by lane, and then the lanes.
-#[inline(always)]
-fn fold(values: &[f32], start: f32, of: impl Fn(f32) -> f32, with: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [start; LANES];
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, value)| *lane = with(*lane, of(*value)));
-    }
-    lanes.iter_mut().zip(rest).for_each(|(lane, value)| *lane = with(*lane, of(*value)));
-    lanes.into_iter().fold(start, with)
-}
-
-#[inline(always)]
-fn same(value: f32) -> f32 {
-    value
-}
-
 impl Odds {
     /// Sets the cells of a query, whose centroids are at these squared distances; their vectors have `dims`
     /// dimensions that matter.
@@ -104,8 +75,8 @@ impl Odds {
                     *per_distance = 0.5 / larger(radius * distance.sqrt(), 1e-12);
                     *at_zero = (distance + radius * radius) * *per_distance;
                 }
-                let least = fold(distances, f32::INFINITY, same, smaller);
-                let most = fold(distances, 0.0, same, larger);
+                let least = fold(distances, f32::INFINITY, |value| value, smaller);
+                let most = fold(distances, 0.0, |value| value, larger);
                 let per_step = (STEPS - 1) as f32 / larger(most - least, 1e-30);
                 for (step, distance) in steps.iter_mut().zip(distances) {
                     *step = whole((distance - least) * per_step);
@@ -164,7 +135,7 @@ impl Odds {
                 for (expected, (a, b)) in expected.iter_mut().zip(at_zero.iter().zip(&*per_distance)) {
                     *expected = larger(a - limit * b, -1.0);
                 }
-                let least = fold(expected, f32::INFINITY, same, smaller);
+                let least = fold(expected, f32::INFINITY, |value| value, smaller);
                 for (expected, weight) in expected.iter_mut().zip(&*weights) {
                     *expected = weight * exp(steepness * (least - *expected));
                 }

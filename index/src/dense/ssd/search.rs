@@ -27,11 +27,11 @@ use super::odds::Odds;
 const NEAREST: usize = 2;
 /// At least as many cells, or times as many as before, are visited until the rest is looked at again.
 const PART: usize = 8;
-const GROWTH: usize = 2;
+const GROWTH: usize = 4;
 /// Candidates of the first cells that are refined before there is a threshold, a wanted result.
 const OPENING: usize = 2;
 /// Bytes of the next posting that are asked for while this one is scanned.
-const PREFETCH_BYTES: usize = 4096;
+const PREFETCH_BYTES: usize = 1024;
 
 /// How hard to search.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -126,11 +126,19 @@ impl Cells {
             return None;
         }
         let own = &placed[..query.len()];
-        bytes.set(own);
+        kernels.vectorized(
+            #[inline(always)]
+            || bytes.set(own),
+        );
         self.axes.products(kernels, bytes, sums, projected);
-        projected.iter_mut().zip(&self.lift).for_each(|(value, lift)| *value += lift);
-        projected_query.set(projected);
-        let (step, bias) = self.codebook.table(projected, table_products, table);
+        let (step, bias) = kernels.vectorized(
+            #[inline(always)]
+            || {
+                projected.iter_mut().zip(&self.lift).for_each(|(value, lift)| *value += lift);
+                projected_query.set(projected);
+                self.codebook.table(projected, table_products, table)
+            },
+        );
         let lift: f64 = placed[query.len()..].iter().map(|value| f64::from(*value).powi(2)).sum();
         Some(Ready { squared: squared as f32, own_squared: (squared - lift) as f32, step, bias })
     }
