@@ -13,7 +13,7 @@ use super::build::{KIND, TEXT_PREFIX, cells_name, section_name};
 use super::{FieldIndex, Indexer, Place, Segment};
 use crate::budget::{MemoryBudget, Reservation};
 use crate::dense::flat::Flat;
-use crate::dense::ssd::{self, Ssd};
+use crate::dense::ssd::{self, Fineness, Ssd};
 use crate::dense::vectors::{ChunkSource, Residency};
 use crate::error::{Error, Result};
 use crate::payload::PayloadIndex;
@@ -57,7 +57,9 @@ impl Segment {
                     let flat = Flat::open(&name, spec, source, residency)?;
                     check_docs(&name, flat.docs(), rows.len())?;
                     FieldIndex::Dense(match cells {
-                        Some(cells) => Box::new(Ssd::open(&cells_name(at), spec, flat, &cells)?),
+                        Some((cells, fineness)) => {
+                            Box::new(Ssd::open(&cells_name(at), spec, flat, &cells, fineness)?)
+                        }
                         None => Box::new(flat),
                     })
                 }
@@ -101,20 +103,22 @@ fn check_docs(section: &str, found: u32, expected: usize) -> Result<()> {
     }
 }
 
-/// The cells of a field, when it has some and the budget has room for them.
+/// The cells of a field, when it has some, and the finest codes that the budget has room for.
 fn open_cells(
     file: &SegmentFile,
     name: &str,
     memory: &Arc<MemoryBudget>,
     reserved: &mut Vec<Reservation>,
-) -> Result<Option<Arc<dyn ChunkSource>>> {
+) -> Result<Option<(Arc<dyn ChunkSource>, Fineness)>> {
     let Some(section) = file.section(name) else { return Ok(None) };
     let source: Arc<dyn ChunkSource> = Arc::new(SectionSource(section));
-    let bytes = ssd::resident_bytes(name, source.as_ref())?;
-    Ok(match residency(memory, bytes, reserved) {
-        Residency::Memory => Some(source),
-        Residency::Disk => None,
-    })
+    for fineness in [Fineness::Bytes, Fineness::Halves] {
+        let bytes = ssd::resident_bytes(name, source.as_ref(), fineness)?;
+        if residency(memory, bytes, reserved) == Residency::Memory {
+            return Ok(Some((source, fineness)));
+        }
+    }
+    Ok(None)
 }
 
 /// Keeps a section in memory where the budget has room.

@@ -3,6 +3,9 @@
 //! A row is `dim` unsigned bytes, a quantized value each; what a byte stands for is linear, so that the
 //! product with the decoded row is these sums times a step plus a constant. The query is i16, so that it adds
 //! next to no error of its own, and exact in i32 as long as [`QUERY_MAX`] is kept.
+//!
+//! Rows of half bytes are read the same way, picked ones: groups of 32 bytes hold 64 values, the first 32 in
+//! the lower halves, the others in the upper. Their query is i8, for theirs are the larger errors.
 
 use super::dispatch::Kernels;
 
@@ -20,10 +23,17 @@ const AHEAD: usize = 4;
 /// `(query, rows, stride, picks, products)`.
 type Picked = fn(&[i16], &[u8], usize, &[u32], &mut [i32]);
 
+/// Values of a group of half bytes.
+pub const HALF_GROUP: usize = 64;
+
+/// As [`Picked`], rows of half bytes.
+type HalfPicked = fn(&[i8], &[u8], usize, &[u32], &mut [i32]);
+
 /// The kernels of a level: `(query, rows, stride, picks, products)`; with picks of none, all rows.
 pub(super) struct ByteKernels {
     pub(super) dots: fn(&[i16], &[u8], usize, &mut [i32]),
     pub(super) picked: Picked,
+    pub(super) half_picked: HalfPicked,
     pub(super) prefetch: fn(*const u8, usize),
 }
 
@@ -53,6 +63,30 @@ impl Kernels {
         let last = picks.iter().copied().max();
         check(query, rows, stride, last.map_or(0, |last| last as usize + 1));
         (self.bytes.picked)(query, rows, stride, picks, products);
+    }
+
+    /// The product of `query`, of whole groups, with each of the picked rows of half bytes.
+    ///
+    /// # Panics
+    /// When the shapes do not fit or a row does not exist.
+    pub fn half_dots_picked(
+        &self,
+        query: &[i8],
+        rows: &[u8],
+        stride: usize,
+        picks: &[u32],
+        products: &mut [i32],
+    ) {
+        assert_eq!(picks.len(), products.len(), "one product a pick");
+        assert!(
+            !query.is_empty() && query.len().is_multiple_of(HALF_GROUP) && query.len() / 2 <= stride,
+            "{} values are no row of half bytes in a stride of {stride}",
+            query.len()
+        );
+        let last = picks.iter().copied().max();
+        let need = last.map_or(0, |last| last as usize * stride + query.len() / 2);
+        assert!(need <= rows.len(), "row {last:?} of {stride} bytes in {}", rows.len());
+        (self.bytes.half_picked)(query, rows, stride, picks, products);
     }
 
     /// Asks for values that will be read soon; a hint.
@@ -87,8 +121,33 @@ pub(super) const SCALAR: ByteKernels = ByteKernels {
             *product = dot(query, &rows[*row as usize * stride..]);
         }
     },
+    half_picked: |query, rows, stride, picks, products| {
+        for (row, product) in picks.iter().zip(products) {
+            let row = &rows[*row as usize * stride..];
+            let groups = query.chunks_exact(HALF_GROUP).zip(row.chunks(HALF_GROUP / 2));
+            let of_group = |(query, bytes): (&[i8], &[u8])| -> i32 {
+                let (low, high) = query.split_at(HALF_GROUP / 2);
+                let both = low.iter().zip(high).zip(bytes);
+                both.map(|((low, high), byte)| {
+                    i32::from(*low) * i32::from(byte & 15) + i32::from(*high) * i32::from(byte >> 4)
+                })
+                .sum()
+            };
+            *product = groups.map(of_group).sum();
+        }
+    },
     prefetch: |_, _| {},
 };
+
+/// Writes a value of a row of half bytes.
+pub fn put_half(row: &mut [u8], at: usize, value: u8) {
+    debug_assert!(value < 16, "half a byte");
+    let byte = &mut row[at / HALF_GROUP * (HALF_GROUP / 2) + at % (HALF_GROUP / 2)];
+    match at % HALF_GROUP < HALF_GROUP / 2 {
+        true => *byte = (*byte & 0xf0) | value,
+        false => *byte = (*byte & 0x0f) | value << 4,
+    }
+}
 
 /// The row that is asked for while the one `at` is read.
 #[cfg(target_arch = "x86_64")]

@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::bytes::query_max;
+use super::bytes::{HALF_GROUP, put_half, query_max};
 use super::nibble::{
     self, BLOCK_ROWS, Bounds, Candidates, Factors, GROUP, LOOKUPS_MAX, block_bytes, code_bytes,
 };
@@ -126,6 +126,42 @@ fn byte_kernels_agree_with_the_oracle() {
             );
         }
     }
+}
+
+#[test]
+fn half_byte_kernels_agree_with_the_oracle() {
+    let mut random = Random(13);
+    for dim in (1..=12).map(|groups| groups * HALF_GROUP) {
+        for extreme in [false, true] {
+            let (rows, stride) = (1 + dim % 7, dim / 2 + dim / 64 % 13);
+            let query: Vec<i8> =
+                (0..dim).map(|_| if extreme { -128 } else { random.next() as i8 }).collect();
+            let query = exact_size(&query, 0, dim);
+            let (bytes, mut expected) = ((rows - 1) * stride + dim / 2, vec![0; rows]);
+            let mut values = vec![0; bytes];
+            for (row, sum) in expected.iter_mut().enumerate() {
+                for (at, value) in query.iter().enumerate() {
+                    let code = if extreme { 15 } else { random.next() as u8 & 15 };
+                    put_half(&mut values[row * stride..], at, code);
+                    *sum += i32::from(*value) * i32::from(code);
+                }
+            }
+            let values = exact_size(&values, 0, bytes);
+            let picks: Vec<u32> = (0..9).map(|_| random.next() as u32 % rows as u32).collect();
+            let expected: Vec<i32> = picks.iter().map(|row| expected[*row as usize]).collect();
+            for kernels in levels() {
+                let mut found = vec![0; picks.len()];
+                kernels.half_dots_picked(&query, &values, stride, &picks, &mut found);
+                assert_eq!(found, expected, "{} at {dim}", kernels.level());
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "row Some(2) of 32 bytes")]
+fn a_picked_row_of_half_bytes_that_is_not_there_panics() {
+    Kernels::best().half_dots_picked(&[1; 64], &[0; 95], 32, &[2], &mut [0]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-pub use bytes::query_max;
+pub use bytes::{HALF_GROUP, put_half, query_max};
 pub use dispatch::Kernels;
 pub use element::Element;
 pub use norm::{norm, norm_squared, normalize};

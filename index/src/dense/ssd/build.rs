@@ -15,6 +15,7 @@ use super::cells::Parts;
 use super::closure::Placement;
 use super::cluster::{Centroids, Work};
 use super::codebook::{self, Codebook};
+use super::halves;
 use super::layout::Layout;
 use super::refine;
 use super::space::{Rows, Space};
@@ -25,7 +26,7 @@ use crate::parallel::for_parts;
 use crate::quant::Factors;
 use crate::random::Random;
 use crate::simd::nibble::{self, BLOCK_ROWS};
-use crate::simd::{self, Kernels};
+use crate::simd::{self, HALF_GROUP, Kernels};
 use half::f16;
 
 /// Vectors a cell, before closure.
@@ -51,9 +52,11 @@ pub(super) fn build(spec: &DenseSpec, rows: Rows<'_>, count: u32, threads: usize
     let total = count as usize;
     let space = Space::fit(spec.metric, rows, total, spec.dim as usize, work.seed);
     let (lookups, width) = Codebook::shape(space.dims(), LOOKUPS);
-    let mut axes = learn_axes(&space, rows, total, lookups * width, work);
-    let (mut projected, refine) = project(&space, rows, total, &axes, work);
     let coded = lookups * width;
+    let wanted = halves::values_max(space.dims()).max(coded.next_multiple_of(HALF_GROUP));
+    let mut axes = learn_axes(&space, rows, total, wanted, work);
+    let mut more_axes = axes.split_off(coded * space.dims());
+    let (mut projected, refine) = project(&space, rows, total, &axes, work);
     let cells = total.div_ceil(CELL_VECTORS);
     let centroids = Centroids::fit(Matrix::new(&projected.values, coded), cells, work);
     let mut placement = Placement::of(Matrix::new(&projected.values, coded), centroids, work);
@@ -67,6 +70,7 @@ pub(super) fn build(spec: &DenseSpec, rows: Rows<'_>, count: u32, threads: usize
     );
     let codebook = train(&projected.values, &placement, width, work);
     let (starts, postings, radii) = encode(&projected, &placement, &codebook, work);
+    let (steps, halves) = encode_halves(&space, rows, (&projected, &placement), &mut more_axes, work);
     let mut layout = Layout {
         metric: spec.metric,
         field_dim: spec.dim,
@@ -75,6 +79,7 @@ pub(super) fn build(spec: &DenseSpec, rows: Rows<'_>, count: u32, threads: usize
         lookups: lookups as u32,
         width: width as u32,
         blocks: starts.last().copied().unwrap_or(0),
+        halves: steps.len() as u32,
         scale: space.scale,
         radius: space.radius,
         query_norm: space.query_norm,
@@ -87,6 +92,9 @@ pub(super) fn build(spec: &DenseSpec, rows: Rows<'_>, count: u32, threads: usize
         centroids: placement.centroids,
         radii,
         starts,
+        more_axes,
+        steps,
+        halves,
         refine,
         postings,
     };
@@ -180,6 +188,78 @@ fn train(values: &[f32], placement: &Placement, width: usize, work: Work) -> Cod
         simd::normalize(&mut residuals[start..]);
     }
     Codebook::train(Matrix::new(&residuals, coded), width, work)
+}
+
+/// Steps and rows of half bytes; axes that they do not need are dropped. None where they would be no shorter
+/// than rows of bytes.
+fn encode_halves(
+    space: &Space,
+    rows: Rows<'_>,
+    (projected, placement): (&Projected, &Placement),
+    more_axes: &mut Vec<f32>,
+    work: Work,
+) -> (Vec<f32>, Large<u8>) {
+    let (dims, coded, count) = (space.dims(), placement.dim, placement.primary.len());
+    // Along the coded axes and the others, and the rest of the squared norm.
+    let residuals = |first: usize, axes: &[f32], out: &mut [f32], rests: &mut [f32]| {
+        let values = coded + axes.len() / dims;
+        let (mut row, mut placed) = (vec![0.0; space.field_dim()], vec![0.0; rests.len() * dims]);
+        for (at, placed) in placed.chunks_exact_mut(dims).enumerate() {
+            rows(first + at, &mut row);
+            space.place(&row, placed);
+        }
+        let mut more = vec![0.0; rests.len() * (values - coded)];
+        if values > coded {
+            work.kernels.dot_tile(Matrix::new(&placed, dims), Matrix::new(axes, dims), &mut more);
+        }
+        for (at, (out, rest)) in out.chunks_exact_mut(values).zip(rests).enumerate() {
+            let centroid = placement.centroid(placement.primary[first + at]);
+            let value = &projected.values[(first + at) * coded..][..coded];
+            out.iter_mut().zip(value.iter().zip(centroid)).for_each(|(out, (v, c))| *out = v - c);
+            out[coded..].copy_from_slice(&more[at * (values - coded)..][..values - coded]);
+            let along = simd::norm_squared(&out[coded..]) as f32;
+            *rest = (projected.rests[first + at] - along).max(0.0);
+        }
+    };
+    // What a sample has along each axis says which are worth it.
+    let every = (count / codebook::SAMPLE_ROWS).max(1);
+    let all = coded + more_axes.len() / dims;
+    let (mut energies, mut rest, mut sampled) = (vec![0.0_f32; all], 0.0, 0);
+    for first in (0..count).step_by(every * PART_ROWS) {
+        let here = PART_ROWS.min(count - first);
+        let (mut out, mut rests) = (vec![0.0; here * all], vec![0.0; here]);
+        residuals(first, more_axes, &mut out, &mut rests);
+        for (row, left) in out.chunks_exact(all).zip(rests) {
+            // Of directions, so that a few long vectors do not stand for all.
+            let norm_squared = simd::norm_squared(row) as f32 + left;
+            if norm_squared > 0.0 {
+                energies.iter_mut().zip(row).for_each(|(energy, value)| *energy += value * value / norm_squared);
+                rest += left / norm_squared;
+                sampled += 1;
+            }
+        }
+    }
+    energies.iter_mut().for_each(|energy| *energy /= sampled.max(1) as f32);
+    let values = halves::values(&energies, rest / sampled.max(1) as f32, coded).min(all);
+    if halves::stride(values) >= refine::stride(space.field_dim()) {
+        more_axes.clear();
+        return (Vec::new(), Large::zeroed(0));
+    }
+    more_axes.truncate((values - coded) * dims);
+    let steps: Vec<f32> = energies[..values].iter().map(|energy| halves::step(*energy)).collect();
+    let stride = halves::stride(values);
+    let mut bytes = Large::<u8>::zeroed(count * stride);
+    let more_axes = &**more_axes;
+    for_parts(work.threads, &mut bytes, PART_ROWS * stride, |part, bytes| {
+        let here = bytes.len() / stride;
+        let (mut out, mut rests) = (vec![0.0; here * values], vec![0.0; here]);
+        residuals(part * PART_ROWS, more_axes, &mut out, &mut rests);
+        for (at, (row, residual)) in bytes.chunks_exact_mut(stride).zip(out.chunks_exact(values)).enumerate() {
+            let cell = placement.primary[part * PART_ROWS + at];
+            halves::encode(residual, rests[at], (cell, placement.centroid(cell)), &steps, row);
+        }
+    });
+    (steps, bytes)
 }
 
 /// The starts of the postings, the postings and the radii of the cells.

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 
 use parking_lot::Mutex;
 
-use super::cells::{Cells, Parts};
+use super::cells::{Cells, Fineness, Parts};
 use super::cluster::Work;
 use super::layout::Layout;
 use super::search::{CellsScratch, Effort};
@@ -52,6 +52,8 @@ const TIE: f32 = 1e-5;
 /// What was measured at one setting.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Point {
+    /// What candidates were ranked by.
+    pub(super) fineness: Fineness,
     pub(super) k: u32,
     pub(super) recall: f32,
     pub(super) effort: Effort,
@@ -59,7 +61,7 @@ pub(super) struct Point {
     pub(super) cost: f32,
 }
 
-/// All that was measured: ladders of points, by k, then by slack, then by falling budget.
+/// All that was measured: ladders of points, by fineness, by k, then by slack, then by falling budget.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Calibration {
     pub(super) points: Vec<Point>,
@@ -79,9 +81,10 @@ impl Calibration {
 
     /// The effort that finds `recall` of the `k` nearest. Between counts that were measured, and beyond
     /// the last, budgets are a power of the count.
-    pub(super) fn effort(&self, k: f32, recall: f32) -> Effort {
+    pub(super) fn effort(&self, fineness: Fineness, k: f32, recall: f32) -> Effort {
         let at = if k <= COUNTS[1] as f32 { 0 } else { 1 };
-        let (lower, upper) = (self.least(COUNTS[at], recall), self.least(COUNTS[at + 1], recall));
+        let least = |at: usize| self.least(fineness, COUNTS[at], recall);
+        let (lower, upper) = (least(at), least(at + 1));
         let share = ((k / COUNTS[at] as f32).ln() / (COUNTS[at + 1] as f32 / COUNTS[at] as f32).ln()).max(0.0);
         if lower == Effort::ALL || upper == Effort::ALL {
             return if share < 1.0 && lower == Effort::ALL { lower } else { upper };
@@ -93,9 +96,11 @@ impl Calibration {
     }
 
     /// The cheapest effort that finds `recall` of the `k` nearest, `k` one that was measured.
-    fn least(&self, k: usize, recall: f32) -> Effort {
-        let ladders = self.points.chunk_by(|a, b| a.k == b.k && a.effort.slack == b.effort.slack);
-        let reached = ladders.filter(|ladder| ladder[0].k as usize == k).filter_map(|l| reach(l, recall));
+    fn least(&self, fineness: Fineness, k: usize, recall: f32) -> Effort {
+        let of = |point: &Point| (point.fineness, point.k, point.effort.slack);
+        let ladders = self.points.chunk_by(|a, b| of(a) == of(b));
+        let wanted = ladders.filter(|ladder| (ladder[0].fineness, ladder[0].k as usize) == (fineness, k));
+        let reached = wanted.filter_map(|ladder| reach(ladder, recall));
         let least = reached.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(effort, _)| effort);
         // Not reached on any ladder, or nothing was measured: every cell, and bounds that are.
         least.unwrap_or(Effort::ALL)
@@ -140,23 +145,17 @@ pub(super) fn fit(
     rows: Rows<'_>,
     work: Work,
 ) -> (Calibration, Parts) {
-    let (cells, kept) = Cells::lend(layout, parts);
-    let sample = Sample::draw(&cells, count, rows, work);
     let mut calibration = Calibration::default();
-    let slacks = slacks(&cells, &sample, rows, work);
-    let counted = |k: &usize| !sample.own.is_empty() && sample.truth.iter().all(|truth| truth.len() >= *k);
-    for k in COUNTS.into_iter().filter(counted) {
-        for slack in slacks {
-            for missing in MISSING.into_iter().filter(|m| slack == slacks[0] || *m <= MISSING_LOOSE) {
-                let point = sample.measure(&cells, sample.own.len(), k, Effort { missing, slack }, rows, work);
-                calibration.points.push(point);
-                if point.recall >= ENOUGH_RECALL {
-                    break;
-                }
-            }
-        }
+    let (cells, kept) = Cells::lend(layout.clone(), parts, Fineness::Bytes);
+    let sample = Sample::draw(&cells, count, rows, work);
+    sample.ladders(&cells, rows, work, &mut calibration.points);
+    let mut parts = cells.give_back(kept);
+    if layout.halves > 0 {
+        let (cells, kept) = Cells::lend(layout, parts, Fineness::Halves);
+        sample.ladders(&cells, rows, work, &mut calibration.points);
+        parts = cells.give_back(kept);
     }
-    (calibration, cells.give_back(kept))
+    (calibration, parts)
 }
 
 /// The least slack with which visiting every cell finds nearly all, and the next.
@@ -172,6 +171,24 @@ fn slacks(cells: &Cells, sample: &Sample, rows: Rows<'_>, work: Work) -> [f32; 2
 }
 
 impl Sample {
+    /// Measures all that callers may ask for.
+    fn ladders(&self, cells: &Cells, rows: Rows<'_>, work: Work, points: &mut Vec<Point>) {
+        let slacks = slacks(cells, self, rows, work);
+        let counted = |k: &usize| !self.own.is_empty() && self.truth.iter().all(|truth| truth.len() >= *k);
+        for k in COUNTS.into_iter().filter(counted) {
+            for slack in slacks {
+                for missing in MISSING.into_iter().filter(|m| slack == slacks[0] || *m <= MISSING_LOOSE) {
+                    let effort = Effort { missing, slack };
+                    let point = self.measure(cells, self.own.len(), k, effort, rows, work);
+                    points.push(point);
+                    if point.recall >= ENOUGH_RECALL {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
     fn draw(cells: &Cells, count: usize, rows: Rows<'_>, work: Work) -> Self {
         let (space, dim) = (&cells.space, cells.space.field_dim());
         let mut row = vec![0.0; dim];
@@ -264,7 +281,8 @@ impl Sample {
             for at in part.iter().copied() {
                 let (own, truth) = (self.own[at], &self.truth[at]);
                 let query = &self.queries[at * dim..(at + 1) * dim];
-                let search = super::search::Query { query, depth: super::depth(k) + 1, effort };
+                let depth = cells.fineness().depth(k) + 1;
+                let search = super::search::Query { query, depth, effort };
                 let searched =
                     cells.search(work.kernels, search, None, &mut scratch, &mut found, &mut counters);
                 let worst = truth[k - 1].0;
@@ -289,6 +307,7 @@ impl Sample {
         });
         let (hits, counters) = total.into_inner();
         Point {
+            fineness: cells.fineness(),
             k: k as u32,
             recall: hits as f32 / (k * queries.max(1)) as f32,
             effort,

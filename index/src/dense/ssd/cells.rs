@@ -7,6 +7,7 @@ use spandrel_storage::DenseSpec;
 use super::bytes::ByteRows;
 use super::codebook::Codebook;
 use super::layout::{HEADER_BYTES, Layout, Part};
+use super::halves::{self, Halves};
 use super::refine::{self, Refine};
 use super::space::Space;
 use crate::dense::vectors::{ChunkSource, PAGE_BYTES};
@@ -17,6 +18,51 @@ use crate::simd::{Element, nibble};
 
 /// Bytes read at once when a part is loaded.
 const READ_BYTES: usize = 1 << 20;
+
+/// What candidates are ranked by, which decides how much memory cells take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fineness {
+    /// A byte a dimension: next to no vector needs to be read that is not a result.
+    Bytes,
+    /// Half a byte for the dimensions that matter: about two vectors are read for a result.
+    Halves,
+}
+
+impl Fineness {
+    /// This, or what there is.
+    fn within(self, layout: &Layout) -> Self {
+        if layout.halves == 0 { Self::Bytes } else { self }
+    }
+
+    /// How many of the nearest by these codes hold the `k` nearest.
+    pub(super) fn depth(self, k: usize) -> usize {
+        match self {
+            Self::Bytes => k + k / 16 + 2,
+            Self::Halves => k + k * 4 / 5 + 6,
+        }
+    }
+}
+
+/// The codes that candidates are ranked by.
+pub(super) enum Fine {
+    Bytes(Refine),
+    Halves {
+        halves: Halves,
+        /// Projection beyond the coded dimensions, and its lift.
+        axes: ByteRows,
+        lift: Vec<f32>,
+    },
+}
+
+impl Fine {
+    /// The bytes of a vector, to be asked for before they are needed.
+    pub(super) fn row(&self, ordinal: u32) -> &[u8] {
+        match self {
+            Self::Bytes(refine) => refine.row(ordinal),
+            Self::Halves { halves, .. } => halves.row(ordinal),
+        }
+    }
+}
 
 /// What a search needs of cells.
 pub(super) struct Cells {
@@ -34,7 +80,7 @@ pub(super) struct Cells {
     /// First block of each cell, and the end.
     pub(super) starts: Vec<u32>,
     pub(super) postings: Large<u8>,
-    pub(super) refine: Refine,
+    pub(super) fine: Fine,
 }
 
 /// The parts of cells as they are on disk, decoded.
@@ -46,23 +92,39 @@ pub(super) struct Parts {
     pub(super) centroids: Vec<f32>,
     pub(super) radii: Vec<f32>,
     pub(super) starts: Vec<u32>,
+    pub(super) more_axes: Vec<f32>,
+    pub(super) steps: Vec<f32>,
+    /// One of these two is empty where cells are open.
+    pub(super) halves: Large<u8>,
     pub(super) refine: Large<u8>,
     pub(super) postings: Large<u8>,
 }
 
 impl Cells {
     /// Makes parts ready, which fit the layout.
-    pub(super) fn new(layout: Layout, parts: Parts) -> Self {
+    pub(super) fn new(layout: Layout, parts: Parts, fineness: Fineness) -> Self {
         let (dims, coded, field_dim) = (layout.dims(), layout.coded(), layout.field_dim as usize);
-        let axes = Matrix::new(&parts.axes, dims);
-        let own: Vec<f32> = axes.iter().flat_map(|axis| &axis[..field_dim]).copied().collect();
-        let lift = |axis: &[f32]| -> f32 {
-            axis[field_dim..].iter().zip(&parts.mean[field_dim..]).map(|(a, b)| -a * b).sum()
+        // The projection of the field's own dimensions, and what the extra coordinate of every query adds.
+        let projection = |axes: &[f32]| -> (ByteRows, Vec<f32>) {
+            let axes = Matrix::new(axes, dims);
+            let own: Vec<f32> = axes.iter().flat_map(|axis| &axis[..field_dim]).copied().collect();
+            let lift = |axis: &[f32]| -> f32 {
+                axis[field_dim..].iter().zip(&parts.mean[field_dim..]).map(|(a, b)| -a * b).sum()
+            };
+            (ByteRows::of(Matrix::new(&own, field_dim)), axes.iter().map(lift).collect())
+        };
+        let (axes, lift) = projection(&parts.axes);
+        let fine = match fineness {
+            Fineness::Bytes => Fine::Bytes(Refine { dim: field_dim, bytes: parts.refine }),
+            Fineness::Halves => {
+                let (axes, lift) = projection(&parts.more_axes);
+                Fine::Halves { halves: Halves { steps: parts.steps, bytes: parts.halves }, axes, lift }
+            }
         };
         let space = Space {
             metric: layout.metric,
             scale: layout.scale,
-            mean: parts.mean.clone(),
+            mean: parts.mean,
             radius: layout.radius,
             query_norm: layout.query_norm,
         };
@@ -70,8 +132,8 @@ impl Cells {
         let codebook = Codebook { width: layout.width as usize, words: parts.words };
         Self {
             space,
-            lift: axes.iter().map(lift).collect(),
-            axes: ByteRows::of(Matrix::new(&own, field_dim)),
+            lift,
+            axes,
             dims_that_matter: codebook.dims_that_matter(),
             codebook,
             centroids: ByteRows::of(centroids),
@@ -79,7 +141,7 @@ impl Cells {
             radii: parts.radii,
             starts: parts.starts,
             postings: parts.postings,
-            refine: Refine { dim: field_dim, bytes: parts.refine },
+            fine,
             layout,
         }
     }
@@ -94,9 +156,11 @@ impl Cells {
         spec: &DenseSpec,
         vectors: u32,
         source: &Arc<dyn ChunkSource>,
+        fineness: Fineness,
     ) -> Result<Self> {
         let damaged = |what: String| Error::Section { section: section.to_owned(), what };
         let layout = read_layout(section, source.as_ref())?;
+        let fineness = fineness.within(&layout);
         if (layout.metric, layout.field_dim, layout.vectors) != (spec.metric, spec.dim, vectors) {
             return Err(damaged(format!(
                 "it holds {} vectors of {} dimensions under {:?}, the field has {vectors}, {} and {:?}",
@@ -123,6 +187,10 @@ impl Cells {
         if !ordered {
             return Err(damaged("the starts of its postings do not ascend to their end".into()));
         }
+        let bytes_of = |part: Part, wanted: bool| match wanted {
+            true => read(source.as_ref(), layout.at(part), layout.bytes(part)),
+            false => Ok(Large::zeroed(0)),
+        };
         let parts = Parts {
             mean: floats(Part::Mean, "mean")?,
             axes: floats(Part::Axes, "axes")?,
@@ -130,23 +198,47 @@ impl Cells {
             centroids: floats(Part::Centroids, "centroids")?,
             radii: floats(Part::Radii, "radii")?,
             starts,
-            refine: read(source.as_ref(), layout.at(Part::Refine), layout.bytes(Part::Refine))?,
-            postings: read(source.as_ref(), layout.at(Part::Postings), layout.bytes(Part::Postings))?,
+            more_axes: floats(Part::MoreAxes, "axes")?,
+            steps: floats(Part::Steps, "steps")?,
+            halves: bytes_of(Part::Halves, fineness == Fineness::Halves)?,
+            refine: bytes_of(Part::Refine, fineness == Fineness::Bytes)?,
+            postings: bytes_of(Part::Postings, true)?,
         };
         check_postings(&layout, &parts.postings).map_err(damaged)?;
-        Ok(Self::new(layout, parts))
+        let stride = halves::stride(layout.halves as usize);
+        if parts.halves.chunks_exact(stride).any(|row| halves::cell(row) >= layout.cells) {
+            return Err(damaged("a vector is of a cell that is not there".into()));
+        }
+        Ok(Self::new(layout, parts, fineness))
     }
 
     /// Cells over parts that are to come back, and the parts that they do not keep.
-    pub(super) fn lend(layout: Layout, mut parts: Parts) -> (Self, Parts) {
-        let (refine, postings) = (std::mem::take(&mut parts.refine), std::mem::take(&mut parts.postings));
-        let lent = Parts { refine, postings, ..parts.clone() };
-        (Self::new(layout, lent), parts)
+    pub(super) fn lend(layout: Layout, mut parts: Parts, fineness: Fineness) -> (Self, Parts) {
+        let halves = std::mem::take(&mut parts.halves);
+        let refine = std::mem::take(&mut parts.refine);
+        let postings = std::mem::take(&mut parts.postings);
+        let mut lent = Parts { postings, ..parts.clone() };
+        match fineness {
+            Fineness::Bytes => (lent.refine, parts.halves) = (refine, halves),
+            Fineness::Halves => (lent.halves, parts.refine) = (halves, refine),
+        }
+        (Self::new(layout, lent, fineness), parts)
     }
 
     /// The parts again.
     pub(super) fn give_back(self, parts: Parts) -> Parts {
-        Parts { refine: self.refine.bytes, postings: self.postings, ..parts }
+        match self.fine {
+            Fine::Bytes(refine) => Parts { refine: refine.bytes, postings: self.postings, ..parts },
+            Fine::Halves { halves, .. } => Parts { halves: halves.bytes, postings: self.postings, ..parts },
+        }
+    }
+
+    /// What candidates are ranked by.
+    pub(super) fn fineness(&self) -> Fineness {
+        match self.fine {
+            Fine::Bytes(_) => Fineness::Bytes,
+            Fine::Halves { .. } => Fineness::Halves,
+        }
     }
 
     /// The blocks of a cell.
@@ -163,12 +255,18 @@ impl Cells {
             + self.centroid_norms.len()
             + self.radii.len()
             + self.starts.len();
+        let fine = match &self.fine {
+            Fine::Bytes(refine) => refine.bytes.bytes(),
+            Fine::Halves { halves, axes, lift } => {
+                halves.bytes.bytes() + axes.memory_bytes() + 4 * (halves.steps.len() + lift.len())
+            }
+        };
         size_of::<Self>()
             + self.axes.memory_bytes()
             + self.centroids.memory_bytes()
             + 4 * floats
             + self.postings.bytes()
-            + self.refine.bytes.bytes()
+            + fine
     }
 }
 
@@ -176,11 +274,16 @@ impl Cells {
 ///
 /// # Errors
 /// As [`Cells::open`].
-pub(super) fn resident_bytes(section: &str, source: &dyn ChunkSource) -> Result<u64> {
+pub(super) fn resident_bytes(section: &str, source: &dyn ChunkSource, fineness: Fineness) -> Result<u64> {
     let layout = read_layout(section, source)?;
-    let quantized =
-        (layout.coded() * layout.field_dim as usize + layout.cells as usize * layout.coded()) as u64;
-    Ok(quantized + layout.bytes(Part::Postings) + layout.bytes(Part::Refine) + u64::from(layout.cells) * 20)
+    let fineness = fineness.within(&layout);
+    let (dim, coded) = (layout.field_dim as usize, layout.coded());
+    let fine = match fineness {
+        Fineness::Bytes => layout.bytes(Part::Refine),
+        Fineness::Halves => layout.bytes(Part::Halves) + ((layout.halves as usize - coded) * dim) as u64,
+    };
+    let quantized = (coded * dim + layout.cells as usize * coded) as u64;
+    Ok(quantized + layout.bytes(Part::Postings) + fine + u64::from(layout.cells) * 20)
 }
 
 fn read_layout(section: &str, source: &dyn ChunkSource) -> Result<Layout> {
@@ -235,14 +338,17 @@ pub(super) fn write(layout: &Layout, parts: &Parts, out: &mut impl std::io::Writ
         floats(&parts.centroids),
         floats(&parts.radii),
         starts,
+        floats(&parts.more_axes),
+        floats(&parts.steps),
     ];
     for mut bytes in small {
         bytes.resize(bytes.len().next_multiple_of(PAGE_BYTES as usize), 0);
         out.write_all(&bytes)?;
     }
-    out.write_all(&parts.refine)?;
-    let filled = parts.refine.len();
-    out.write_all(&vec![0; filled.next_multiple_of(PAGE_BYTES as usize) - filled])?;
+    for rows in [&parts.halves, &parts.refine] {
+        out.write_all(rows)?;
+        out.write_all(&vec![0; rows.len().next_multiple_of(PAGE_BYTES as usize) - rows.len()])?;
+    }
     debug_assert_eq!(parts.refine.len(), layout.vectors as usize * refine::stride(layout.field_dim as usize));
     out.write_all(&parts.postings)
 }

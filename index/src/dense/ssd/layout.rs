@@ -10,6 +10,9 @@
 //! | centroids | `cells x coded dims` f32 |
 //! | radii | root mean squared distance of a cell's vectors from its centroid, f32 |
 //! | starts | first block of each cell, and the end, u32 |
+//! | more axes | projection beyond the coded dimensions: `(halves - coded dims) x dims` f32 |
+//! | steps | of `halves` half bytes, f32 |
+//! | halves | `vectors` rows of [`halves`](super::halves) |
 //! | refine | `vectors` rows of [`refine`](super::refine) |
 //! | postings | blocks of [`nibble`](crate::simd::nibble), cell after cell |
 
@@ -17,16 +20,18 @@ use spandrel_storage::Metric;
 use spandrel_storage::codec::{Decoder, Encoder, Truncated};
 
 use super::calibrate::{Calibration, Point};
+use super::cells::Fineness;
+use super::halves;
 use super::refine;
 use super::search::Effort;
 use crate::dense::vectors::PAGE_BYTES;
-use crate::simd::nibble;
+use crate::simd::{HALF_GROUP, nibble};
 
 const MAGIC: &[u8; 8] = b"SPCELLS\0";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 pub(super) const HEADER_BYTES: u64 = PAGE_BYTES;
 /// Most calibrated points a header holds.
-pub(super) const POINTS_MAX: usize = 128;
+pub(super) const POINTS_MAX: usize = 160;
 
 /// What the header says.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +43,8 @@ pub(super) struct Layout {
     pub(super) lookups: u32,
     pub(super) width: u32,
     pub(super) blocks: u32,
+    /// Values of a row of half bytes; 0 when there are none.
+    pub(super) halves: u32,
     pub(super) scale: f64,
     pub(super) radius: f64,
     pub(super) query_norm: f64,
@@ -53,17 +60,23 @@ pub(super) enum Part {
     Centroids,
     Radii,
     Starts,
+    MoreAxes,
+    Steps,
+    Halves,
     Refine,
     Postings,
 }
 
-pub(super) const PARTS: [Part; 8] = [
+pub(super) const PARTS: [Part; 11] = [
     Part::Mean,
     Part::Axes,
     Part::Words,
     Part::Centroids,
     Part::Radii,
     Part::Starts,
+    Part::MoreAxes,
+    Part::Steps,
+    Part::Halves,
     Part::Refine,
     Part::Postings,
 ];
@@ -88,6 +101,10 @@ impl Layout {
             Part::Centroids => 4 * cells * coded,
             Part::Radii => 4 * cells,
             Part::Starts => 4 * (cells + 1),
+            Part::MoreAxes => 4 * dims * u64::from(self.halves).saturating_sub(coded),
+            Part::Steps => 4 * u64::from(self.halves),
+            Part::Halves if self.halves == 0 => 0,
+            Part::Halves => u64::from(self.vectors) * halves::stride(self.halves as usize) as u64,
             Part::Refine => u64::from(self.vectors) * refine::stride(self.field_dim as usize) as u64,
             Part::Postings => u64::from(self.blocks) * nibble::block_bytes(lookups as usize) as u64,
         }
@@ -113,7 +130,15 @@ impl Layout {
             Metric::Ip => 1,
             Metric::Cosine => 2,
         });
-        for value in [self.field_dim, self.vectors, self.cells, self.lookups, self.width, self.blocks] {
+        for value in [
+            self.field_dim,
+            self.vectors,
+            self.cells,
+            self.lookups,
+            self.width,
+            self.blocks,
+            self.halves,
+        ] {
             header.u32(value);
         }
         for value in [self.scale, self.radius, self.query_norm] {
@@ -122,7 +147,7 @@ impl Layout {
         header.u32(self.calibration.points.len() as u32);
         for point in &self.calibration.points {
             let Effort { missing, slack } = point.effort;
-            header.u32(point.k).f32(point.recall).f32(missing).f32(slack).f32(point.cost);
+            header.u8(point.fineness as u8).u32(point.k).f32(point.recall).f32(missing).f32(slack).f32(point.cost);
         }
         let mut header = header.finish();
         header.resize(HEADER_BYTES as usize, 0);
@@ -133,6 +158,7 @@ impl Layout {
     pub(super) fn decode(header: &[u8]) -> Result<Self, String> {
         let layout = Self::fields(header).map_err(|truncated| truncated.to_string())?;
         let layout = layout.ok_or("its header is not that of cells of this version")?;
+        let halves_range = layout.coded()..=layout.dims().max(layout.coded()) + HALF_GROUP;
         let fits = (1..=spandrel_storage::schema::DIM_MAX).contains(&layout.field_dim)
             && (1..=3).contains(&layout.width)
             && (nibble::GROUP..=nibble::LOOKUPS_MAX).contains(&(layout.lookups as usize))
@@ -141,6 +167,8 @@ impl Layout {
             && u64::from(layout.blocks) * nibble::BLOCK_ROWS as u64 >= u64::from(layout.vectors)
             && layout.blocks <= layout.vectors.saturating_mul(2)
             && [layout.scale, layout.query_norm].iter().all(|value| value.is_normal() && *value > 0.0)
+            && (layout.halves == 0 || halves_range.contains(&(layout.halves as usize)))
+            && (layout.halves as usize).is_multiple_of(HALF_GROUP)
             && layout.radius.is_finite()
             && layout.calibration.is_sound();
         if !fits {
@@ -156,11 +184,11 @@ impl Layout {
         let mut header = Decoder::new(header);
         let ours = header.take(MAGIC.len(), "magic")? == MAGIC && header.u16("version")? == VERSION;
         let metric = [Metric::L2, Metric::Ip, Metric::Cosine].get(usize::from(header.u8("metric")?)).copied();
-        let mut sizes = [0; 6];
+        let mut sizes = [0; 7];
         for size in &mut sizes {
             *size = header.u32("sizes")?;
         }
-        let [field_dim, vectors, cells, lookups, width, blocks] = sizes;
+        let [field_dim, vectors, cells, lookups, width, blocks, halves] = sizes;
         let mut scales = [0.0; 3];
         for scale in &mut scales {
             *scale = f64::from_bits(header.u64("scales")?);
@@ -169,13 +197,17 @@ impl Layout {
         let count = header.u32("points")? as usize;
         let mut points = Vec::new();
         for _ in 0..count.min(POINTS_MAX) {
+            let fineness = match header.u8("fineness")? {
+                0 => Fineness::Bytes,
+                _ => Fineness::Halves,
+            };
             let k = header.u32("k")?;
             let mut values = [0.0; 4];
             for value in &mut values {
                 *value = f32::from_bits(header.u32("point")?);
             }
             let [recall, missing, slack, cost] = values;
-            points.push(Point { k, recall, effort: Effort { missing, slack }, cost });
+            points.push(Point { fineness, k, recall, effort: Effort { missing, slack }, cost });
         }
         Ok(match metric {
             Some(metric) if ours && count <= POINTS_MAX => Some(Self {
@@ -186,6 +218,7 @@ impl Layout {
                 lookups,
                 width,
                 blocks,
+                halves,
                 scale,
                 radius,
                 query_norm,

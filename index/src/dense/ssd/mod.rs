@@ -7,7 +7,8 @@
 //! that codes cannot do (small segments, selective filters, far-off queries), are left to the [`Flat`] index
 //! over the same vectors.
 //!
-//! Memory: about 80 bytes a vector for postings and a byte a dimension for refining.
+//! Memory: about 70 bytes a vector for postings, and a byte or a third of one a dimension for what candidates
+//! are ranked by ([`Fineness`]).
 
 mod build;
 mod bytes;
@@ -16,6 +17,7 @@ mod cells;
 mod closure;
 mod cluster;
 mod codebook;
+mod halves;
 mod lanes;
 mod layout;
 mod odds;
@@ -28,6 +30,7 @@ use std::sync::Arc;
 use spandrel_storage::{DenseSpec, DocId, RowId};
 
 use self::cells::Cells;
+pub use self::cells::Fineness;
 pub(crate) use self::search::CellsScratch;
 use self::search::{Effort, Filter, Query};
 use super::vectors::ChunkSource;
@@ -44,12 +47,6 @@ pub const VECTORS_MIN: u32 = 4096;
 /// At most this many allowed docs are scored one by one.
 const GATHER_MAX: u64 = 2048;
 
-/// How many vectors are scored exactly for `k` results: the order of the last few of a ranking by codes is
-/// not certain.
-fn depth(k: usize) -> usize {
-    k + k / 16 + 2
-}
-
 /// Cells over the vectors of one field of one segment.
 pub struct Ssd {
     flat: Flat,
@@ -61,8 +58,8 @@ pub struct Ssd {
 ///
 /// # Errors
 /// As [`Ssd::open`].
-pub fn resident_bytes(section: &str, source: &dyn ChunkSource) -> Result<u64> {
-    cells::resident_bytes(section, source)
+pub fn resident_bytes(section: &str, source: &dyn ChunkSource, fineness: Fineness) -> Result<u64> {
+    cells::resident_bytes(section, source, fineness)
 }
 
 /// Cells that were built and are not open yet.
@@ -93,14 +90,21 @@ impl Built {
 }
 
 impl Ssd {
-    /// Opens the section that [`Built::write`] wrote for the vectors of `flat`.
+    /// Opens the section that [`Built::write`] wrote for the vectors of `flat`, with the codes of `fineness` in
+    /// memory.
     ///
     /// # Errors
     /// [`Error::Section`](crate::Error::Section) when the bytes are not cells of these vectors; a
     /// storage error when they
     /// cannot be read.
-    pub fn open(section: &str, spec: &DenseSpec, flat: Flat, source: &Arc<dyn ChunkSource>) -> Result<Self> {
-        let cells = Cells::open(section, spec, flat.vectors(), source)?;
+    pub fn open(
+        section: &str,
+        spec: &DenseSpec,
+        flat: Flat,
+        source: &Arc<dyn ChunkSource>,
+        fineness: Fineness,
+    ) -> Result<Self> {
+        let cells = Cells::open(section, spec, flat.vectors(), source, fineness)?;
         Ok(Self { flat, cells, kernels: Kernels::best() })
     }
 
@@ -123,7 +127,7 @@ impl Ssd {
         }
         // The k nearest of those allowed are among as many more of all.
         let wanted = k as f32 / ask.allow.share(self.flat.docs()).max(f32::MIN_POSITIVE);
-        Some(self.cells.layout.calibration.effort(wanted, ask.params.recall))
+        Some(self.cells.layout.calibration.effort(self.cells.fineness(), wanted, ask.params.recall))
     }
 }
 
@@ -144,7 +148,7 @@ impl VectorIndex for Ssd {
         let all = ask.allow.is_unrestricted(self.flat.docs());
         let filter: Option<Filter<'_>> = (!all).then_some((ask.allow, &doc_of));
         let mut found = std::mem::take(&mut scratch.found);
-        let asked = Query { query, depth: depth(top.k()), effort };
+        let asked = Query { query, depth: self.cells.fineness().depth(top.k()), effort };
         let searched =
             self.cells.search(self.kernels, asked, filter, &mut scratch.cells, &mut found, counters);
         let scored = match searched {

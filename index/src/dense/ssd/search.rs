@@ -20,7 +20,8 @@ use crate::simd::nibble::{Bounds, Candidates, ENTRIES};
 use spandrel_storage::DocId;
 
 use super::bytes::ByteQuery;
-use super::cells::Cells;
+use super::cells::{Cells, Fine};
+use super::halves::HalfQuery;
 use super::odds::Odds;
 
 /// Cells visited before there is a threshold.
@@ -66,6 +67,9 @@ pub(crate) struct CellsScratch {
     query: ByteQuery,
     projected: Vec<f32>,
     projected_query: ByteQuery,
+    /// The projection beyond the coded dimensions.
+    more: Vec<f32>,
+    half_query: HalfQuery,
     sums: Vec<i32>,
     products: Vec<f32>,
     /// Squared distances of the centroids.
@@ -115,6 +119,8 @@ impl Cells {
             query: bytes,
             projected,
             projected_query,
+            more,
+            half_query,
             sums,
             table_products,
             table,
@@ -139,6 +145,17 @@ impl Cells {
                 self.codebook.table(projected, table_products, table)
             },
         );
+        if let Fine::Halves { halves, axes, lift } = &self.fine {
+            axes.products(kernels, bytes, sums, more);
+            kernels.vectorized(
+                #[inline(always)]
+                || {
+                    projected.extend(more.iter().zip(lift).map(|(value, lift)| value + lift));
+                    half_query.set(projected, &halves.steps);
+                },
+            );
+            projected.truncate(self.layout.coded());
+        }
         let lift: f64 = placed[query.len()..].iter().map(|value| f64::from(*value).powi(2)).sum();
         Some(Ready { squared: squared as f32, own_squared: (squared - lift) as f32, step, bias })
     }
@@ -270,7 +287,7 @@ impl Walk<'_> {
             pending.extend(fresh.map(|(id, _)| *id));
             for id in &*pending {
                 seen[*id as usize / 64] |= 1 << (id % 64);
-                self.kernels.prefetch(self.cells.refine.row(*id));
+                self.kernels.prefetch(self.cells.fine.row(*id));
             }
             self.refine(scratch, counters);
             return;
@@ -292,14 +309,24 @@ impl Walk<'_> {
 
     /// Gives the picked vectors their refine distances, and the best of them a place; none is picked then.
     fn refine(&mut self, scratch: &mut CellsScratch, counters: &mut Counters) {
-        let CellsScratch { query, sums, picked, distances, marked, best, .. } = scratch;
+        let CellsScratch {
+            query, half_query, sums, picked, distances_to, distances, marked, best, ..
+        } = scratch;
         marked.extend_from_slice(picked);
         if picked.is_empty() {
             return;
         }
         counters.rescored += picked.len() as u64;
-        let query = (&*query, self.ready.own_squared);
-        self.cells.refine.distances(self.kernels, query, picked, sums, distances);
+        match &self.cells.fine {
+            Fine::Bytes(refine) => {
+                let query = (&*query, self.ready.own_squared);
+                refine.distances(self.kernels, query, picked, sums, distances);
+            }
+            Fine::Halves { halves, .. } => {
+                let query = (&*half_query, &**distances_to);
+                halves.distances(self.kernels, query, picked, sums, distances);
+            }
+        }
         for (id, distance) in picked.iter().zip(distances.iter()) {
             if *distance < self.limit || best.len() < self.asked.depth {
                 best.push(key(*distance, *id));

@@ -68,6 +68,8 @@ impl Mixture {
 struct Case {
     spec: DenseSpec,
     ssd: Ssd,
+    /// The same with coarser codes in memory.
+    halves: Ssd,
     section: Vec<u8>,
     rows: Vec<RowId>,
 }
@@ -75,21 +77,30 @@ struct Case {
 impl Case {
     fn new(metric: Metric, element: Element, vectors: &[Vec<f32>]) -> Self {
         let spec = DenseSpec { dim: vectors[0].len() as u32, metric, element, index: Default::default() };
-        let mut flat = FlatBuilder::new(&spec).unwrap();
-        vectors.iter().for_each(|vector| flat.push(Some(vector)).unwrap());
-        let row = |at: usize, out: &mut [f32]| flat.row(at, out);
+        let flat = || {
+            let mut flat = FlatBuilder::new(&spec).unwrap();
+            vectors.iter().for_each(|vector| flat.push(Some(vector)).unwrap());
+            flat
+        };
+        let given = flat();
+        let row = |at: usize, out: &mut [f32]| given.row(at, out);
         let mut section = Vec::new();
-        build(&spec, &row, flat.vectors(), 2).write(&mut section).unwrap();
+        build(&spec, &row, given.vectors(), 2).write(&mut section).unwrap();
         let mut single = Vec::new();
-        build(&spec, &row, flat.vectors(), 1).write(&mut single).unwrap();
+        build(&spec, &row, given.vectors(), 1).write(&mut single).unwrap();
         assert!(section == single, "the number of threads shows in the bytes");
         let source: Arc<dyn ChunkSource> = Arc::new(Bytes(section.clone()));
-        let resident = resident_bytes("test", source.as_ref()).unwrap();
-        let ssd = Ssd::open("test", &spec, flat.finish(), &source).unwrap();
-        let takes = ssd.cells.memory_bytes() as u64;
-        assert!(takes <= resident + resident / 5 + (1 << 20), "{takes} bytes, {resident} were announced");
+        let open = |fineness: Fineness| {
+            let resident = resident_bytes("test", source.as_ref(), fineness).unwrap();
+            let ssd = Ssd::open("test", &spec, flat().finish(), &source, fineness).unwrap();
+            let takes = ssd.cells.memory_bytes() as u64;
+            assert!(takes <= resident + resident / 5 + (1 << 20), "{takes} bytes, {resident} were announced");
+            ssd
+        };
+        let (ssd, halves) = (open(Fineness::Bytes), open(Fineness::Halves));
+        assert!(halves.cells.memory_bytes() <= ssd.cells.memory_bytes() || spec.dim < 64);
         let rows = (0..vectors.len() as u64).map(|row| RowId(row * 3 + 1)).collect();
-        Self { spec, ssd, section, rows }
+        Self { spec, ssd, halves, section, rows }
     }
 
     fn search(
@@ -99,20 +110,37 @@ impl Case {
         k: usize,
         params: SearchParams,
     ) -> (Vec<Scored>, Counters) {
+        self.search_in(&self.ssd, query, allow, k, params)
+    }
+
+    fn search_in(
+        &self,
+        ssd: &Ssd,
+        query: &[f32],
+        allow: &Allow<'_>,
+        k: usize,
+        params: SearchParams,
+    ) -> (Vec<Scored>, Counters) {
         let (mut top, mut counters, mut scratch) = (TopK::new(k), Counters::default(), Scratch::new());
         let ask = Ask { rows: &self.rows, allow, params };
-        self.ssd.search(query, &ask, &mut top, &mut scratch, &mut counters).unwrap();
+        ssd.search(query, &ask, &mut top, &mut scratch, &mut counters).unwrap();
         (top.into_sorted(), counters)
+    }
+
+    /// Mean share of the true `k` nearest that is found, whichever codes are in memory.
+    fn recall(&self, queries: &[Vec<f32>], allow: &Allow<'_>, k: usize, recall: f32) -> f64 {
+        let both = [&self.ssd, &self.halves].map(|ssd| self.recall_in(ssd, queries, allow, k, recall));
+        both[0].min(both[1])
     }
 
     /// Mean share of the true `k` nearest that is found, ties counting as found. Every result is checked: its
     /// length, its order, its scores, no row twice, all allowed.
-    fn recall(&self, queries: &[Vec<f32>], allow: &Allow<'_>, k: usize, recall: f32) -> f64 {
+    fn recall_in(&self, ssd: &Ssd, queries: &[Vec<f32>], allow: &Allow<'_>, k: usize, recall: f32) -> f64 {
         let (mut hits, mut wanted) = (0, 0);
         for query in queries {
             let exact = SearchParams { exact: true, ..SearchParams::default() };
             let (truth, _) = self.search(query, allow, k, exact);
-            let (found, _) = self.search(query, allow, k, SearchParams { recall, exact: false });
+            let (found, _) = self.search_in(ssd, query, allow, k, SearchParams { recall, exact: false });
             assert_eq!(found.len(), truth.len(), "as many as there are");
             assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "order, or a row twice: {found:?}");
             let docs: Vec<DocId> = found.iter().map(|scored| (scored.row.0 / 3) as DocId).collect();
@@ -312,8 +340,9 @@ fn damaged_sections_are_refused_or_searched_without_a_panic() {
     let open = |bytes: Vec<u8>, spec: &DenseSpec| {
         let mut flat = FlatBuilder::new(spec).unwrap();
         vectors.iter().for_each(|vector| flat.push(Some(&vector[..spec.dim as usize])).unwrap());
+        let fineness = if bytes.len().is_multiple_of(2) { Fineness::Bytes } else { Fineness::Halves };
         let source: Arc<dyn ChunkSource> = Arc::new(Bytes(bytes));
-        Ssd::open("test", spec, flat.finish(), &source)
+        Ssd::open("test", spec, flat.finish(), &source, fineness)
     };
     for len in [0, 7, 4_095, 4_096, 5_000, case.section.len() - 1] {
         assert!(open(case.section[..len].to_vec(), &case.spec).is_err(), "{len} bytes");

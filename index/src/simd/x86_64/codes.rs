@@ -25,8 +25,18 @@ macro_rules! with_features {
 
 pub(super) const NIBBLE_AVX2: NibbleKernels = NibbleKernels { sums: sums_avx2, scan: scan_avx2 };
 pub(super) const NIBBLE_VBMI: NibbleKernels = NibbleKernels { sums: sums_vbmi, scan: scan_vbmi };
-pub(super) const BYTES_AVX2: ByteKernels = ByteKernels { dots: dots_avx2, picked: picked_avx2, prefetch };
-pub(super) const BYTES_VNNI: ByteKernels = ByteKernels { dots: dots_vnni, picked: picked_vnni, prefetch };
+pub(super) const BYTES_AVX2: ByteKernels = ByteKernels {
+    dots: dots_avx2,
+    picked: picked_avx2,
+    half_picked: half_picked_avx2,
+    prefetch,
+};
+pub(super) const BYTES_VNNI: ByteKernels = ByteKernels {
+    dots: dots_vnni,
+    picked: picked_vnni,
+    half_picked: half_picked_vnni,
+    prefetch,
+};
 
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
@@ -349,3 +359,72 @@ macro_rules! byte_kernels {
 }
 byte_kernels!("avx2,fma,f16c", dots_avx2, picked_avx2, rows_avx2);
 byte_kernels!("avx512f,avx512bw,avx512vl,avx512vnni", dots_vnni, picked_vnni, rows_vnni);
+
+/// The product of a query with a row of half bytes.
+///
+/// # Safety
+/// The CPU has the features; the query is whole groups, the row has half a readable byte for each value.
+#[inline(always)]
+unsafe fn half_row_vnni(query: &[i8], row: *const u8) -> i32 {
+    // SAFETY: loads are of a group of the query and of the 32 bytes of one.
+    unsafe {
+        let half = _mm256_set1_epi8(15);
+        let mut sums = _mm512_setzero_si512();
+        for at in (0..query.len()).step_by(bytes::HALF_GROUP) {
+            let values = _mm512_loadu_si512(query.as_ptr().add(at).cast());
+            let bytes = _mm256_loadu_si256(row.add(at / 2).cast());
+            let low = _mm256_and_si256(bytes, half);
+            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), half);
+            let codes = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+            sums = _mm512_dpbusd_epi32(sums, codes, values);
+        }
+        _mm512_reduce_add_epi32(sums)
+    }
+}
+
+/// As [`half_row_vnni`], with AVX2.
+///
+/// # Safety
+/// As [`half_row_vnni`].
+#[inline(always)]
+unsafe fn half_row_avx2(query: &[i8], row: *const u8) -> i32 {
+    // SAFETY: as above.
+    unsafe {
+        let (half, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+        let mut sums = _mm256_setzero_si256();
+        for at in (0..query.len()).step_by(bytes::HALF_GROUP) {
+            let first = _mm256_loadu_si256(query.as_ptr().add(at).cast());
+            let second = _mm256_loadu_si256(query.as_ptr().add(at + 32).cast());
+            let bytes = _mm256_loadu_si256(row.add(at / 2).cast());
+            let low = _mm256_and_si256(bytes, half);
+            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), half);
+            // Pairs are at most 2 x 15 x 128, and two of them still fit i16.
+            let pairs = _mm256_add_epi16(_mm256_maddubs_epi16(low, first), _mm256_maddubs_epi16(high, second));
+            sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, ones));
+        }
+        let sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+        let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b0100_1110>(sum));
+        let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b0001_0001>(sum));
+        _mm_cvtsi128_si32(sum)
+    }
+}
+
+/// Rows of half bytes from the loop over one.
+macro_rules! half_kernel {
+    ($features:literal, $picked:ident, $row:ident) => {
+        with_features! {
+            $features,
+            $picked(query: &[i8], rows: &[u8], stride: usize, picks: &[u32], products: &mut [i32]) {
+                for (at, (pick, product)) in picks.iter().zip(products).enumerate() {
+                    if let Some(next) = bytes::ahead(picks, at) {
+                        prefetch(rows[next * stride..].as_ptr(), query.len() / 2);
+                    }
+                    // SAFETY: the front checked that every picked row is there, and the query's length.
+                    *product = unsafe { $row(query, rows.as_ptr().add(*pick as usize * stride)) };
+                }
+            }
+        }
+    };
+}
+half_kernel!("avx2,fma,f16c", half_picked_avx2, half_row_avx2);
+half_kernel!("avx512f,avx512bw,avx512vl,avx512vnni", half_picked_vnni, half_row_vnni);
