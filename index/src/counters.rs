@@ -8,6 +8,6 @@ pub struct Counters {
     pub scored: u64,
     /// Pairs of query and dense vector that were scored a second time, because a bound did not decide.
     pub rescored: u64,
-    /// Bytes asked of segment files.
+    /// Bytes of the pages of segment files that were read.
     pub bytes_read: u64,
 }

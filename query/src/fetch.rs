@@ -4,7 +4,7 @@ use spandrel_index::payload::datetime;
 use spandrel_index::stop::Stop;
 use spandrel_storage::record::{FieldSet, StoredRow};
 use spandrel_storage::store::StoreSnapshot;
-use spandrel_storage::{FieldId, FieldKind, FieldValue, PayloadKind, Row, RowId, Schema, Value};
+use spandrel_storage::{Chunk, FieldId, FieldKind, FieldValue, PayloadKind, Row, RowId, Schema, Value};
 
 use crate::check::unknown_field;
 use crate::error::{Error, ErrorKind, Result};
@@ -55,6 +55,11 @@ pub fn to_row(schema: &Schema, tenant: &str, stored: StoredRow) -> Row {
         row.fields.insert(field.name.clone(), value);
     }
     row
+}
+
+/// The key that an index keeps of a row: none when an answer without fields has more than the key.
+pub fn key_of(key: &str, chunk: &Option<Chunk>) -> Option<Box<str>> {
+    chunk.is_none().then(|| key.into())
 }
 
 fn instants(value: Value) -> Value {

@@ -21,6 +21,7 @@ use spandrel_storage::record::FieldSet;
 use spandrel_storage::{RowId, TenantId};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::fetch::key_of;
 use crate::publish::{self, to_disk};
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, View};
@@ -354,7 +355,8 @@ fn stored_docs(
             // Built without it, the row would be lost to every search, in silence.
             let stored = stored.ok_or_else(|| publish::lost(shared, *row))?;
             let values = shared.indexer.values(&stored.fields)?;
-            each(Arc::new(IndexDoc { row: *row, tenant: *tenant, values }))?;
+            let key = key_of(&stored.key, &stored.chunk);
+            each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values }))?;
         }
     }
     Ok(())

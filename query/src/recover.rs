@@ -14,6 +14,7 @@ use spandrel_storage::store::StoreSnapshot;
 use spandrel_storage::{CollectionId, RowId, TenantId, durable};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::fetch::key_of;
 use crate::maintain::{self, Lane};
 use crate::publish;
 use crate::shared::{Shared, SharedParts, Writer};
@@ -145,7 +146,8 @@ fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<
             for ((tenant, row), stored) in chunk.iter().zip(store.get(parts.id, &ids, wanted)?) {
                 if let Some(stored) = stored {
                     let values = parts.indexer.values(&stored.fields)?;
-                    each(Arc::new(IndexDoc { row: *row, tenant: *tenant, values }))?;
+                    let key = key_of(&stored.key, &stored.chunk);
+                    each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values }))?;
                 }
             }
         }
@@ -245,7 +247,8 @@ impl Replay {
         let replaced = match record {
             Record::Row(stored) => {
                 let values = shared.indexer.values(&stored.fields)?;
-                self.docs.push(Arc::new(IndexDoc { row, tenant: stored.tenant, values }));
+                let key = key_of(&stored.key, &stored.chunk);
+                self.docs.push(Arc::new(IndexDoc { row, tenant: stored.tenant, key, values }));
                 stored.replaces.map(|replaced| (stored.tenant, replaced))
             }
             Record::Delete { tenant, replaces, .. } => {

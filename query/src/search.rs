@@ -8,14 +8,14 @@ use spandrel_index::allow::Allow;
 use spandrel_index::dense::{Ask, SearchParams};
 use spandrel_index::stop::Stop;
 use spandrel_index::topk::Scored;
-use spandrel_storage::{FieldId, RowId, TenantId};
+use spandrel_storage::{FieldId, Row, RowId, TenantId};
 
 use crate::check::check_tenant;
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::filter::{CheckedFilter, KeyLookup};
 use crate::fuse::{RouteList, fuse_top};
-use crate::request::{BATCH_HITS_MAX, BATCH_MAX, Filter, Fusion, K_MAX, ROUTES_MAX, SearchRequest};
+use crate::request::{BATCH_HITS_MAX, BATCH_MAX, Fields, Filter, Fusion, K_MAX, ROUTES_MAX, SearchRequest};
 use crate::response::{Explain, Hit, RouteScore, SearchResponse, Short, Stage};
 use crate::route::{self, CheckedRoute};
 use crate::shared::Shared;
@@ -366,6 +366,13 @@ impl<'a> Search<'a> {
     }
 
     fn fetch(&mut self, ranked: Vec<Ranked>) -> Result<Vec<Hit>> {
+        if let Some(keys) = self.keys(&ranked) {
+            let hits = ranked.into_iter().zip(keys).map(|(hit, key)| {
+                let row = Row::new(key).tenant(&self.request.tenant);
+                Hit { row, score: hit.score, routes: hit.routes }
+            });
+            return Ok(hits.collect());
+        }
         let rows: Vec<RowId> = ranked.iter().map(|hit| hit.row).collect();
         let wanted = fetch::field_set(&self.shared.schema, &self.request.fields)?;
         let stored = fetch::stored(self.shared, &self.snapshot.store, &rows, &wanted, self.stop)?;
@@ -382,6 +389,17 @@ impl<'a> Search<'a> {
                 Ok(Hit { row, score: hit.score, routes: hit.routes })
             })
             .collect()
+    }
+
+    /// The keys of the hits, where they are at hand and all that is asked for.
+    fn keys(&self, ranked: &[Ranked]) -> Option<Vec<&str>> {
+        if self.request.fields != Fields::None {
+            return None;
+        }
+        let keys: Vec<&str> =
+            ranked.iter().map(|hit| self.snapshot.key(self.tenant, hit.row)).collect::<Option<_>>()?;
+        let bytes = keys.iter().map(|key| key.len() as u64).sum::<u64>();
+        (bytes <= self.shared.settings.response_bytes_max).then_some(keys)
     }
 }
 

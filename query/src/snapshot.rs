@@ -51,6 +51,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The key of a row that a search found, where its segment has it at hand.
+    pub fn key(&self, tenant: TenantId, row: RowId) -> Option<&str> {
+        let (view, doc) = self.locate(tenant, row)?;
+        self.views[view].segment.key(doc)
+    }
+
     /// Where a row is: the index of its view, and its doc.
     pub fn locate(&self, tenant: TenantId, row: RowId) -> Option<(usize, DocId)> {
         locate(&self.views, tenant, row)

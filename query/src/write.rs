@@ -17,6 +17,7 @@ use spandrel_storage::{DocId, RowId, TenantId, failpoint};
 
 use crate::check::CheckedRow;
 use crate::error::Result;
+use crate::fetch::key_of;
 use crate::filter::{CheckedFilter, KeyLookup};
 use crate::maintain::Lane;
 use crate::rag::ingest;
@@ -35,6 +36,8 @@ pub struct PreparedRow {
     key: String,
     tenant: String,
     record: Vec<u8>,
+    /// What the index keeps of the key.
+    index_key: Option<Box<str>>,
     values: IndexValues,
 }
 
@@ -48,9 +51,10 @@ impl PreparedRow {
     fn new(batch: &mut Batch<'_>, row: CheckedRow) -> Result<Self> {
         let values = batch.values(&row.fields)?;
         let CheckedRow { key, tenant, fields, chunk } = row;
+        let index_key = key_of(&key, &chunk);
         let stored =
             StoredRow { tenant: TenantId::default(), key: key.clone(), replaces: None, chunk, fields };
-        Ok(Self { record: stored.encode(), key, tenant, values })
+        Ok(Self { record: stored.encode(), key, tenant, index_key, values })
     }
 }
 
@@ -301,14 +305,14 @@ impl Planner<'_> {
             tenants.iter().zip(&rows).map(|(tenant, row)| (*tenant, row.key.as_str())).collect();
         let stored = self.lookup(&keys)?;
         for ((row, tenant), stored) in rows.into_iter().zip(tenants).zip(stored) {
-            let PreparedRow { key, tenant: _, mut record, values } = row;
+            let PreparedRow { key, tenant: _, mut record, index_key, values } = row;
             let id = self.next_row();
             let replaces = self.replace(tenant, &key, stored, Some(id));
             record::set_tenant(&mut record, tenant);
             record::set_replaces(&mut record, replaces);
             let erase = self.erasable(replaces);
             self.plan.commit.entries.push(Entry::Put { row: id, tenant, key, record, erase });
-            self.plan.docs.push(Arc::new(IndexDoc { row: id, tenant, values }));
+            self.plan.docs.push(Arc::new(IndexDoc { row: id, tenant, key: index_key, values }));
         }
         Ok(count)
     }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use spandrel::{
-    Collection, Database, FieldValue, Fields, Filter, Fusion, Metric, PayloadKind, Route, Row, Schema,
+    Chunk, Collection, Database, FieldValue, Fields, Filter, Fusion, Metric, PayloadKind, Route, Row, Schema,
     ScrollRequest, SearchRequest, Settings, SparseVector, Value,
 };
 
@@ -48,6 +48,9 @@ type Model = BTreeMap<(String, String), ModelRow>;
 
 fn random_row(rng: &mut Rng, tenant: &str, key: &str) -> ModelRow {
     let mut row = Row::new(key).tenant(tenant);
+    if rng.once_in(50) {
+        row.chunk = Some(Chunk { document: format!("d{key}"), span: 0..4, tokens: 1 });
+    }
     let mut words = BTreeSet::new();
     if !rng.once_in(8) {
         let text: Vec<&str> = (0..1 + rng.below(6)).map(|_| *rng.pick(&WORDS)).collect();
@@ -160,6 +163,13 @@ fn check_hits(what: &str, collection: &Collection, request: &SearchRequest, expe
     }
     let keys: BTreeSet<&str> = response.hits.iter().map(|hit| hit.row.key.as_str()).collect();
     assert_eq!(keys.len(), response.hits.len(), "{what}: a row came twice");
+    let bare = collection.search(&SearchRequest { fields: Fields::None, ..request.clone() }).unwrap();
+    let without_fields = response.hits.iter().map(|hit| {
+        let row = Row { fields: Default::default(), ..hit.row.clone() };
+        (row, hit.score)
+    });
+    let bare: Vec<(Row, f32)> = bare.hits.into_iter().map(|hit| (hit.row, hit.score)).collect();
+    assert_eq!(bare, without_fields.collect::<Vec<_>>(), "{what}: without fields");
 }
 
 fn search(rng: &mut Rng, collection: &Collection, model: &Model) {

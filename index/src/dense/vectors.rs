@@ -195,7 +195,7 @@ impl<T: Stored> Vectors<T> {
                 values.resize(range.len() * self.dim, T::default());
                 let start = at + u64::from(range.start) * self.row_bytes() as u64;
                 read_run(&**source, start, values, extents)?;
-                counters.bytes_read += (values.len() * T::BYTES) as u64;
+                counters.bytes_read += page_bytes(start, values.len() * T::BYTES);
                 Ok(Matrix::new(values, self.dim))
             }
         }
@@ -232,11 +232,18 @@ impl<T: Stored> Vectors<T> {
                         T::decode_into(bytes, &mut values[index * self.dim..(index + 1) * self.dim]);
                     })?;
                 }
-                counters.bytes_read += (ordinals.len() * len) as u64;
+                // A page that two of them share counts twice here, though it is read once.
+                counters.bytes_read +=
+                    extents.iter().map(|read| page_bytes(read.offset, read.len)).sum::<u64>();
             }
         }
         Ok(Matrix::new(values, self.dim))
     }
+}
+
+/// Bytes of the pages that a read touches: what the device transfers.
+fn page_bytes(offset: u64, len: usize) -> u64 {
+    (offset + len as u64).next_multiple_of(PAGE_BYTES) - offset / PAGE_BYTES * PAGE_BYTES
 }
 
 /// Fills `values` from byte `at` on by reads of [`READ_BYTES`].

@@ -20,6 +20,7 @@ use spandrel_storage::record::FieldSet;
 use spandrel_storage::{DenseSpec, FieldId, FieldKind, IndexKind, RowId, Schema};
 
 use super::fresh::FieldBuilder;
+use super::keys::{self, Keys};
 use super::{IndexDoc, Indexer, Order};
 use crate::dense::ssd;
 use crate::error::{Error, Result};
@@ -96,10 +97,12 @@ fn write_light(
     let text_fields: Vec<FieldId> = text_fields.map(|(at, _)| FieldId(at as u16)).collect();
     let mut text = if text_fields.is_empty() { None } else { Some(TextBuilder::new(&text_fields)?) };
     let mut order = Order::new();
+    let mut keys = Some(Keys::default());
     source(&wanted, &mut |doc| {
         let at = u32::try_from(order.rows.len())
             .map_err(|_| Error::Invalid("a segment has at most 2^32 - 1 docs".into()))?;
         order.push(doc.tenant, doc.row);
+        keys = keys.take().and_then(|mut keys| keys.push(doc.key.as_deref()?).then_some(keys));
         for (id, builder) in (0..).map(FieldId).zip(&mut builders) {
             builder.push(at, doc.value(id))?;
         }
@@ -115,6 +118,10 @@ fn write_light(
     writer.section("tenants")?;
     let tenants: Vec<u32> = order.tenants.iter().flat_map(|(tenant, start)| [tenant.0, *start]).collect();
     writer.write_values(&tenants)?;
+    if let Some(keys) = keys {
+        writer.section(keys::SECTION)?;
+        writer.write(&keys.encode())?;
+    }
     for (at, (builder, field)) in builders.into_iter().zip(&schema.fields).enumerate() {
         let bytes = match builder {
             FieldBuilder::None | FieldBuilder::Dense(_) => continue,

@@ -37,6 +37,8 @@ pub struct IndexDoc {
     pub row: RowId,
     /// Its tenant.
     pub tenant: TenantId,
+    /// Its key; none when an answer needs more than the key of it: it is a chunk of a document.
+    pub key: Option<Box<str>>,
     /// Its values.
     pub values: IndexValues,
 }
@@ -65,6 +67,7 @@ impl IndexDoc {
         fields.iter().map(value_bytes).sum::<usize>()
             + fields.capacity() * size_of::<(FieldId, IndexValue)>()
             + self.values.text.memory_bytes()
+            + self.key.as_ref().map_or(0, |key| key.len())
             + size_of::<Self>()
     }
 }

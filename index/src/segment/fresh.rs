@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use spandrel_storage::{DocId, FieldId, FieldKind, PayloadKind, RowId};
 
+use super::keys::Keys;
 use super::{FieldIndex, IndexDoc, IndexValue, Indexer, Order, Place, Segment};
 use crate::dense::flat::FlatBuilder;
 use crate::error::{Error, Result};
@@ -84,6 +85,7 @@ impl Segment {
             tenants: order.tenants,
             fields,
             text,
+            keys: None,
             place: Place::Memory(docs),
             memory_bytes: docs_bytes as u64,
         };
@@ -104,7 +106,8 @@ impl Segment {
             })
             .sum();
         let text = self.text.as_ref().map_or(0, |text| text.memory_bytes());
-        (fields + text + self.rows.len() * 8 + self.tenants.len() * 8) as u64
+        let keys = self.keys.as_ref().map_or(0, Keys::memory_bytes);
+        (fields + text + keys + self.rows.len() * 8 + self.tenants.len() * 8) as u64
     }
 }
 

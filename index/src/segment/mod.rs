@@ -9,6 +9,7 @@
 mod build;
 mod doc;
 mod fresh;
+mod keys;
 mod open;
 pub mod policy;
 
@@ -19,6 +20,7 @@ use spandrel_storage::{DocId, FieldId, RowId, Schema, TenantId};
 
 pub use self::build::{DocSource, build};
 pub use self::doc::{Batch, IndexDoc, IndexValue, IndexValues, Indexer};
+use self::keys::Keys;
 use crate::budget::Reservation;
 use crate::dense::VectorIndex;
 use crate::payload::PayloadIndex;
@@ -37,6 +39,8 @@ pub struct Segment {
     tenants: Vec<(TenantId, DocId)>,
     fields: Vec<FieldIndex>,
     text: Option<Box<dyn TextIndex>>,
+    /// The keys of docs on disk, when answers can do with them and the memory budget had room.
+    keys: Option<Keys>,
     place: Place,
     /// Bytes of all of the above.
     memory_bytes: u64,
@@ -147,6 +151,14 @@ impl Segment {
     /// The index over all text fields; none when no doc has text.
     pub fn text(&self) -> Option<&dyn TextIndex> {
         self.text.as_deref()
+    }
+
+    /// The key of a doc, when it is at hand and all that an answer without fields needs.
+    pub fn key(&self, doc: DocId) -> Option<&str> {
+        match &self.place {
+            Place::Memory(docs) => docs.get(doc as usize)?.key.as_deref(),
+            Place::Disk { .. } => self.keys.as_ref()?.get(doc),
+        }
     }
 
     /// Whether it is a file.

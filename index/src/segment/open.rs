@@ -10,6 +10,7 @@ use spandrel_storage::io::{BatchRead, Extent};
 use spandrel_storage::{FieldKind, PayloadKind, RowId, TenantId};
 
 use super::build::{KIND, TEXT_PREFIX, cells_name, section_name};
+use super::keys::{self, Keys};
 use super::{FieldIndex, Indexer, Place, Segment};
 use crate::budget::{MemoryBudget, Reservation};
 use crate::dense::flat::Flat;
@@ -84,9 +85,11 @@ impl Segment {
             true => Some(open_text(&file, rows.len())?),
             false => None,
         };
+        // Last: a hit's key can be had elsewhere too.
+        let keys = open_keys(&file, rows.len(), memory, &mut reserved)?;
         let info = file.info();
         let place = Place::Disk { id: info.id, bytes: info.bytes, checksum: info.checksum, reserved };
-        let mut segment = Self { schema, range, rows, tenants, fields, text, place, memory_bytes: 0 };
+        let mut segment = Self { schema, range, rows, tenants, fields, text, keys, place, memory_bytes: 0 };
         segment.memory_bytes = segment.index_bytes();
         Ok(segment)
     }
@@ -119,6 +122,20 @@ fn open_cells(
         }
     }
     Ok(None)
+}
+
+/// The keys, when there are some and the budget has room for them.
+fn open_keys(
+    file: &SegmentFile,
+    docs: usize,
+    memory: &Arc<MemoryBudget>,
+    reserved: &mut Vec<Reservation>,
+) -> Result<Option<Keys>> {
+    let Some(section) = file.section(keys::SECTION) else { return Ok(None) };
+    match residency(memory, section.len(), reserved) {
+        Residency::Memory => Keys::decode(&section.read_all()?, docs).map(Some),
+        Residency::Disk => Ok(None),
+    }
 }
 
 /// Keeps a section in memory where the budget has room.

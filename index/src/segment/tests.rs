@@ -40,7 +40,8 @@ fn docs(indexer: &Indexer, n: u64) -> Vec<Arc<IndexDoc>> {
         fields.push((FieldId(3), FieldValue::Payload(Value::Integer(row as i64))));
         fields.push((FieldId(4), FieldValue::Payload(Value::from("{}"))));
         let values = indexer.values(&fields).unwrap();
-        Arc::new(IndexDoc { row: RowId(row), tenant: TenantId((row % 3) as u32), values })
+        let key = Some(format!("key {row}").into());
+        Arc::new(IndexDoc { row: RowId(row), tenant: TenantId((row % 3) as u32), key, values })
     };
     (1..=n).map(doc).collect()
 }
@@ -104,6 +105,12 @@ fn memory_and_disk_answer_alike_resident_or_not() {
         assert!(disk.on_disk() && disk.id() == 7 && disk.last() == RowId(503));
         assert_eq!(disk.rows(), fresh.rows());
         assert_eq!(disk.tenant_ranges().collect::<Vec<_>>(), fresh.tenant_ranges().collect::<Vec<_>>());
+        for doc in 0..disk.docs() {
+            let key = format!("key {}", fresh.rows()[doc as usize]);
+            assert_eq!(fresh.key(doc), Some(key.as_str()));
+            assert_eq!(disk.key(doc), (budget_bytes > 0).then_some(key.as_str()));
+        }
+        assert_eq!((fresh.key(500), disk.key(500)), (None, None));
         for tenant in 0..4 {
             for query in [0.0, 77.7, 1_000.0] {
                 let expected = nearest(&fresh, TenantId(tenant), query);
@@ -124,6 +131,18 @@ fn memory_and_disk_answer_alike_resident_or_not() {
         assert!(disk.payload(FieldId(4)).is_none(), "json is not indexed");
         assert!(disk.text().is_some() && disk.sparse(FieldId(2)).is_some());
     }
+}
+
+#[test]
+fn a_segment_with_a_chunk_keeps_no_keys() {
+    let indexer = indexer();
+    let mut docs = docs(&indexer, 30);
+    docs[17] = Arc::new(IndexDoc { key: None, ..IndexDoc::clone(&docs[17]) });
+    let folder = tempfile::tempdir().unwrap();
+    let disk = on_disk(&indexer, &docs, folder.path(), 1 << 20);
+    assert!((0..30).all(|doc| disk.key(doc).is_none()));
+    let fresh = Segment::from_docs(&indexer, docs, RowId(1)..=RowId(33)).unwrap();
+    assert_eq!((0..30).filter(|doc| fresh.key(*doc).is_none()).count(), 1);
 }
 
 #[test]

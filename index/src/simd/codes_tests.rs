@@ -134,8 +134,7 @@ fn half_byte_kernels_agree_with_the_oracle() {
     for dim in (1..=12).map(|groups| groups * HALF_GROUP) {
         for extreme in [false, true] {
             let (rows, stride) = (1 + dim % 7, dim / 2 + dim / 64 % 13);
-            let query: Vec<i8> =
-                (0..dim).map(|_| if extreme { -128 } else { random.next() as i8 }).collect();
+            let query: Vec<i8> = (0..dim).map(|_| if extreme { -128 } else { random.next() as i8 }).collect();
             let query = exact_size(&query, 0, dim);
             let (bytes, mut expected) = ((rows - 1) * stride + dim / 2, vec![0; rows]);
             let mut values = vec![0; bytes];

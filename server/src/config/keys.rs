@@ -221,7 +221,7 @@ pub const KEYS: &[Key] = &[
         "engine.memory_budget_bytes",
         Kind::Bytes,
         "1073741824",
-        "Caps dense vectors and the cells over them in memory; vectors beyond it are read from disk.",
+        "Caps dense vectors, cells and keys in memory; with less room, shorter codes are kept and vectors read from disk.",
     ),
     key(
         "engine.fresh_rows_max",

@@ -233,7 +233,10 @@ fn encode_halves(
             // Of directions, so that a few long vectors do not stand for all.
             let norm_squared = simd::norm_squared(row) as f32 + left;
             if norm_squared > 0.0 {
-                energies.iter_mut().zip(row).for_each(|(energy, value)| *energy += value * value / norm_squared);
+                energies
+                    .iter_mut()
+                    .zip(row)
+                    .for_each(|(energy, value)| *energy += value * value / norm_squared);
                 rest += left / norm_squared;
                 sampled += 1;
             }
@@ -254,7 +257,8 @@ fn encode_halves(
         let here = bytes.len() / stride;
         let (mut out, mut rests) = (vec![0.0; here * values], vec![0.0; here]);
         residuals(part * PART_ROWS, more_axes, &mut out, &mut rests);
-        for (at, (row, residual)) in bytes.chunks_exact_mut(stride).zip(out.chunks_exact(values)).enumerate() {
+        for (at, (row, residual)) in bytes.chunks_exact_mut(stride).zip(out.chunks_exact(values)).enumerate()
+        {
             let cell = placement.primary[part * PART_ROWS + at];
             halves::encode(residual, rests[at], (cell, placement.centroid(cell)), &steps, row);
         }

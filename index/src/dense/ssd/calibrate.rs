@@ -85,7 +85,8 @@ impl Calibration {
         let at = if k <= COUNTS[1] as f32 { 0 } else { 1 };
         let least = |at: usize| self.least(fineness, COUNTS[at], recall);
         let (lower, upper) = (least(at), least(at + 1));
-        let share = ((k / COUNTS[at] as f32).ln() / (COUNTS[at + 1] as f32 / COUNTS[at] as f32).ln()).max(0.0);
+        let share =
+            ((k / COUNTS[at] as f32).ln() / (COUNTS[at + 1] as f32 / COUNTS[at] as f32).ln()).max(0.0);
         if lower == Effort::ALL || upper == Effort::ALL {
             return if share < 1.0 && lower == Effort::ALL { lower } else { upper };
         }

@@ -6,8 +6,8 @@ use spandrel_storage::DenseSpec;
 
 use super::bytes::ByteRows;
 use super::codebook::Codebook;
-use super::layout::{HEADER_BYTES, Layout, Part};
 use super::halves::{self, Halves};
+use super::layout::{HEADER_BYTES, Layout, Part};
 use super::refine::{self, Refine};
 use super::space::Space;
 use crate::dense::vectors::{ChunkSource, PAGE_BYTES};

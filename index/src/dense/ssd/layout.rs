@@ -130,15 +130,9 @@ impl Layout {
             Metric::Ip => 1,
             Metric::Cosine => 2,
         });
-        for value in [
-            self.field_dim,
-            self.vectors,
-            self.cells,
-            self.lookups,
-            self.width,
-            self.blocks,
-            self.halves,
-        ] {
+        for value in
+            [self.field_dim, self.vectors, self.cells, self.lookups, self.width, self.blocks, self.halves]
+        {
             header.u32(value);
         }
         for value in [self.scale, self.radius, self.query_norm] {
@@ -147,7 +141,13 @@ impl Layout {
         header.u32(self.calibration.points.len() as u32);
         for point in &self.calibration.points {
             let Effort { missing, slack } = point.effort;
-            header.u8(point.fineness as u8).u32(point.k).f32(point.recall).f32(missing).f32(slack).f32(point.cost);
+            header
+                .u8(point.fineness as u8)
+                .u32(point.k)
+                .f32(point.recall)
+                .f32(missing)
+                .f32(slack)
+                .f32(point.cost);
         }
         let mut header = header.finish();
         header.resize(HEADER_BYTES as usize, 0);

@@ -245,11 +245,9 @@ mod tests {
     #[test]
     fn cells_and_queries_without_extent_are_no_trouble() {
         let (kernels, mut odds) = (Kernels::best(), Odds::default());
-        for (distances, radii) in [
-            (vec![0.0; 3], vec![0.0; 3]),
-            (vec![1e12, 1e12, 3e12], vec![1e-6, 0.0, 2.0]),
-            (vec![], vec![]),
-        ] {
+        for (distances, radii) in
+            [(vec![0.0; 3], vec![0.0; 3]), (vec![1e12, 1e12, 3e12], vec![1e-6, 0.0, 2.0]), (vec![], vec![])]
+        {
             odds.set(kernels, &distances, &radii, 2.0);
             for limit in [0.0, 1e-30, 1.0, 1e12] {
                 let count = chosen(&mut odds, kernels, limit, 0.0).len();

@@ -301,7 +301,9 @@ impl Walk<'_> {
         }
         for part in [0..first, first..keys.len()] {
             let CellsScratch { picked, keys, seen, .. } = &mut *scratch;
-            picked.extend(keys[part].iter().filter(|key| distance_of(**key) < self.limit).map(|key| *key as u32));
+            picked.extend(
+                keys[part].iter().filter(|key| distance_of(**key) < self.limit).map(|key| *key as u32),
+            );
             picked.iter().for_each(|id| seen[*id as usize / 64] |= 1 << (id % 64));
             self.refine(scratch, counters);
         }
@@ -309,9 +311,8 @@ impl Walk<'_> {
 
     /// Gives the picked vectors their refine distances, and the best of them a place; none is picked then.
     fn refine(&mut self, scratch: &mut CellsScratch, counters: &mut Counters) {
-        let CellsScratch {
-            query, half_query, sums, picked, distances_to, distances, marked, best, ..
-        } = scratch;
+        let CellsScratch { query, half_query, sums, picked, distances_to, distances, marked, best, .. } =
+            scratch;
         marked.extend_from_slice(picked);
         if picked.is_empty() {
             return;

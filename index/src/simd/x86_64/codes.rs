@@ -25,18 +25,10 @@ macro_rules! with_features {
 
 pub(super) const NIBBLE_AVX2: NibbleKernels = NibbleKernels { sums: sums_avx2, scan: scan_avx2 };
 pub(super) const NIBBLE_VBMI: NibbleKernels = NibbleKernels { sums: sums_vbmi, scan: scan_vbmi };
-pub(super) const BYTES_AVX2: ByteKernels = ByteKernels {
-    dots: dots_avx2,
-    picked: picked_avx2,
-    half_picked: half_picked_avx2,
-    prefetch,
-};
-pub(super) const BYTES_VNNI: ByteKernels = ByteKernels {
-    dots: dots_vnni,
-    picked: picked_vnni,
-    half_picked: half_picked_vnni,
-    prefetch,
-};
+pub(super) const BYTES_AVX2: ByteKernels =
+    ByteKernels { dots: dots_avx2, picked: picked_avx2, half_picked: half_picked_avx2, prefetch };
+pub(super) const BYTES_VNNI: ByteKernels =
+    ByteKernels { dots: dots_vnni, picked: picked_vnni, half_picked: half_picked_vnni, prefetch };
 
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
@@ -399,7 +391,8 @@ unsafe fn half_row_avx2(query: &[i8], row: *const u8) -> i32 {
             let low = _mm256_and_si256(bytes, half);
             let high = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), half);
             // Pairs are at most 2 x 15 x 128, and two of them still fit i16.
-            let pairs = _mm256_add_epi16(_mm256_maddubs_epi16(low, first), _mm256_maddubs_epi16(high, second));
+            let pairs =
+                _mm256_add_epi16(_mm256_maddubs_epi16(low, first), _mm256_maddubs_epi16(high, second));
             sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, ones));
         }
         let sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
