@@ -242,7 +242,7 @@ impl<T: Stored> Vectors<T> {
 }
 
 /// Bytes of the pages that a read touches: what the device transfers.
-fn page_bytes(offset: u64, len: usize) -> u64 {
+pub(crate) fn page_bytes(offset: u64, len: usize) -> u64 {
     (offset + len as u64).next_multiple_of(PAGE_BYTES) - offset / PAGE_BYTES * PAGE_BYTES
 }
 

@@ -14,7 +14,7 @@ use super::keys::{self, Keys};
 use super::{FieldIndex, Indexer, Place, Segment};
 use crate::budget::{MemoryBudget, Reservation};
 use crate::dense::flat::Flat;
-use crate::dense::ssd::{self, Fineness, Ssd};
+use crate::dense::ssd::{self, Ssd, Tier};
 use crate::dense::vectors::{ChunkSource, Residency};
 use crate::error::{Error, Result};
 use crate::payload::PayloadIndex;
@@ -58,8 +58,8 @@ impl Segment {
                     let flat = Flat::open(&name, spec, source, residency)?;
                     check_docs(&name, flat.docs(), rows.len())?;
                     FieldIndex::Dense(match cells {
-                        Some((cells, fineness)) => {
-                            Box::new(Ssd::open(&cells_name(at), spec, flat, &cells, fineness)?)
+                        Some((cells, tier)) => {
+                            Box::new(Ssd::open(&cells_name(at), spec, flat, &cells, tier)?)
                         }
                         None => Box::new(flat),
                     })
@@ -106,19 +106,19 @@ fn check_docs(section: &str, found: u32, expected: usize) -> Result<()> {
     }
 }
 
-/// The cells of a field, when it has some, and the finest codes that the budget has room for.
+/// The cells of a field, when it has some, and as much of them as the budget has room for.
 fn open_cells(
     file: &SegmentFile,
     name: &str,
     memory: &Arc<MemoryBudget>,
     reserved: &mut Vec<Reservation>,
-) -> Result<Option<(Arc<dyn ChunkSource>, Fineness)>> {
+) -> Result<Option<(Arc<dyn ChunkSource>, Tier)>> {
     let Some(section) = file.section(name) else { return Ok(None) };
     let source: Arc<dyn ChunkSource> = Arc::new(SectionSource(section));
-    for fineness in [Fineness::Bytes, Fineness::Halves] {
-        let bytes = ssd::resident_bytes(name, source.as_ref(), fineness)?;
+    for tier in [Tier::Hot, Tier::Default, Tier::Lean] {
+        let bytes = ssd::resident_bytes(name, source.as_ref(), tier)?;
         if residency(memory, bytes, reserved) == Residency::Memory {
-            return Ok(Some((source, fineness)));
+            return Ok(Some((source, tier)));
         }
     }
     Ok(None)

@@ -1,8 +1,10 @@
 //! The cells of a field, ready to be searched: what stays in memory, and where the postings are.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use spandrel_storage::DenseSpec;
+use spandrel_storage::io::Extent;
 
 use super::bytes::ByteRows;
 use super::codebook::Codebook;
@@ -10,7 +12,8 @@ use super::halves::{self, Halves};
 use super::layout::{HEADER_BYTES, Layout, Part};
 use super::refine::{self, Refine};
 use super::space::Space;
-use crate::dense::vectors::{ChunkSource, PAGE_BYTES};
+use crate::counters::Counters;
+use crate::dense::vectors::{ChunkSource, PAGE_BYTES, page_bytes};
 use crate::error::{Error, Result};
 use crate::large::Large;
 use crate::matrix::Matrix;
@@ -19,19 +22,33 @@ use crate::simd::{Element, nibble};
 /// Bytes read at once when a part is loaded.
 const READ_BYTES: usize = 1 << 20;
 
-/// What candidates are ranked by, which decides how much memory cells take.
+/// How much of the cells is in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fineness {
-    /// A byte a dimension: next to no vector needs to be read that is not a result.
+pub enum Tier {
+    /// Postings, and a byte a dimension to rank candidates by: next to no vector needs to be read that is not
+    /// a result.
+    Hot,
+    /// Postings, and half a byte for the dimensions that matter: about two vectors are read for a result.
+    Default,
+    /// Centroids only: postings are read, and then half a byte for the dimensions that matter of every
+    /// candidate.
+    Lean,
+}
+
+/// What candidates are ranked by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fineness {
     Bytes,
-    /// Half a byte for the dimensions that matter: about two vectors are read for a result.
     Halves,
 }
 
 impl Fineness {
-    /// This, or what there is.
-    fn within(self, layout: &Layout) -> Self {
-        if layout.halves == 0 { Self::Bytes } else { self }
+    /// What there is of it.
+    fn of(tier: Tier, layout: &Layout) -> Self {
+        match tier {
+            Tier::Default | Tier::Lean if layout.halves > 0 => Self::Halves,
+            _ => Self::Bytes,
+        }
     }
 
     /// How many of the nearest by these codes hold the `k` nearest.
@@ -41,9 +58,17 @@ impl Fineness {
             Self::Halves => k + k * 4 / 5 + 6,
         }
     }
+
+    /// Where the rows are.
+    fn part(self) -> Part {
+        match self {
+            Self::Bytes => Part::Refine,
+            Self::Halves => Part::Halves,
+        }
+    }
 }
 
-/// The codes that candidates are ranked by.
+/// How the rows are read that candidates are ranked by.
 pub(super) enum Fine {
     Bytes(Refine),
     Halves {
@@ -54,12 +79,61 @@ pub(super) enum Fine {
     },
 }
 
-impl Fine {
-    /// The bytes of a vector, to be asked for before they are needed.
-    pub(super) fn row(&self, ordinal: u32) -> &[u8] {
+/// The bytes of a part.
+pub(super) enum Rows {
+    Memory(Large<u8>),
+    /// From byte `at` of a section.
+    Disk {
+        source: Arc<dyn ChunkSource>,
+        at: u64,
+    },
+}
+
+impl Rows {
+    /// The bytes, when they are in memory.
+    pub(super) fn at_hand(&self) -> Option<&[u8]> {
         match self {
-            Self::Bytes(refine) => refine.row(ordinal),
-            Self::Halves { halves, .. } => halves.row(ordinal),
+            Self::Memory(bytes) => Some(bytes),
+            Self::Disk { .. } => None,
+        }
+    }
+
+    /// Fills `out` with the bytes of `extents` one after the other, all reads in flight together.
+    pub(super) fn read(
+        &self,
+        extents: &mut [Extent],
+        out: &mut Vec<u8>,
+        counters: &mut Counters,
+    ) -> Result<()> {
+        let Self::Disk { source, at } = self else { return Ok(()) };
+        let mut starts = Vec::with_capacity(extents.len());
+        let mut bytes = 0;
+        for extent in extents.iter_mut() {
+            starts.push(bytes);
+            bytes += extent.len;
+            extent.offset += at;
+            counters.bytes_read += page_bytes(extent.offset, extent.len);
+        }
+        out.resize(bytes, 0);
+        if extents.is_empty() {
+            return Ok(());
+        }
+        source.read_batch(extents, &mut |index, bytes| {
+            out[starts[index]..starts[index] + bytes.len()].copy_from_slice(bytes);
+        })
+    }
+
+    fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Memory(bytes) => bytes.bytes(),
+            Self::Disk { .. } => 0,
+        }
+    }
+
+    fn take(self) -> Large<u8> {
+        match self {
+            Self::Memory(bytes) => bytes,
+            Self::Disk { .. } => Large::zeroed(0),
         }
     }
 }
@@ -79,8 +153,9 @@ pub(super) struct Cells {
     pub(super) radii: Vec<f32>,
     /// First block of each cell, and the end.
     pub(super) starts: Vec<u32>,
-    pub(super) postings: Large<u8>,
+    pub(super) postings: Rows,
     pub(super) fine: Fine,
+    pub(super) fine_rows: Rows,
 }
 
 /// The parts of cells as they are on disk, decoded.
@@ -101,8 +176,9 @@ pub(super) struct Parts {
 }
 
 impl Cells {
-    /// Makes parts ready, which fit the layout.
-    pub(super) fn new(layout: Layout, parts: Parts, fineness: Fineness) -> Self {
+    /// Makes parts ready, which fit the layout; `rows` are those of postings and of what candidates are ranked
+    /// by.
+    fn new(layout: Layout, parts: Parts, fineness: Fineness, (postings, fine_rows): (Rows, Rows)) -> Self {
         let (dims, coded, field_dim) = (layout.dims(), layout.coded(), layout.field_dim as usize);
         // The projection of the field's own dimensions, and what the extra coordinate of every query adds.
         let projection = |axes: &[f32]| -> (ByteRows, Vec<f32>) {
@@ -115,10 +191,10 @@ impl Cells {
         };
         let (axes, lift) = projection(&parts.axes);
         let fine = match fineness {
-            Fineness::Bytes => Fine::Bytes(Refine { dim: field_dim, bytes: parts.refine }),
+            Fineness::Bytes => Fine::Bytes(Refine { dim: field_dim }),
             Fineness::Halves => {
                 let (axes, lift) = projection(&parts.more_axes);
-                Fine::Halves { halves: Halves { steps: parts.steps, bytes: parts.halves }, axes, lift }
+                Fine::Halves { halves: Halves { steps: parts.steps }, axes, lift }
             }
         };
         let space = Space {
@@ -140,8 +216,9 @@ impl Cells {
             centroid_norms: super::cluster::norms_squared(centroids),
             radii: parts.radii,
             starts: parts.starts,
-            postings: parts.postings,
+            postings,
             fine,
+            fine_rows,
             layout,
         }
     }
@@ -156,11 +233,11 @@ impl Cells {
         spec: &DenseSpec,
         vectors: u32,
         source: &Arc<dyn ChunkSource>,
-        fineness: Fineness,
+        tier: Tier,
     ) -> Result<Self> {
         let damaged = |what: String| Error::Section { section: section.to_owned(), what };
         let layout = read_layout(section, source.as_ref())?;
-        let fineness = fineness.within(&layout);
+        let fineness = Fineness::of(tier, &layout);
         if (layout.metric, layout.field_dim, layout.vectors) != (spec.metric, spec.dim, vectors) {
             return Err(damaged(format!(
                 "it holds {} vectors of {} dimensions under {:?}, the field has {vectors}, {} and {:?}",
@@ -187,10 +264,6 @@ impl Cells {
         if !ordered {
             return Err(damaged("the starts of its postings do not ascend to their end".into()));
         }
-        let bytes_of = |part: Part, wanted: bool| match wanted {
-            true => read(source.as_ref(), layout.at(part), layout.bytes(part)),
-            false => Ok(Large::zeroed(0)),
-        };
         let parts = Parts {
             mean: floats(Part::Mean, "mean")?,
             axes: floats(Part::Axes, "axes")?,
@@ -200,36 +273,43 @@ impl Cells {
             starts,
             more_axes: floats(Part::MoreAxes, "axes")?,
             steps: floats(Part::Steps, "steps")?,
-            halves: bytes_of(Part::Halves, fineness == Fineness::Halves)?,
-            refine: bytes_of(Part::Refine, fineness == Fineness::Bytes)?,
-            postings: bytes_of(Part::Postings, true)?,
+            halves: Large::zeroed(0),
+            refine: Large::zeroed(0),
+            postings: Large::zeroed(0),
         };
-        check_postings(&layout, &parts.postings).map_err(damaged)?;
-        let stride = halves::stride(layout.halves as usize);
-        if parts.halves.chunks_exact(stride).any(|row| halves::cell(row) >= layout.cells) {
-            return Err(damaged("a vector is of a cell that is not there".into()));
+        let rows = |part: Part| -> Result<Rows> {
+            let at = layout.at(part);
+            Ok(match tier {
+                Tier::Lean => Rows::Disk { source: Arc::clone(source), at },
+                _ => Rows::Memory(read(source.as_ref(), at, layout.bytes(part))?),
+            })
+        };
+        let (postings, fine_rows) = (rows(Part::Postings)?, rows(fineness.part())?);
+        if let Some(postings) = postings.at_hand() {
+            check_postings(&layout, postings).map_err(damaged)?;
         }
-        Ok(Self::new(layout, parts, fineness))
+        Ok(Self::new(layout, parts, fineness, (postings, fine_rows)))
     }
 
     /// Cells over parts that are to come back, and the parts that they do not keep.
     pub(super) fn lend(layout: Layout, mut parts: Parts, fineness: Fineness) -> (Self, Parts) {
-        let halves = std::mem::take(&mut parts.halves);
-        let refine = std::mem::take(&mut parts.refine);
         let postings = std::mem::take(&mut parts.postings);
-        let mut lent = Parts { postings, ..parts.clone() };
-        match fineness {
-            Fineness::Bytes => (lent.refine, parts.halves) = (refine, halves),
-            Fineness::Halves => (lent.halves, parts.refine) = (halves, refine),
-        }
-        (Self::new(layout, lent, fineness), parts)
+        let rows = match fineness {
+            Fineness::Bytes => std::mem::take(&mut parts.refine),
+            Fineness::Halves => std::mem::take(&mut parts.halves),
+        };
+        let (halves, refine) = (std::mem::take(&mut parts.halves), std::mem::take(&mut parts.refine));
+        let lent = parts.clone();
+        (parts.halves, parts.refine) = (halves, refine);
+        (Self::new(layout, lent, fineness, (Rows::Memory(postings), Rows::Memory(rows))), parts)
     }
 
     /// The parts again.
     pub(super) fn give_back(self, parts: Parts) -> Parts {
-        match self.fine {
-            Fine::Bytes(refine) => Parts { refine: refine.bytes, postings: self.postings, ..parts },
-            Fine::Halves { halves, .. } => Parts { halves: halves.bytes, postings: self.postings, ..parts },
+        let (fineness, rows, postings) = (self.fineness(), self.fine_rows.take(), self.postings.take());
+        match fineness {
+            Fineness::Bytes => Parts { refine: rows, postings, ..parts },
+            Fineness::Halves => Parts { halves: rows, postings, ..parts },
         }
     }
 
@@ -241,10 +321,23 @@ impl Cells {
         }
     }
 
-    /// The blocks of a cell.
-    pub(super) fn posting(&self, cell: usize) -> &[u8] {
+    /// Where the blocks of a cell are in the postings.
+    pub(super) fn posting(&self, cell: usize) -> Range<usize> {
         let block = nibble::block_bytes(self.codebook.lookups());
-        &self.postings[self.starts[cell] as usize * block..self.starts[cell + 1] as usize * block]
+        self.starts[cell] as usize * block..self.starts[cell + 1] as usize * block
+    }
+
+    /// Bytes of a row that candidates are ranked by.
+    pub(super) fn fine_stride(&self) -> usize {
+        match &self.fine {
+            Fine::Bytes(refine) => refine::stride(refine.dim),
+            Fine::Halves { halves, .. } => halves::stride(halves.steps.len()),
+        }
+    }
+
+    /// The error for bytes of these cells that cannot be.
+    pub(super) fn damaged(&self, what: String) -> Error {
+        Error::Section { section: "cells".to_owned(), what }
     }
 
     /// Bytes of memory.
@@ -256,16 +349,17 @@ impl Cells {
             + self.radii.len()
             + self.starts.len();
         let fine = match &self.fine {
-            Fine::Bytes(refine) => refine.bytes.bytes(),
+            Fine::Bytes(_) => 0,
             Fine::Halves { halves, axes, lift } => {
-                halves.bytes.bytes() + axes.memory_bytes() + 4 * (halves.steps.len() + lift.len())
+                axes.memory_bytes() + 4 * (halves.steps.len() + lift.len())
             }
         };
         size_of::<Self>()
             + self.axes.memory_bytes()
             + self.centroids.memory_bytes()
             + 4 * floats
-            + self.postings.bytes()
+            + self.postings.memory_bytes()
+            + self.fine_rows.memory_bytes()
             + fine
     }
 }
@@ -274,16 +368,20 @@ impl Cells {
 ///
 /// # Errors
 /// As [`Cells::open`].
-pub(super) fn resident_bytes(section: &str, source: &dyn ChunkSource, fineness: Fineness) -> Result<u64> {
+pub(super) fn resident_bytes(section: &str, source: &dyn ChunkSource, tier: Tier) -> Result<u64> {
     let layout = read_layout(section, source)?;
-    let fineness = fineness.within(&layout);
+    let fineness = Fineness::of(tier, &layout);
     let (dim, coded) = (layout.field_dim as usize, layout.coded());
-    let fine = match fineness {
-        Fineness::Bytes => layout.bytes(Part::Refine),
-        Fineness::Halves => layout.bytes(Part::Halves) + ((layout.halves as usize - coded) * dim) as u64,
+    let more_axes = match fineness {
+        Fineness::Bytes => 0,
+        Fineness::Halves => (layout.halves as usize).saturating_sub(coded) * dim,
     };
-    let quantized = (coded * dim + layout.cells as usize * coded) as u64;
-    Ok(quantized + layout.bytes(Part::Postings) + fine + u64::from(layout.cells) * 20)
+    let quantized = (coded * dim + more_axes + layout.cells as usize * coded) as u64;
+    let rows = match tier {
+        Tier::Lean => 0,
+        _ => layout.bytes(Part::Postings) + layout.bytes(fineness.part()),
+    };
+    Ok(quantized + rows + layout.bytes(Part::Words) + u64::from(layout.cells) * 20)
 }
 
 fn read_layout(section: &str, source: &dyn ChunkSource) -> Result<Layout> {

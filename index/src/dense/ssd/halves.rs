@@ -11,7 +11,6 @@
 //! of the cell's centroid plus `add + scale * product`.
 
 use super::lanes::{fold, larger};
-use crate::large::Large;
 use crate::quant::Factors;
 use crate::simd::{HALF_GROUP, Kernels, put_half};
 
@@ -91,7 +90,7 @@ pub(super) fn encode(
 }
 
 /// The cell that a row names.
-pub(super) fn cell(row: &[u8]) -> u32 {
+fn cell(row: &[u8]) -> u32 {
     let at = row.len() - 4;
     u32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]])
 }
@@ -128,44 +127,39 @@ impl HalfQuery {
     }
 }
 
-/// All rows of a field.
+/// The rows of a field, wherever they are.
 pub(super) struct Halves {
     pub(super) steps: Vec<f32>,
-    pub(super) bytes: Large<u8>,
 }
 
 impl Halves {
-    /// The bytes of a row.
-    pub(super) fn row(&self, ordinal: u32) -> &[u8] {
-        let stride = stride(self.steps.len());
-        &self.bytes[ordinal as usize * stride..][..stride]
-    }
-
     /// Squared distances of the query to the rows of `ordinals`; `cells` has those of the centroids.
     ///
+    /// A row of a cell that is not there is infinitely far.
+    ///
     /// # Panics
-    /// When an ordinal has no row, or names a cell that is not there.
+    /// When an ordinal has no row.
     pub(super) fn distances(
         &self,
         kernels: &Kernels,
         (query, cells): (&HalfQuery, &[f32]),
-        ordinals: &[u32],
+        (rows, ordinals): (&[u8], &[u32]),
         sums: &mut Vec<i32>,
         distances: &mut Vec<f32>,
     ) {
         let values = self.steps.len();
         let stride = stride(values);
         sums.resize(ordinals.len(), 0);
-        kernels.half_dots_picked(&query.values, &self.bytes, stride, ordinals, sums);
+        kernels.half_dots_picked(&query.values, rows, stride, ordinals, sums);
         distances.clear();
         distances.extend(ordinals.iter().zip(sums.iter()).map(|(ordinal, sum)| {
-            let row = self.row(*ordinal);
+            let row = &rows[*ordinal as usize * stride..][..stride];
             let factor = |at: usize| {
                 let at = values / 2 + 4 * at;
                 f32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]])
             };
             let product = (*sum as f32 - MIDDLE * query.sum) * query.step;
-            cells[cell(row) as usize] + factor(0) + factor(1) * product
+            cells.get(cell(row) as usize).map_or(f32::INFINITY, |cell| cell + factor(0) + factor(1) * product)
         }));
     }
 }
@@ -189,7 +183,7 @@ mod tests {
         let steps: Vec<f32> = energies.iter().map(|energy| step(*energy / total)).collect();
         let centroids = [values_of(&mut random, &energies[..96]), values_of(&mut random, &energies[..96])];
         let rows = 200;
-        let mut bytes = Large::zeroed(rows * stride(128));
+        let mut bytes = vec![0; rows * stride(128)];
         let mut vectors = Vec::new();
         for (at, row) in bytes.chunks_exact_mut(stride(128)).enumerate() {
             let residual = values_of(&mut random, &energies);
@@ -200,7 +194,7 @@ mod tests {
             let whole = |axis: usize| residual[axis] + centroid.get(axis).unwrap_or(&0.0);
             vectors.push((0..128).map(whole).chain([rest]).collect::<Vec<f32>>());
         }
-        let halves = Halves { steps, bytes };
+        let halves = Halves { steps };
         let (mut sums, mut found, mut query) = (Vec::new(), Vec::new(), HalfQuery::default());
         let (mut error, mut bias, mut count) = (0.0_f64, 0.0_f64, 0.0_f64);
         for _ in 0..20 {
@@ -213,7 +207,7 @@ mod tests {
                 l2_f64(&full, &centroid) as f32
             });
             let ordinals: Vec<u32> = (0..rows as u32).rev().collect();
-            halves.distances(Kernels::best(), (&query, &cells), &ordinals, &mut sums, &mut found);
+            halves.distances(Kernels::best(), (&query, &cells), (&bytes, &ordinals), &mut sums, &mut found);
             for (ordinal, distance) in ordinals.iter().zip(&found) {
                 let exact = l2_f64(&full, &vectors[*ordinal as usize]);
                 let relative = (f64::from(*distance) - exact) / exact;
@@ -242,11 +236,13 @@ mod tests {
         let mut row = vec![0; stride(64)];
         encode(&[0.0; 64], 0.0, (7, &[1.0; 64]), &[0.0; 64], &mut row);
         assert_eq!(cell(&row), 7);
-        let halves = Halves { steps: vec![0.0; 64], bytes: Large::from(row) };
+        let halves = Halves { steps: vec![0.0; 64] };
         let mut query = HalfQuery::default();
         query.set(&[0.0; 64], &halves.steps);
         let (mut sums, mut found) = (Vec::new(), Vec::new());
-        halves.distances(Kernels::best(), (&query, &[3.5; 8]), &[0], &mut sums, &mut found);
+        halves.distances(Kernels::best(), (&query, &[3.5; 8]), (&row, &[0]), &mut sums, &mut found);
         assert_eq!(found, [3.5]);
+        halves.distances(Kernels::best(), (&query, &[3.5; 7]), (&row, &[0]), &mut sums, &mut found);
+        assert_eq!(found, [f32::INFINITY]);
     }
 }

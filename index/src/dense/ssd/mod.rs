@@ -7,8 +7,8 @@
 //! that codes cannot do (small segments, selective filters, far-off queries), are left to the [`Flat`] index
 //! over the same vectors.
 //!
-//! Memory: about 70 bytes a vector for postings, and a byte or a third of one a dimension for what candidates
-//! are ranked by ([`Fineness`]).
+//! Memory ([`Tier`]): centroids, about 70 bytes a vector for postings, and a byte or a third of one a dimension
+//! for what candidates are ranked by.
 
 mod build;
 mod bytes;
@@ -30,7 +30,7 @@ use std::sync::Arc;
 use spandrel_storage::{DenseSpec, DocId, RowId};
 
 use self::cells::Cells;
-pub use self::cells::Fineness;
+pub use self::cells::Tier;
 pub(crate) use self::search::CellsScratch;
 use self::search::{Effort, Filter, Query};
 use super::vectors::ChunkSource;
@@ -58,8 +58,8 @@ pub struct Ssd {
 ///
 /// # Errors
 /// As [`Ssd::open`].
-pub fn resident_bytes(section: &str, source: &dyn ChunkSource, fineness: Fineness) -> Result<u64> {
-    cells::resident_bytes(section, source, fineness)
+pub fn resident_bytes(section: &str, source: &dyn ChunkSource, tier: Tier) -> Result<u64> {
+    cells::resident_bytes(section, source, tier)
 }
 
 /// Cells that were built and are not open yet.
@@ -90,8 +90,8 @@ impl Built {
 }
 
 impl Ssd {
-    /// Opens the section that [`Built::write`] wrote for the vectors of `flat`, with the codes of `fineness` in
-    /// memory.
+    /// Opens the section that [`Built::write`] wrote for the vectors of `flat`, with that much of it
+    /// in memory.
     ///
     /// # Errors
     /// [`Error::Section`](crate::Error::Section) when the bytes are not cells of these vectors; a
@@ -102,9 +102,9 @@ impl Ssd {
         spec: &DenseSpec,
         flat: Flat,
         source: &Arc<dyn ChunkSource>,
-        fineness: Fineness,
+        tier: Tier,
     ) -> Result<Self> {
-        let cells = Cells::open(section, spec, flat.vectors(), source, fineness)?;
+        let cells = Cells::open(section, spec, flat.vectors(), source, tier)?;
         Ok(Self { flat, cells, kernels: Kernels::best() })
     }
 

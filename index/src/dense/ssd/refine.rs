@@ -11,7 +11,6 @@
 
 use super::bytes::{ByteQuery, quantize};
 use super::space::Space;
-use crate::large::Large;
 use crate::quant::Factors;
 use crate::simd::Kernels;
 
@@ -44,19 +43,12 @@ pub(super) fn encode(space: &Space, placed: &[f32], row: &mut [u8]) {
     }
 }
 
-/// All rows of a field.
+/// The rows of a field, wherever they are.
 pub(super) struct Refine {
     pub(super) dim: usize,
-    pub(super) bytes: Large<u8>,
 }
 
 impl Refine {
-    /// The bytes of a row.
-    pub(super) fn row(&self, ordinal: u32) -> &[u8] {
-        let stride = stride(self.dim);
-        &self.bytes[ordinal as usize * stride..][..stride]
-    }
-
     /// Squared distances of the query to the rows of `ordinals`.
     ///
     /// # Panics
@@ -65,16 +57,16 @@ impl Refine {
         &self,
         kernels: &Kernels,
         (query, base): (&ByteQuery, f32),
-        ordinals: &[u32],
+        (rows, ordinals): (&[u8], &[u32]),
         sums: &mut Vec<i32>,
         distances: &mut Vec<f32>,
     ) {
         let stride = stride(self.dim);
         sums.resize(ordinals.len(), 0);
-        kernels.byte_dots_picked(&query.values, &self.bytes, stride, ordinals, sums);
+        kernels.byte_dots_picked(&query.values, rows, stride, ordinals, sums);
         distances.clear();
         distances.extend(ordinals.iter().zip(sums.iter()).map(|(ordinal, sum)| {
-            let factors = &self.bytes[*ordinal as usize * stride + self.dim..][..FACTOR_BYTES];
+            let factors = &rows[*ordinal as usize * stride + self.dim..][..FACTOR_BYTES];
             let factor = |at: usize| {
                 f32::from_le_bytes([factors[at], factors[at + 1], factors[at + 2], factors[at + 3]])
             };

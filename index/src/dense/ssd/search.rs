@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::simd::Kernels;
 use crate::simd::nibble::{Bounds, Candidates, ENTRIES};
 use spandrel_storage::DocId;
+use spandrel_storage::io::Extent;
 
 use super::bytes::ByteQuery;
 use super::cells::{Cells, Fine};
@@ -31,6 +32,8 @@ const PART: usize = 8;
 const GROWTH: usize = 4;
 /// Candidates of the first cells that are refined before there is a threshold, a wanted result.
 const OPENING: usize = 2;
+/// Bytes of postings that are read at once, at most.
+const READ_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the next posting that are asked for while this one is scanned.
 const PREFETCH_BYTES: usize = 1024;
 
@@ -84,6 +87,12 @@ pub(crate) struct CellsScratch {
     /// Vectors to refine now, and those of the posting scanned last, whose rows are on their way.
     picked: Vec<u32>,
     pending: Vec<u32>,
+    /// What was read: postings of a round, and rows of what is refined.
+    extents: Vec<Extent>,
+    postings: Vec<u8>,
+    rows: Vec<u8>,
+    /// The places of the rows that were read.
+    places: Vec<u32>,
     distances: Vec<f32>,
     /// A bit a vector: whether it was picked already; all zero between searches.
     seen: Vec<u64>,
@@ -208,6 +217,16 @@ fn least(order: &mut [u64], wanted: usize) -> usize {
     part
 }
 
+/// How many of the first cells in order are expected to hold as much as `left`.
+fn enough(order: &[u64], odds: &Odds, mut left: f32) -> usize {
+    let wanted = order.iter().position(|key| {
+        let enough = left <= 0.0;
+        left -= odds.expected(*key as u32 as usize);
+        enough
+    });
+    wanted.unwrap_or(order.len())
+}
+
 /// One walk over the cells.
 struct Walk<'a> {
     cells: &'a Cells,
@@ -228,7 +247,7 @@ impl Walk<'_> {
                 allow.check_stop()?;
             }
             let CellsScratch { odds, order, distances_to, .. } = &mut *scratch;
-            let (mut left, wanted) = if self.limit.is_finite() {
+            let (left, wanted) = if self.limit.is_finite() {
                 let missing = self.asked.effort.missing;
                 (odds.choose(self.kernels, self.limit, missing, order), PART.max(GROWTH * visited))
             } else {
@@ -239,32 +258,70 @@ impl Walk<'_> {
                 (f32::INFINITY, NEAREST.max(visited))
             };
             let part = least(order, wanted);
-            let before = visited;
+            let mut part = enough(&order[..part], odds, left);
+            if self.cells.postings.at_hand().is_none() {
+                part = self.read_postings(part, scratch, counters)?;
+            }
+            let mut read = 0;
             for at in 0..part {
-                if left <= 0.0 {
-                    break;
+                let CellsScratch { order, odds, postings, .. } = &mut *scratch;
+                let cell = order[at] as u32 as usize;
+                odds.visit(cell);
+                if let Some(all) = self.cells.postings.at_hand() {
+                    if let Some(next) = order[..part].get(at + 1) {
+                        let posting = &all[self.cells.posting(*next as u32 as usize)];
+                        self.kernels.prefetch(&posting[..posting.len().min(PREFETCH_BYTES)]);
+                    }
+                    self.visit(cell, &all[self.cells.posting(cell)], scratch, counters)?;
+                } else {
+                    let postings = std::mem::take(postings);
+                    let posting = read..read + self.cells.posting(cell).len();
+                    read = posting.end;
+                    let seen = self.visit(cell, &postings[posting], scratch, counters);
+                    scratch.postings = postings;
+                    seen?;
                 }
-                if let Some(next) = scratch.order[..part].get(at + 1) {
-                    let posting = self.cells.posting(*next as u32 as usize);
-                    self.kernels.prefetch(&posting[..posting.len().min(PREFETCH_BYTES)]);
-                }
-                let cell = scratch.order[at] as u32 as usize;
-                left -= scratch.odds.expected(cell);
-                self.visit(cell, scratch, counters);
-                scratch.odds.visit(cell);
-                visited += 1;
             }
             std::mem::swap(&mut scratch.picked, &mut scratch.pending);
-            self.refine(scratch, counters);
-            if visited == before {
+            self.refine(scratch, counters)?;
+            if part == 0 {
                 return Ok(());
             }
+            visited += part;
         }
     }
 
+    /// Reads the postings of the first cells in order, up to `part` of them; returns of how many.
+    fn read_postings(
+        &self,
+        part: usize,
+        scratch: &mut CellsScratch,
+        counters: &mut Counters,
+    ) -> Result<usize> {
+        let CellsScratch { order, extents, postings, .. } = scratch;
+        extents.clear();
+        let mut bytes = 0;
+        for key in &order[..part] {
+            let posting = self.cells.posting(*key as u32 as usize);
+            bytes += posting.len();
+            if bytes > READ_BYTES_MAX && !extents.is_empty() {
+                break;
+            }
+            extents.push(Extent { offset: posting.start as u64, len: posting.len() });
+        }
+        let count = extents.len();
+        self.cells.postings.read(extents, postings, counters)?;
+        Ok(count)
+    }
+
     /// Scans a posting and refines its candidates.
-    fn visit(&mut self, cell: usize, scratch: &mut CellsScratch, counters: &mut Counters) {
-        let posting = self.cells.posting(cell);
+    fn visit(
+        &mut self,
+        cell: usize,
+        posting: &[u8],
+        scratch: &mut CellsScratch,
+        counters: &mut Counters,
+    ) -> Result<()> {
         let distance = scratch.distances_to[cell];
         let bounds = Bounds {
             base: distance,
@@ -276,21 +333,32 @@ impl Walk<'_> {
         scratch.candidates.clear();
         self.kernels.nibble_scan(&scratch.table, posting, &bounds, &mut scratch.candidates);
         counters.scored += u64::from(self.cells.starts[cell + 1] - self.cells.starts[cell]) * 32;
-        let CellsScratch { candidates, picked, pending, keys, seen, .. } = scratch;
+        let CellsScratch { candidates, picked, pending, keys, seen, marked, .. } = scratch;
+        let vectors = self.cells.layout.vectors;
+        if let Some(id) = candidates.ids.iter().find(|id| **id >= vectors) {
+            return Err(self.cells.damaged(format!("a posting names vector {id} of {vectors}")));
+        }
         let fresh = candidates.ids.iter().zip(&candidates.bounds).filter(|(id, _)| {
             let (word, bit) = (**id as usize / 64, 1_u64 << (**id % 64));
             seen[word] & bit == 0 && self.filter.is_none_or(|(allow, doc_of)| allow.contains(doc_of(**id)))
         });
         if self.limit.is_finite() {
-            // The rows of these are asked for, and those of the posting before are refined.
-            std::mem::swap(picked, pending);
-            pending.extend(fresh.map(|(id, _)| *id));
-            for id in &*pending {
-                seen[*id as usize / 64] |= 1 << (id % 64);
-                self.kernels.prefetch(self.cells.fine.row(*id));
+            let rows = self.cells.fine_rows.at_hand();
+            if rows.is_some() {
+                // The rows of these are asked for, and those of the posting before are refined.
+                std::mem::swap(picked, pending);
             }
-            self.refine(scratch, counters);
-            return;
+            let first = pending.len();
+            pending.extend(fresh.map(|(id, _)| *id));
+            let stride = self.cells.fine_stride();
+            for id in &pending[first..] {
+                seen[*id as usize / 64] |= 1 << (id % 64);
+                if let Some(rows) = rows {
+                    self.kernels.prefetch(&rows[*id as usize * stride..][..stride]);
+                }
+            }
+            marked.extend_from_slice(&pending[first..]);
+            return self.refine(scratch, counters);
         }
         // Nothing rules a vector out yet: the most promising first, so that something soon does.
         keys.clear();
@@ -300,32 +368,56 @@ impl Walk<'_> {
             keys.select_nth_unstable(first - 1);
         }
         for part in [0..first, first..keys.len()] {
-            let CellsScratch { picked, keys, seen, .. } = &mut *scratch;
+            let CellsScratch { picked, keys, seen, marked, .. } = &mut *scratch;
             picked.extend(
                 keys[part].iter().filter(|key| distance_of(**key) < self.limit).map(|key| *key as u32),
             );
             picked.iter().for_each(|id| seen[*id as usize / 64] |= 1 << (id % 64));
-            self.refine(scratch, counters);
+            marked.extend_from_slice(picked);
+            self.refine(scratch, counters)?;
         }
+        Ok(())
     }
 
     /// Gives the picked vectors their refine distances, and the best of them a place; none is picked then.
-    fn refine(&mut self, scratch: &mut CellsScratch, counters: &mut Counters) {
-        let CellsScratch { query, half_query, sums, picked, distances_to, distances, marked, best, .. } =
-            scratch;
-        marked.extend_from_slice(picked);
+    fn refine(&mut self, scratch: &mut CellsScratch, counters: &mut Counters) -> Result<()> {
+        let CellsScratch {
+            query,
+            half_query,
+            sums,
+            picked,
+            distances_to,
+            distances,
+            best,
+            extents,
+            rows,
+            places,
+            ..
+        } = scratch;
         if picked.is_empty() {
-            return;
+            return Ok(());
         }
         counters.rescored += picked.len() as u64;
+        let rows = match self.cells.fine_rows.at_hand() {
+            Some(all) => (all, &**picked),
+            None => {
+                let len = self.cells.fine_stride();
+                extents.clear();
+                extents.extend(picked.iter().map(|id| Extent { offset: u64::from(*id) * len as u64, len }));
+                self.cells.fine_rows.read(extents, rows, counters)?;
+                places.clear();
+                places.extend(0..picked.len() as u32);
+                (&**rows, &**places)
+            }
+        };
         match &self.cells.fine {
             Fine::Bytes(refine) => {
                 let query = (&*query, self.ready.own_squared);
-                refine.distances(self.kernels, query, picked, sums, distances);
+                refine.distances(self.kernels, query, rows, sums, distances);
             }
             Fine::Halves { halves, .. } => {
                 let query = (&*half_query, &**distances_to);
-                halves.distances(self.kernels, query, picked, sums, distances);
+                halves.distances(self.kernels, query, rows, sums, distances);
             }
         }
         for (id, distance) in picked.iter().zip(distances.iter()) {
@@ -340,5 +432,6 @@ impl Walk<'_> {
             }
         }
         picked.clear();
+        Ok(())
     }
 }

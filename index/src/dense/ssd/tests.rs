@@ -65,11 +65,14 @@ impl Mixture {
     }
 }
 
+const TIERS: [Tier; 3] = [Tier::Hot, Tier::Default, Tier::Lean];
+
 struct Case {
     spec: DenseSpec,
     ssd: Ssd,
-    /// The same with coarser codes in memory.
-    halves: Ssd,
+    /// The same with less in memory.
+    default: Ssd,
+    lean: Ssd,
     section: Vec<u8>,
     rows: Vec<RowId>,
 }
@@ -90,17 +93,18 @@ impl Case {
         build(&spec, &row, given.vectors(), 1).write(&mut single).unwrap();
         assert!(section == single, "the number of threads shows in the bytes");
         let source: Arc<dyn ChunkSource> = Arc::new(Bytes(section.clone()));
-        let open = |fineness: Fineness| {
-            let resident = resident_bytes("test", source.as_ref(), fineness).unwrap();
-            let ssd = Ssd::open("test", &spec, flat().finish(), &source, fineness).unwrap();
+        let open = |tier: Tier| {
+            let resident = resident_bytes("test", source.as_ref(), tier).unwrap();
+            let ssd = Ssd::open("test", &spec, flat().finish(), &source, tier).unwrap();
             let takes = ssd.cells.memory_bytes() as u64;
             assert!(takes <= resident + resident / 5 + (1 << 20), "{takes} bytes, {resident} were announced");
             ssd
         };
-        let (ssd, halves) = (open(Fineness::Bytes), open(Fineness::Halves));
-        assert!(halves.cells.memory_bytes() <= ssd.cells.memory_bytes() || spec.dim < 64);
+        let (ssd, default, lean) = (open(Tier::Hot), open(Tier::Default), open(Tier::Lean));
+        let [hot, less, least] = [&ssd, &default, &lean].map(|ssd| ssd.cells.memory_bytes());
+        assert!((less <= hot || spec.dim < 64) && least < hot, "{hot}, {less} and {least} bytes");
         let rows = (0..vectors.len() as u64).map(|row| RowId(row * 3 + 1)).collect();
-        Self { spec, ssd, halves, section, rows }
+        Self { spec, ssd, default, lean, section, rows }
     }
 
     fn search(
@@ -127,10 +131,10 @@ impl Case {
         (top.into_sorted(), counters)
     }
 
-    /// Mean share of the true `k` nearest that is found, whichever codes are in memory.
+    /// Mean share of the true `k` nearest that is found, however much is in memory.
     fn recall(&self, queries: &[Vec<f32>], allow: &Allow<'_>, k: usize, recall: f32) -> f64 {
-        let both = [&self.ssd, &self.halves].map(|ssd| self.recall_in(ssd, queries, allow, k, recall));
-        both[0].min(both[1])
+        let tiers = [&self.ssd, &self.default, &self.lean];
+        tiers.map(|ssd| self.recall_in(ssd, queries, allow, k, recall)).into_iter().fold(1.0, f64::min)
     }
 
     /// Mean share of the true `k` nearest that is found, ties counting as found. Every result is checked: its
@@ -337,20 +341,21 @@ fn damaged_sections_are_refused_or_searched_without_a_panic() {
     let mut random = Random(9);
     let vectors: Vec<Vec<f32>> = (0..4_200).map(|_| (0..8).map(|_| float(&mut random)).collect()).collect();
     let case = Case::new(Metric::L2, Element::F32, &vectors);
-    let open = |bytes: Vec<u8>, spec: &DenseSpec| {
+    let open = |bytes: Vec<u8>, spec: &DenseSpec, tier: Tier| {
         let mut flat = FlatBuilder::new(spec).unwrap();
         vectors.iter().for_each(|vector| flat.push(Some(&vector[..spec.dim as usize])).unwrap());
-        let fineness = if bytes.len().is_multiple_of(2) { Fineness::Bytes } else { Fineness::Halves };
         let source: Arc<dyn ChunkSource> = Arc::new(Bytes(bytes));
-        Ssd::open("test", spec, flat.finish(), &source, fineness)
+        Ssd::open("test", spec, flat.finish(), &source, tier)
     };
     for len in [0, 7, 4_095, 4_096, 5_000, case.section.len() - 1] {
-        assert!(open(case.section[..len].to_vec(), &case.spec).is_err(), "{len} bytes");
+        for tier in TIERS {
+            assert!(open(case.section[..len].to_vec(), &case.spec, tier).is_err(), "{len} bytes");
+        }
     }
     let other = DenseSpec { dim: 7, ..case.spec.clone() };
-    assert!(open(case.section.clone(), &other).is_err(), "another field");
+    assert!(open(case.section.clone(), &other, Tier::Hot).is_err(), "another field");
     let (mut refused, mut searched) = (0, 0);
-    for (round, query) in vectors.iter().enumerate().take(150) {
+    for (round, query) in vectors.iter().enumerate().take(200) {
         let mut bytes = case.section.clone();
         // Most of the damage where it matters: the header and the parts before the codes.
         let end = if round % 3 == 0 { bytes.len() } else { 40_000 };
@@ -358,7 +363,7 @@ fn damaged_sections_are_refused_or_searched_without_a_panic() {
             let at = random.below(end);
             bytes[at] ^= 1 << random.below(8);
         }
-        match open(bytes, &case.spec) {
+        match open(bytes, &case.spec, TIERS[round % 3]) {
             Err(_) => refused += 1,
             Ok(ssd) => {
                 let allow = Allow::all(4_200);
