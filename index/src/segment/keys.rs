@@ -1,10 +1,11 @@
-//! The keys of a segment's docs: what an answer that asks for no fields needs, without a look at the row store.
+//! The keys of a segment's docs: what an answer that asks for no fields needs, without a look at the row
+//! store.
 //!
 //! A search ends with the keys of its hits; read from the row store they cost more than the search of a
-//! resident index does (45 us for ten at 100,000 x 384, measured). Memory: the bytes of the keys and 4 bytes a
-//! doc, taken from the memory budget after everything else. The section: `docs + 1` offsets in u32, then the
-//! keys one after the other. A segment with chunks has none, because an answer brings them along, and neither
-//! has one with more than 4 GiB of keys.
+//! resident index does (45 us for ten at 100,000 x 384, measured). Memory: the bytes of the keys and 4 bytes
+//! a doc, taken from the memory budget after everything else. The section: `docs + 1` offsets in u32, then
+//! the keys one after the other. A segment with chunks has none, because an answer brings them along, and
+//! neither has one with more than 4 GiB of keys.
 
 use spandrel_storage::DocId;
 

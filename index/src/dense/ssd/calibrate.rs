@@ -1,10 +1,10 @@
 //! How hard to search for a recall: measured when cells are built, on vectors of the field as queries.
 //!
 //! First the slack of bounds is chosen with which little is lost to them. Then, for k = 1, 10 and 100, that
-//! slack and the next, and a ladder of budgets (the share of the nearest that may be expected in the cells left out,
-//! [`odds`](super::odds)), the searches of a sample of vectors are compared with the truth, each vector left
-//! out of its own results, up to the rung that finds all but everything. What a caller asks for lies between
-//! two rungs and is interpolated.
+//! slack and the next, and a ladder of budgets (the share of the nearest that may be expected in the cells
+//! left out, [`odds`](super::odds)), the searches of a sample of vectors are compared with the truth, each
+//! vector left out of its own results, up to the rung that finds all but everything. What a caller asks for
+//! lies between two rungs and is interpolated.
 //!
 //! Of many copies of one vector only one is drawn, so that they do not stand for the rest.
 
@@ -287,7 +287,8 @@ impl Sample {
                 let searched =
                     cells.search(work.kernels, search, None, &mut scratch, &mut found, &mut counters);
                 let worst = truth[k - 1].0;
-                // As many as are at least as near as the last of the truth, copies of one vector in any order.
+                // As many as are at least as near as the last of the truth, copies of one vector in any
+                // order.
                 let mut good = |id: u32| {
                     truth[..k].iter().any(|(_, true_id)| *true_id == id) || {
                         rows(id as usize, &mut row);

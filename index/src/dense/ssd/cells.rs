@@ -176,8 +176,8 @@ pub(super) struct Parts {
 }
 
 impl Cells {
-    /// Makes parts ready, which fit the layout; `rows` are those of postings and of what candidates are ranked
-    /// by.
+    /// Makes parts ready, which fit the layout; `rows` are those of postings and of what candidates are
+    /// ranked by.
     fn new(layout: Layout, parts: Parts, fineness: Fineness, (postings, fine_rows): (Rows, Rows)) -> Self {
         let (dims, coded, field_dim) = (layout.dims(), layout.coded(), layout.field_dim as usize);
         // The projection of the field's own dimensions, and what the extra coordinate of every query adds.

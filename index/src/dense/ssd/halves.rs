@@ -2,10 +2,10 @@
 //!
 //! A vector is the direction of its residual from the centroid of its first cell, along the principal axes
 //! that leave out next to nothing, each in 16 steps of the size that suits its variance. The scale makes
-//! products unbiased (see [`quant`](crate::quant)). A third to a seventh of the bytes of [`refine`](super::refine): on two real
-//! sets the ten nearest are among the first 20 by these codes with 99.5 % (384 dimensions, 140 bytes) and
-//! 96.3 % (784 dimensions, 268 bytes), so that a search reads about two vectors a result for their exact
-//! scores.
+//! products unbiased (see [`quant`](crate::quant)). A third of the bytes of
+//! [`refine`](super::refine): on two real sets the ten nearest are among the first 20 by these codes with
+//! 99.5 % (384 dimensions, 140 bytes) and 96.3 % (784 dimensions, 268 bytes), so that a search reads about
+//! two vectors a result for their exact scores.
 //!
 //! A row: half a byte a value, then `add` and `scale` in f32 and the cell in u32; a squared distance is that
 //! of the cell's centroid plus `add + scale * product`.
@@ -36,8 +36,8 @@ pub(super) fn values_max(dims: usize) -> usize {
     (dims * 2 / 3).next_multiple_of(HALF_GROUP).max(2 * HALF_GROUP).min(all)
 }
 
-/// How many values to keep, when `energies` is the mean square of the directions along each axis and `rest` of
-/// what is along none: whole groups, at least `least`.
+/// How many values to keep, when `energies` is the mean square of the directions along each axis and `rest`
+/// of what is along none: whole groups, at least `least`.
 pub(super) fn values(energies: &[f32], rest: f32, least: usize) -> usize {
     let total = energies.iter().sum::<f32>() + rest;
     let mut left = total;

@@ -7,8 +7,8 @@
 //! that codes cannot do (small segments, selective filters, far-off queries), are left to the [`Flat`] index
 //! over the same vectors.
 //!
-//! Memory ([`Tier`]): centroids, about 70 bytes a vector for postings, and a byte or a third of one a dimension
-//! for what candidates are ranked by.
+//! Memory ([`Tier`]): centroids, about 70 bytes a vector for postings, and a byte or a third of one a
+//! dimension for what candidates are ranked by.
 
 mod build;
 mod bytes;

@@ -1,10 +1,10 @@
 //! Searches cells: which of them, in which order, and when to stop.
 //!
 //! 1. The query is placed, projected and compared with all centroids, in bytes.
-//! 2. The nearest cells are visited until there are as many vectors as wanted; the worst of them is at squared
-//!    distance T. Of the cells that are left, the most promising are visited, until all the rest together are
-//!    expected to hold less than the share that may be missed ([`odds`](super::odds)); T falls on the way, and
-//!    the rest is looked at again a few times.
+//! 2. The nearest cells are visited until there are as many vectors as wanted; the worst of them is at
+//!    squared distance T. Of the cells that are left, the most promising are visited, until all the rest
+//!    together are expected to hold less than the share that may be missed ([`odds`](super::odds)); T falls
+//!    on the way, and the rest is looked at again a few times.
 //! 3. A visited posting is scanned by nibble codes; vectors whose lower bound is below T are candidates, get
 //!    their refine distance and may enter the best.
 //!
