@@ -382,7 +382,7 @@ fn asked(args: &Args) -> Vec<Option<f64>> {
 }
 
 /// A value by the name that the schema's JSON uses.
-fn named<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+pub fn named<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(json!(text)).map_err(|error| error.to_string())
 }
 
@@ -394,7 +394,8 @@ pub fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-fn share(text: &str) -> Result<f64, String> {
+/// A share above 0.
+pub fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
         _ => Err("a number above 0 and at most 1 is wanted".to_owned()),

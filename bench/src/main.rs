@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod ann;
+mod churn;
 mod dataset;
 mod drive;
 mod engine;
@@ -40,6 +41,10 @@ enum Command {
     ///
     /// Example: spandrel-bench ann --base b.fbin --queries q.fbin --truth gt.ibin --metric l2 --k 10
     Ann(Box<ann::Args>),
+    /// Recall, latency and upserts a second while every row is replaced.
+    ///
+    /// Example: spandrel-bench churn --base b.fbin --queries q.fbin --truth gt.ibin --metric l2
+    Churn(churn::Args),
     /// Exact search beside numpy and faiss IndexFlat, in alternating rounds of one run.
     Flat(flat::Args),
     /// Import rate of rows with text, payload and vectors, embedded and through gRPC.
@@ -49,6 +54,7 @@ enum Command {
 fn main() -> std::process::ExitCode {
     let done = match Cli::parse().command {
         Command::Ann(args) => ann::run(&args),
+        Command::Churn(args) => churn::run(&args),
         Command::Flat(args) => flat::run(&args),
         Command::Import(args) => import::run(&args),
     };
