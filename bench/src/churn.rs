@@ -106,12 +106,15 @@ struct Point {
     rss_mb: Option<f64>,
 }
 
+/// The hits of every query, in query order.
+type Answers = Vec<Vec<Found>>;
+
 /// The searches of a phase, not yet judged.
 struct Seen {
     phase: &'static str,
     latency: Latency,
     /// Whole passes over the queries, in the order in which they ended.
-    passes: Vec<Vec<Vec<Found>>>,
+    passes: Vec<Answers>,
     searches: usize,
     seconds: f64,
     upserts_per_s: Option<f64>,
@@ -219,9 +222,9 @@ fn beside(
     let wanted = Wanted { k: args.k, recall: Some(args.recall) };
     let calls: Vec<Vec<&[f32]>> = (0..queries.rows()).map(|at| vec![queries.row(at)]).collect();
     let (ended, begin) = (AtomicBool::new(false), Instant::now());
-    let search = || -> Result<(Latency, Vec<Vec<Vec<Found>>>, usize)> {
+    let search = || -> Result<(Latency, Vec<Answers>, usize)> {
         let mut searcher = engine.searcher(&calls, wanted)?;
-        let (mut latency, mut passes, mut pass) = (Latency::new()?, Vec::new(), Vec::new());
+        let (mut latency, mut passes, mut pass) = (Latency::new()?, Vec::new(), Answers::new());
         let mut searches = 0;
         // At least one pass, however soon the work ends.
         while !ended.load(Ordering::Relaxed) || passes.is_empty() {
