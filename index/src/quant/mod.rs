@@ -15,6 +15,10 @@
 //! cosine between the query and the error's direction, which in many dimensions is near zero. It is never off
 //! by more than `error * |q|`.
 
+pub mod rotate;
+
+pub use rotate::Rotation;
+
 use crate::matrix::Matrix;
 
 /// Vectors of a block of codes.
