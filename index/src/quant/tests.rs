@@ -1,0 +1,178 @@
+//! Every family against the slow oracle, which is what its codes decode to: products, factors, picks; all
+//! lengths, and vectors that nobody hopes for. Every set is made from a seed that is printed with what fails.
+
+use half::f16;
+
+use super::*;
+use crate::random::Random;
+use crate::simd::{Kernels, dot_f64, norm};
+
+pub(super) const DIMS: [usize; 9] = [1, 2, 3, 31, 96, 100, 384, 784, 1050];
+
+/// `count` vectors about zero whose spread falls from dimension to dimension, as that of real ones does.
+pub(super) fn rows(count: usize, dim: usize, scale: f32, seed: u64) -> Vec<f32> {
+    let mut random = Random(seed);
+    let mut values = Vec::with_capacity(count * dim);
+    for at in 0..count * dim {
+        let unit = |bits: u64| (bits >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        let value = unit(random.next()) + unit(random.next()) + unit(random.next());
+        values.push(value * scale / (1.0 + (at % dim) as f32 / 16.0));
+    }
+    values
+}
+
+pub(super) fn decode_all<Q: Quantizer>(quantizer: &Q, blocks: &[u8], count: usize) -> Vec<Vec<f32>> {
+    let vector = |at: usize| {
+        let (block, row) = block_of(blocks, quantizer.block_bytes(), at as u32);
+        let mut vector = vec![f32::NAN; quantizer.dim()];
+        quantizer.decode(block, row, &mut vector);
+        vector
+    };
+    (0..count).map(vector).collect()
+}
+
+/// Everything that holds for a family; `tolerance` is of a product, in units of `|q|` times the
+/// largest `|x'|`, as ranges are shared by vectors. `make` is given
+/// rows to train on.
+pub(super) fn check<Q: Quantizer>(what: &str, tolerance: f64, make: impl Fn(Matrix<'_, f32>, u64) -> Q) {
+    for dim in DIMS {
+        for (seed, scale) in [(1, 1.0), (2, 1e-9), (3, 1e15)] {
+            let what = &format!("{what}, {dim} dimensions, seed {seed}, scale {scale}");
+            let count = if dim > 500 { 70 } else { 133 };
+            let mut values = rows(count, dim, scale, seed);
+            // A zero vector, and one that is there twice, in another block.
+            values[..dim].fill(0.0);
+            values.copy_within(dim..2 * dim, 40 * dim);
+            let rows = Matrix::new(&values, dim);
+            let quantizer = make(rows, seed);
+            agrees(what, &quantizer, rows, tolerance, seed, scale);
+            survives(what, &quantizer, scale);
+        }
+    }
+}
+
+/// Products and factors are those of the decoded vectors.
+fn agrees<Q: Quantizer>(
+    what: &str,
+    quantizer: &Q,
+    rows: Matrix<'_, f32>,
+    tolerance: f64,
+    seed: u64,
+    scale: f32,
+) {
+    let (blocks, factors) = encode_all(quantizer, rows);
+    assert_eq!(blocks.len() % quantizer.block_bytes(), 0, "{what}");
+    let decoded = decode_all(quantizer, &blocks, rows.rows());
+    for (at, (row, decoded)) in rows.iter().zip(&decoded).enumerate() {
+        let expected = Factors::of(row, decoded);
+        let near = |a: f32, b: f32, most: f64| (f64::from(a) - f64::from(b)).abs() <= most;
+        let found = factors[at];
+        let size = norm(row);
+        assert!(near(found.scale, expected.scale, 1e-3 * f64::from(expected.scale)), "{what}: {found:?}");
+        assert!(near(found.norm_squared, expected.norm_squared, 1e-5 * size * size), "{what}: {found:?}");
+        let least = f64::from(expected.error) - 2e-3 * size;
+        assert!(f64::from(found.error) >= least, "{what}: {found:?}, not {expected:?}");
+        assert!(f64::from(found.error) <= 1.001 * size.max(f64::from(expected.error)), "{what}: {found:?}");
+    }
+    let (queries, mut prepared) = (super::tests::rows(4, rows.dim(), scale, seed + 100), Q::Query::default());
+    let largest = decoded.iter().map(|vector| norm(vector)).fold(0.0, f64::max);
+    for query in queries.chunks(rows.dim()).chain([rows.row(1), rows.row(0)]) {
+        quantizer.prepare(query, &mut prepared);
+        let mut products = vec![f32::NAN; rows.rows()];
+        quantizer.products(&mut prepared, &blocks, &mut products);
+        for (at, (product, decoded)) in products.iter().zip(&decoded).enumerate() {
+            let (exact, size) = (dot_f64(query, decoded), norm(query) * largest);
+            let off = (f64::from(*product) - exact).abs();
+            assert!(off <= tolerance * size + 1e-30, "{what}, row {at}: {product}, not {exact} of {size}");
+        }
+        let picks: Vec<u32> = [1, 40, 0, 33, 1].into_iter().filter(|at| *at < rows.rows() as u32).collect();
+        let mut picked = vec![f32::NAN; picks.len()];
+        quantizer.products_picked(&mut prepared, &blocks, &picks, &mut picked);
+        for (pick, product) in picks.iter().zip(picked) {
+            let expected = products[*pick as usize];
+            let size = norm(query) * largest;
+            assert!(f64::from((product - expected).abs()) <= 1e-5 * size, "{what}, pick {pick}: {product}");
+        }
+        let mut few = [f32::NAN; 35];
+        quantizer.products(&mut prepared, &blocks, &mut few);
+        assert_eq!(few, products[..35], "{what}");
+        assert_eq!(products[1], products[40], "{what}: the same vector twice");
+        quantizer.products(&mut prepared, &[], &mut []);
+    }
+}
+
+/// No rows; rows and queries that are not finite or as large as can be.
+fn survives<Q: Quantizer>(what: &str, quantizer: &Q, scale: f32) {
+    let dim = quantizer.dim();
+    let (blocks, factors) = encode_all(quantizer, Matrix::new(&[], dim));
+    assert!(blocks.is_empty() && factors.is_empty());
+    let mut values = rows(6, dim, scale, 9);
+    for (row, value) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN].iter().enumerate() {
+        values[row * dim + row % dim] = *value;
+    }
+    let odd = f32::from_bits(0x7fc0_8000);
+    values.extend(vec![odd; dim]);
+    let values = Matrix::new(&values, dim);
+    let (blocks, factors) = encode_all(quantizer, values);
+    for bad in [0, 1, 2, 6] {
+        assert_eq!((factors[bad].scale, factors[bad].error), (0.0, f32::INFINITY), "{what}, row {bad}");
+    }
+    assert!(factors[5].error.is_finite(), "{what}: {:?}", factors[5]);
+    let (mut prepared, mut products) = (Q::Query::default(), vec![0.0; values.rows()]);
+    for query in values.iter() {
+        quantizer.prepare(query, &mut prepared);
+        quantizer.products(&mut prepared, &blocks, &mut products);
+        quantizer.products_picked(&mut prepared, &blocks, &[0, 6], &mut products[..2]);
+    }
+}
+
+#[test]
+fn full() {
+    check("f32", 1e-5, |rows, _| Full::<f32>::new(rows.dim(), Kernels::best()));
+    let quantizer = Full::<f32>::new(3, Kernels::best());
+    let (_, factors) = encode_all(&quantizer, Matrix::new(&[1.0, 2.0, 2.0], 3));
+    assert_eq!(factors[0], Factors { scale: 1.0, norm_squared: 9.0, error: 0.0 });
+}
+
+/// f16 has no room for 1e15 and none for 1e-9.
+#[test]
+fn halves() {
+    for dim in DIMS {
+        let values = rows(70, dim, 1.0, 4);
+        let values = Matrix::new(&values, dim);
+        let values = values.slice(0..70);
+        let quantizer = Full::<f16>::new(dim, Kernels::best());
+        let mut doubled = values.values().to_vec();
+        doubled.copy_within(dim..2 * dim, 40 * dim);
+        agrees("f16", &quantizer, Matrix::new(&doubled, dim), 1e-5, 4, 1.0);
+        let (_, factors) = encode_all(&quantizer, values);
+        assert!(factors.iter().all(|factors| factors.error < 6e-4 * factors.norm_squared.sqrt() + 1e-6));
+        survives("f16", &quantizer, 1.0);
+    }
+}
+
+#[test]
+fn bytes() {
+    check("by vector", 2e-3, |rows, _| Scalar::by_vector(rows.dim(), Kernels::best()));
+    check("by dimension", 2e-3, |rows, _| Scalar::by_dimension(rows, Kernels::best()));
+    let none = Scalar::by_dimension(Matrix::new(&[], 3), Kernels::best());
+    survives("ranges of nothing", &none, 1.0);
+}
+
+/// Half a step of a range: a bound on the error of every value.
+#[test]
+fn bytes_are_off_by_half_a_step() {
+    for dim in DIMS {
+        let values = rows(64, dim, 1.0, 5);
+        let values = Matrix::new(&values, dim);
+        let quantizer = Scalar::by_vector(dim, Kernels::best());
+        let (blocks, _) = encode_all(&quantizer, values);
+        for (row, decoded) in values.iter().zip(decode_all(&quantizer, &blocks, 64)) {
+            let ends =
+                row.iter().fold((f32::MAX, f32::MIN), |(least, most), v| (least.min(*v), most.max(*v)));
+            let half = (ends.1 - ends.0) / 510.0;
+            let off = row.iter().zip(&decoded).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+            assert!(off <= 1.01 * half + 1e-6, "{dim}: {off}, {half}");
+        }
+    }
+}
