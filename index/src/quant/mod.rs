@@ -19,6 +19,7 @@
 //! |---|---|---|---|
 //! | [`full`] | 16, 32 | no | float kernels |
 //! | [`scalar`] | 8 | no, or ranges | byte kernels |
+//! | [`rabitq`] | 1 to 8 | no | nibble kernels |
 //!
 //! Codes take vectors as they come. Whoever holds vectors that share a mean, or a centroid, takes it off
 //! before they are encoded: `<q, x> = <q, x - c> + <q, c>`, and the error is that of the smaller vector.
@@ -27,10 +28,14 @@
 //! infinite error. Nothing panics on it, nor on such a query, whose products are not specified.
 
 pub mod full;
+pub mod grid;
+pub mod rabitq;
 pub mod rotate;
 pub mod scalar;
 
 pub use full::Full;
+pub use grid::Search;
+pub use rabitq::Rabitq;
 pub use rotate::Rotation;
 pub use scalar::Scalar;
 
@@ -88,6 +93,12 @@ impl Factors {
     /// The squared distance to a query of this squared norm whose product with the decoded vector is known.
     pub fn l2(&self, query_squared: f32, product: f32) -> f32 {
         query_squared + self.norm_squared - 2.0 * self.scale * product
+    }
+
+    /// The standard deviation of the estimated product with a query of this norm, where the direction of the
+    /// error is as good as random in `dims` dimensions.
+    pub fn deviation(&self, query_norm: f32, dims: usize) -> f32 {
+        self.error * query_norm / ((dims.max(2) - 1) as f32).sqrt()
     }
 }
 
