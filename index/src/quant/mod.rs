@@ -27,12 +27,14 @@
 //! A vector with a value that is not finite is written as something, and its factors say so: scale 0 and an
 //! infinite error. Nothing panics on it, nor on such a query, whose products are not specified.
 
+pub(crate) mod codebook;
 pub mod full;
 pub mod grid;
 pub mod rabitq;
 pub mod rotate;
 pub mod scalar;
 
+pub use codebook::Training;
 pub use full::Full;
 pub use grid::Search;
 pub use rabitq::Rabitq;

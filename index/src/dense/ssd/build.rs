@@ -14,7 +14,7 @@ use super::calibrate;
 use super::cells::Parts;
 use super::closure::Placement;
 use super::cluster::{Centroids, Work};
-use super::codebook::{self, Codebook};
+use super::codebook::{self, Codebook, Training};
 use super::layout::Layout;
 use super::refine;
 use super::space::{Rows, Space};
@@ -179,7 +179,8 @@ fn train(values: &[f32], placement: &Placement, width: usize, work: Work) -> Cod
         residuals.extend(values[at * coded..(at + 1) * coded].iter().zip(centroid).map(|(a, b)| a - b));
         simd::normalize(&mut residuals[start..]);
     }
-    Codebook::train(Matrix::new(&residuals, coded), width, work)
+    let training = Training { threads: work.threads, seed: work.seed, ..Training::default() };
+    Codebook::train(Matrix::new(&residuals, coded), width, training)
 }
 
 /// The starts of the postings, the postings and the radii of the cells.
