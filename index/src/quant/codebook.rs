@@ -88,23 +88,8 @@ impl Codebook {
         products: &mut Vec<[f32; ENTRIES]>,
         table: &mut Vec<u8>,
     ) -> (f32, f32) {
-        let (mut bias, mut range) = (0.0, 0.0_f32);
         self.products(query, products);
-        for sums in products.iter_mut() {
-            let least = extreme(sums, f32::min);
-            range = range.max(extreme(sums, f32::max) - least);
-            bias += least;
-            sums.iter_mut().for_each(|sum| *sum -= least);
-        }
-        // The step is the same for all lookups, so that the widest one fills the byte.
-        let step = (range / 255.0).max(f32::MIN_POSITIVE);
-        let per_step = 1.0 / step;
-        table.resize(products.len() * ENTRIES, 0);
-        let (rows, _) = table.as_chunks_mut::<ENTRIES>();
-        for (row, products) in rows.iter_mut().zip(products.iter()) {
-            row.iter_mut().zip(products).for_each(|(entry, product)| *entry = round_byte(product * per_step));
-        }
-        (step, bias)
+        quantize(products, table)
     }
 }
 
@@ -150,6 +135,16 @@ impl<const N: usize> Codebook<N> {
         }
     }
 
+    /// The vector that a code stands for.
+    pub(crate) fn decode(&self, code: &[u8], decoded: &mut [f32]) {
+        let words = self.words.chunks_exact(self.width * N);
+        for ((words, code), decoded) in words.zip(code).zip(decoded.chunks_exact_mut(self.width)) {
+            for (at, decoded) in decoded.iter_mut().enumerate() {
+                *decoded = words[at * N + usize::from(*code)];
+            }
+        }
+    }
+
     /// The products of a query's piece with its words, piece after piece.
     pub(crate) fn products(&self, query: &[f32], products: &mut Vec<[f32; N]>) {
         products.clear();
@@ -162,6 +157,26 @@ impl<const N: usize> Codebook<N> {
             products.push(sums);
         }
     }
+}
+
+/// Products in u8; what is left in `products` is over the least of each piece.
+pub(super) fn quantize<const N: usize>(products: &mut [[f32; N]], table: &mut Vec<u8>) -> (f32, f32) {
+    let (mut bias, mut range) = (0.0, 0.0_f32);
+    for sums in products.iter_mut() {
+        let least = extreme(sums, f32::min);
+        range = range.max(extreme(sums, f32::max) - least);
+        bias += least;
+        sums.iter_mut().for_each(|sum| *sum -= least);
+    }
+    // The step is the same for all lookups, so that the widest one fills the byte.
+    let step = (range / 255.0).max(f32::MIN_POSITIVE);
+    let per_step = 1.0 / step;
+    table.resize(products.len() * N, 0);
+    let (rows, _) = table.as_chunks_mut::<N>();
+    for (row, products) in rows.iter_mut().zip(products.iter()) {
+        row.iter_mut().zip(products).for_each(|(entry, product)| *entry = round_byte(product * per_step));
+    }
+    (step, bias)
 }
 
 /// Rounds a value in 0..=255 to the nearest integer: adding 2^23 leaves it in the low bits.

@@ -20,6 +20,8 @@
 //! | [`full`] | 16, 32 | no | float kernels |
 //! | [`scalar`] | 8 | no, or ranges | byte kernels |
 //! | [`rabitq`] | 1 to 8 | no | nibble kernels |
+//! | [`product`] | any, a share of one upwards | words, axes | nibble kernels, or loads |
+//! | [`staged`] | those of its first stage | axes | those of its first stage |
 //!
 //! Codes take vectors as they come. Whoever holds vectors that share a mean, or a centroid, takes it off
 //! before they are encoded: `<q, x> = <q, x - c> + <q, c>`, and the error is that of the smaller vector.
@@ -30,16 +32,22 @@
 pub(crate) mod codebook;
 pub mod full;
 pub mod grid;
+pub mod product;
+pub mod project;
 pub mod rabitq;
 pub mod rotate;
 pub mod scalar;
+pub mod staged;
 
 pub use codebook::Training;
 pub use full::Full;
 pub use grid::Search;
+pub use product::{Axes, Pq4, Pq8};
+pub use project::Projection;
 pub use rabitq::Rabitq;
 pub use rotate::Rotation;
 pub use scalar::Scalar;
+pub use staged::Staged;
 
 use crate::matrix::Matrix;
 

@@ -4,6 +4,7 @@
 use half::f16;
 
 use super::rabitq::RabitqQuery;
+use super::staged::{Stage, by_distance, by_product, funnel};
 use super::*;
 use crate::random::Random;
 use crate::simd::{Kernels, dot_f64, norm};
@@ -215,5 +216,104 @@ fn rabitq_is_unbiased_and_knows_its_error() {
         assert!(bias.abs() < 4.0 * expected / (seeds as f64).sqrt(), "{what}");
         assert!(spread < 1.15 * expected, "{what}");
         assert!(beyond <= 8, "{what}: {beyond} beyond three deviations");
+    }
+}
+
+/// Pieces for a dimension: of 16 words, and of 256.
+fn shape(dim: usize, lookups: bool) -> (usize, usize) {
+    let width = dim.div_ceil(64).clamp(2, 5);
+    let pieces = dim.div_ceil(width);
+    (if lookups { pieces.next_multiple_of(4) } else { pieces }, width)
+}
+
+#[test]
+fn products() {
+    let training = Training { rounds: 4, ..Training::default() };
+    for axes in [Axes::Given, Axes::Principal] {
+        let pq4 = |rows: Matrix<'_, f32>, seed| {
+            let training = Training { seed, ..training };
+            Pq4::train(rows, shape(rows.dim(), true), axes, training, Kernels::best())
+        };
+        check(&format!("pq4 {axes:?}"), 6e-2, pq4);
+        let pq8 = |rows: Matrix<'_, f32>, seed| {
+            let training = Training { seed, ..training };
+            Pq8::train(rows, shape(rows.dim(), false), axes, training, Kernels::best())
+        };
+        check(&format!("pq8 {axes:?}"), 1e-4, pq8);
+    }
+}
+
+/// What is learned loses less, and narrow pieces of principal axes less than wide ones of the given.
+#[test]
+fn products_learn_their_axes() {
+    let (dim, count) = (32, 2000);
+    // A rotation hides the axes.
+    let mut values = rows(count, dim, 1.0, 8);
+    let rotation = Rotation::new(dim, 4);
+    values.chunks_exact_mut(dim).for_each(|row| rotation.apply(row));
+    let values = Matrix::new(&values, dim);
+    let lost = |axes, balanced, (pieces, width)| {
+        let training = Training { balanced, ..Training::default() };
+        let quantizer = Pq4::train(values, (pieces, width), axes, training, Kernels::best());
+        let (blocks, _) = encode_all(&quantizer, values);
+        let decoded = decode_all(&quantizer, &blocks, count);
+        values.iter().zip(&decoded).map(|(row, decoded)| crate::simd::l2_f64(row, decoded)).sum::<f64>()
+    };
+    let given = lost(Axes::Given, false, (8, 4));
+    let (principal, learned) = (lost(Axes::Principal, false, (8, 4)), lost(Axes::Learned, false, (8, 4)));
+    let balanced = lost(Axes::Given, true, (8, 4));
+    let what = format!("given {given}, principal {principal}, learned {learned}, balanced {balanced}");
+    assert!(principal < given && learned < 1.02 * principal, "{what}");
+    assert!(balanced < 1.5 * given, "{what}");
+    let empty = Pq4::train(values.slice(0..0), (8, 4), Axes::Learned, Training::default(), Kernels::best());
+    survives("words of nothing", &empty, 1.0);
+    let bad = Matrix::new(&[f32::NAN; 64], dim);
+    survives("NaN", &Pq8::train(bad, (8, 4), Axes::Learned, Training::default(), Kernels::best()), 1.0);
+}
+
+#[test]
+fn stages() {
+    let kernels = Kernels::best();
+    check("prefix", 1e-4, |rows, _| {
+        let first = rows.dim().div_ceil(3);
+        Staged::new(Projection::prefix(rows.dim(), first, kernels), Full::<f32>::new(first, kernels))
+    });
+    check("fourier", 5e-3, |rows, _| {
+        let first = rows.dim().div_ceil(2);
+        Staged::new(Projection::fourier(rows.dim(), first, kernels), Scalar::by_vector(first, kernels))
+    });
+    check("principal", 2e-2, |rows, seed| {
+        let first = rows.dim().div_ceil(2);
+        let codes = Rabitq::new(first, 4, Search::Fast, seed, kernels);
+        Staged::new(Projection::principal(rows, first, kernels), codes)
+    });
+}
+
+/// With all vectors as candidates the funnel is an exact search; with few, its answers are among them.
+#[test]
+fn a_funnel_ranks_by_its_last_stage() {
+    let (dim, count, kernels) = (40, 500, Kernels::best());
+    let values = rows(count, dim, 1.0, 12);
+    let values = Matrix::new(&values, dim);
+    let coarse = Staged::new(Projection::prefix(dim, 8, kernels), Full::<f32>::new(8, kernels));
+    let fine = Full::<f32>::new(dim, kernels);
+    let (coarse_blocks, coarse_factors) = encode_all(&coarse, values);
+    let (fine_blocks, fine_factors) = encode_all(&fine, values);
+    let stages = (
+        &Stage { quantizer: &coarse, blocks: &coarse_blocks, factors: &coarse_factors },
+        &Stage { quantizer: &fine, blocks: &fine_blocks, factors: &fine_factors },
+    );
+    for query in rows(10, dim, 1.0, 13).chunks(dim) {
+        let mut exact: Vec<u32> = (0..count as u32).collect();
+        exact.sort_by(|a, b| {
+            let distance = |at: &u32| crate::simd::l2_f64(query, values.row(*at as usize));
+            distance(a).total_cmp(&distance(b))
+        });
+        let found = funnel(query, stages, by_distance, (count, 10));
+        assert_eq!(found.iter().map(|(row, _)| *row).collect::<Vec<_>>(), exact[..10]);
+        let few = funnel(query, stages, by_distance, (50, 10));
+        assert!(few.is_sorted_by(|a, b| a.1 >= b.1) && few.len() == 10);
+        assert!(few.iter().filter(|(row, _)| exact[..10].contains(row)).count() >= 5);
+        assert_eq!(funnel(query, stages, by_product, (3, 10)).len(), 3);
     }
 }
