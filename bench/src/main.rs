@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod ann;
+mod codes;
 mod dataset;
 mod drive;
 mod engine;
@@ -40,6 +41,8 @@ enum Command {
     ///
     /// Example: spandrel-bench ann --base b.fbin --queries q.fbin --truth gt.ibin --metric l2 --k 10
     Ann(Box<ann::Args>),
+    /// Codes of vectors: how well their estimates rank, bytes, encode and scan times.
+    Codes(codes::Args),
     /// Exact search beside numpy and faiss IndexFlat, in alternating rounds of one run.
     Flat(flat::Args),
     /// Import rate of rows with text, payload and vectors, embedded and through gRPC.
@@ -49,6 +52,7 @@ enum Command {
 fn main() -> std::process::ExitCode {
     let done = match Cli::parse().command {
         Command::Ann(args) => ann::run(&args),
+        Command::Codes(args) => codes::run(&args),
         Command::Flat(args) => flat::run(&args),
         Command::Import(args) => import::run(&args),
     };

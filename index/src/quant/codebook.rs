@@ -22,7 +22,7 @@ use crate::simd::nibble::{ENTRIES, GROUP};
 /// Rows that words are learned from.
 pub(crate) const SAMPLE_ROWS: usize = 8192;
 /// Rounds of Sinkhorn's iteration for one of k-means; prices are kept from one to the next.
-const SINKHORN_ROUNDS: usize = 4;
+const SINKHORN_ROUNDS: usize = 2;
 /// How soft an assignment is, over the mean distance to the nearest word.
 const SOFTNESS: f32 = 0.1;
 
