@@ -11,6 +11,7 @@ use spandrel_index::quant::{BLOCK_ROWS, Factors, Quantizer, encode_all};
 use spandrel_index::simd::{dot_f64, l2_f64, norm};
 
 use super::catalogue::{Code, code_bytes};
+use crate::report::median;
 
 /// True neighbours that are looked for.
 const K: usize = 10;
@@ -57,7 +58,7 @@ pub struct Figures {
     pub bias_mean: f64,
     pub train_s: f64,
     pub encode_s: f64,
-    /// Products alone.
+    /// Products alone, a vector: the median of the queries, which a busy machine disturbs least.
     pub scan_ns: f64,
     /// With scores and the 100 best of them.
     pub search_ns: f64,
@@ -186,12 +187,13 @@ fn scan<Q: Quantizer>(quantizer: &Q, set: &Set, blocks: &[u8], factors: &[Factor
     let (mut prepared, mut products) = (Q::Query::default(), vec![0.0; factors.len()]);
     let mut found =
         Found { ranked: Vec::new(), error_mean: 0.0, bias_mean: 0.0, scan_ns: 0.0, search_ns: 0.0 };
+    let (mut scans_ns, mut searches_ns) = (Vec::new(), Vec::new());
     let mut compared = set.exact.iter().zip(&set.units);
     for (query, shift) in set.queries.chunks_exact(set.dim).zip(&set.shifts) {
         let begin = Instant::now();
         quantizer.prepare(query, &mut prepared);
         quantizer.products(&mut prepared, blocks, &mut products);
-        found.scan_ns += begin.elapsed().as_nanos() as f64;
+        scans_ns.push(begin.elapsed().as_nanos() as f64);
         let query_squared = norm(query).powi(2) as f32;
         let score = |factors: &Factors, product: f32| {
             if set.is_l2 { -factors.l2(query_squared, product) } else { factors.scale * product }
@@ -201,7 +203,7 @@ fn scan<Q: Quantizer>(quantizer: &Q, set: &Set, blocks: &[u8], factors: &[Factor
             best.offer(score(factors, *product), row);
         }
         found.ranked.push(best.rows());
-        found.search_ns += begin.elapsed().as_nanos() as f64;
+        searches_ns.push(begin.elapsed().as_nanos() as f64);
         for (at, (exact, unit)) in (0..factors.len()).step_by(set.stride).zip(&mut compared) {
             let score = f64::from(score(&factors[at], products[at]));
             let estimate = if set.is_l2 { -score } else { score + shift };
@@ -211,11 +213,10 @@ fn scan<Q: Quantizer>(quantizer: &Q, set: &Set, blocks: &[u8], factors: &[Factor
             }
         }
     }
-    let scanned = (set.truth.len() * factors.len()) as f64;
     found.error_mean /= set.exact.len() as f64;
     found.bias_mean /= set.exact.len() as f64;
-    found.scan_ns /= scanned;
-    found.search_ns /= scanned;
+    found.scan_ns = median(&scans_ns) / factors.len() as f64;
+    found.search_ns = median(&searches_ns) / factors.len() as f64;
     found
 }
 
