@@ -46,13 +46,15 @@ def catalogue(dim):
         yield f"RR,RaBitQ{bits}"
     for bits in ("", 2, 4, 8):
         yield f"RR,RaBitQfs{bits}"
-    for size in (dim // 16, dim // 8, dim // 4):
-        yield f"PQ{size}"
-        yield f"OPQ{size},PQ{size}"
+    sizes = (dim // 16, dim // 8, dim // 4)
+    for size in sizes:
         yield f"PQ{2 * size}x4fs"
-        yield f"OPQ{2 * size},PQ{2 * size}x4fs"
+        yield f"PQ{size}"
     for dims in (dim // 8, dim // 4, dim // 2):
         yield f"PCA{dims},Flat"
+    for size in sizes:
+        yield f"OPQ{2 * size},PQ{2 * size}x4fs"
+        yield f"OPQ{size},PQ{size}"
 
 
 def code_bytes(index):
@@ -157,10 +159,15 @@ def main():
                 out["rows"].append(measure.measure(code))
                 row = out["rows"][-1]
                 print("  ".join(cell(row, *column) for column in COLUMNS), flush=True)
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(out, file, indent=2)
-            file.write("\n")
+                if args.json:
+                    write(out, args.json)
+
+
+def write(out, path):
+    """After every code: a run takes long."""
+    with open(path, "w") as file:
+        json.dump(out, file, indent=2)
+        file.write("\n")
 
 
 if __name__ == "__main__":

@@ -74,8 +74,7 @@ pub fn all(dim: usize) -> Vec<Code> {
             );
         }
         if bytes <= dim / 8 {
-            codes
-                .extend([Code::Pq8(balanced(bytes, Axes::Given)), Code::Pq8(balanced(bytes, Axes::Learned))]);
+            codes.push(Code::Pq8(balanced(bytes, Axes::Given)));
             codes.extend([Axes::Given, Axes::Principal].map(|axes| Code::Pq4(balanced(pieces, axes))));
         }
     }
