@@ -198,7 +198,7 @@ fn scan<Q: Quantizer>(quantizer: &Q, set: &Set, blocks: &[u8], factors: &[Factor
         let score = |factors: &Factors, product: f32| {
             if set.is_l2 { -factors.l2(query_squared, product) } else { factors.scale * product }
         };
-        let mut best = Best::default();
+        let mut best = Best::new();
         for (row, (factors, product)) in (0..).zip(factors.iter().zip(&products)) {
             best.offer(score(factors, *product), row);
         }
@@ -221,15 +221,19 @@ fn scan<Q: Quantizer>(quantizer: &Q, set: &Set, blocks: &[u8], factors: &[Factor
 }
 
 /// The best scores so far.
-#[derive(Default)]
 struct Best {
+    /// What a score has to exceed.
     least: f32,
     scores: Vec<(f32, u32)>,
 }
 
 impl Best {
+    fn new() -> Self {
+        Self { least: f32::NEG_INFINITY, scores: Vec::with_capacity(8 * KEPT) }
+    }
+
     fn offer(&mut self, score: f32, row: u32) {
-        if self.scores.len() < KEPT || score > self.least {
+        if score > self.least {
             self.scores.push((score, row));
             if self.scores.len() == 8 * KEPT {
                 self.prune();
@@ -241,7 +245,9 @@ impl Best {
     fn prune(&mut self) {
         self.scores.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         self.scores.truncate(KEPT);
-        self.least = self.scores.last().map_or(f32::NEG_INFINITY, |last| last.0);
+        if let (KEPT, Some(last)) = (self.scores.len(), self.scores.last()) {
+            self.least = last.0;
+        }
     }
 
     fn rows(mut self) -> Vec<u32> {
@@ -252,8 +258,8 @@ impl Best {
 
 #[cfg(test)]
 mod tests {
+    use super::super::catalogue;
     use super::*;
-    use crate::codes::catalogue;
 
     /// Vectors about a mean that is not 0, from a fixed recurrence.
     fn set(is_l2: bool) -> Set {
@@ -298,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_best_are_kept_in_order() {
-        let mut best = Best::default();
+        let mut best = Best::new();
         (0..2000_u32).for_each(|row| best.offer((row * 7919 % 2000 / 2) as f32, row));
         let rows = best.rows();
         let score = |row: &u32| row * 7919 % 2000 / 2;
