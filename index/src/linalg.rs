@@ -9,8 +9,8 @@ use crate::matrix::Matrix;
 /// row-major, orthonormal, by falling variance; count)`. Directions beyond the dimension are zeros with
 /// variance 0.
 ///
-/// Time `O(rows x dim^2 + dim^3)`. The order of two directions of equal variance, and all signs, are whatever
-/// the decomposition gives.
+/// Time `O(rows x dim^2 + dim^3)`. The order of two directions of equal variance, and all signs, are
+/// whatever the decomposition gives.
 ///
 /// # Panics
 /// When `mean` has another dimension than the rows.
@@ -43,9 +43,9 @@ pub(crate) fn principal_axes(rows: Matrix<'_, f32>, mean: &[f32], count: usize) 
     (axes, variances)
 }
 
-/// The orthogonal map that brings `from` nearest to `to`, in the sum of squares over rows: `to.dim x from.dim`,
-/// row-major, with orthonormal rows or columns, whichever are fewer (the orthogonal Procrustes problem,
-/// Schonemann, 1966). `None` for rows that are not finite.
+/// The orthogonal map that brings `from` nearest to `to`, in the sum of squares over rows: `to.dim x
+/// from.dim`, row-major, with orthonormal rows or columns, whichever are fewer (the orthogonal Procrustes
+/// problem, Schonemann, 1966). `None` for rows that are not finite.
 ///
 /// Time `O(rows x dims^2 + dims^3)`.
 ///

@@ -1,18 +1,19 @@
 //! Words for the pieces of a vector: k-means of every piece by itself, and the products of a query with all
 //! words.
 //!
-//! Product quantization (Jegou et al., 2011) with `N` words a piece: 16, which [`nibble`](crate::simd::nibble)
-//! reads, or 256. Where pieces are dealt by [`allocate`](Codebook::allocate), the products of their variances
-//! are about equal, which spends the bits where the variance is (the eigenvalue allocation of Ge et al.,
-//! "Optimized product quantization", 2013). The dense index writes residuals in pieces of one to three
-//! dimensions this way; directions of little variance are not coded at all, and their share goes into the
-//! error. Measured on two real sets that needs two thirds to one third of the bytes of sign codes for the same
-//! recall.
+//! Product quantization (Jegou et al., 2011) with `N` words a piece: 16, which
+//! [`nibble`](crate::simd::nibble) reads, or 256. Where pieces are dealt by
+//! [`allocate`](Codebook::allocate), the products of their variances are about equal, which spends the
+//! bits where the variance is (the eigenvalue allocation of Ge et al., "Optimized product quantization",
+//! 2013). The dense index writes residuals in pieces of one to three dimensions this way; directions of
+//! little variance are not coded at all, and their share goes into the error. Measured on two real sets
+//! that needs two thirds to one third of the bytes of sign codes for the same recall.
 //!
-//! Balanced training gives every word of a piece about as many rows (RepCONC: Zhan et al., "Learning discrete
-//! representations via constrained clustering for effective and efficient dense retrieval", 2022), by a price
-//! for each word that Sinkhorn's iteration finds. As there, it constrains training only: a row is written as
-//! its nearest word. What RepCONC does besides, training the encoder with it, is not ours to do.
+//! Balanced training gives every word of a piece about as many rows (RepCONC: Zhan et al., "Learning
+//! discrete representations via constrained clustering for effective and efficient dense retrieval",
+//! 2022), by a price for each word that Sinkhorn's iteration finds. As there, it constrains training only:
+//! a row is written as its nearest word. What RepCONC does besides, training the encoder with it, is not
+//! ours to do.
 
 use crate::matrix::Matrix;
 use crate::parallel::for_parts;
@@ -62,7 +63,8 @@ impl Codebook {
         (dims.div_ceil(width).min(lookups_max).next_multiple_of(GROUP), width)
     }
 
-    /// How dimensions of these variances are dealt to pieces: the dimension at each place, piece after piece.
+    /// How dimensions of these variances are dealt to pieces: the dimension at each place, piece after
+    /// piece.
     pub(crate) fn allocate(variances: &[f32], width: usize) -> Vec<usize> {
         let pieces = variances.len() / width;
         let least = variances.iter().copied().fold(f32::INFINITY, f32::min).max(1e-20);
@@ -266,8 +268,8 @@ fn learn<const N: usize>(
     }
 }
 
-/// One round of Sinkhorn's iteration: every row is shared out among the words by their distance and price, and
-/// a word that got more than its share becomes dearer.
+/// One round of Sinkhorn's iteration: every row is shared out among the words by their distance and price,
+/// and a word that got more than its share becomes dearer.
 fn raise<const N: usize>(values: Matrix<'_, f32>, words: &[f32], prices: &mut [f32; N]) {
     let mean = values.iter().map(|value| f64::from(extreme(&distances::<N>(value, words), f32::min)));
     let softness = SOFTNESS * (mean.sum::<f64>() / values.rows() as f64) as f32;

@@ -1,8 +1,8 @@
-//! Vectors as they are, in f32 or f16: the family that loses nothing, or 11 bits of mantissa. What others are
-//! compared with, and the last stage of a search in stages.
+//! Vectors as they are, in f32 or f16: the family that loses nothing, or 11 bits of mantissa. What others
+//! are compared with, and the last stage of a search in stages.
 //!
-//! `dim` elements a row, little-endian, row after row. In f16 a value beyond 65,504 is infinite, so that its
-//! vector gets the scale 0: scale vectors of such units first.
+//! `dim` elements a row, little-endian, row after row. In f16 a value beyond 65,504 is infinite, so that
+//! its vector gets the scale 0: scale vectors of such units first.
 
 use super::{BLOCK_ROWS, Factors, Quantizer, check_shapes};
 use crate::matrix::Matrix;

@@ -1,13 +1,13 @@
-//! The small integers that point the way a vector points: of all vectors with coordinates `code + 1/2`, code
-//! in `0..=top`, one of the largest cosine with given magnitudes.
+//! The small integers that point the way a vector points: of all vectors with coordinates `code + 1/2`,
+//! code in `0..=top`, one of the largest cosine with given magnitudes.
 //!
-//! The length does not matter, so the best grid vector is the magnitudes times some factor, rounded. The sweep
-//! looks at every factor at which a coordinate changes (Gao et al., "Practical and asymptotically optimal
-//! quantization of high-dimensional vectors in Euclidean space for approximate nearest neighbor search", 2025):
-//! exact, `O(dim * top * log)`, 3 ms for 384 dimensions of 8 bits. The fast search tries a few factors about
-//! the one that is best for normal values (Max, "Quantizing for minimum distortion", 1960), and then moves
-//! single coordinates by one where that helps (as Li et al., "SAQ", 2025): `O(dim)`, and an error
-//! within 2 % of the sweep's.
+//! The length does not matter, so the best grid vector is the magnitudes times some factor, rounded. The
+//! sweep looks at every factor at which a coordinate changes (Gao et al., "Practical and asymptotically
+//! optimal quantization of high-dimensional vectors in Euclidean space for approximate nearest neighbor
+//! search", 2025): exact, `O(dim * top * log)`, 3 ms for 384 dimensions of 8 bits. The fast search tries a
+//! few factors about the one that is best for normal values (Max, "Quantizing for minimum distortion",
+//! 1960), and then moves single coordinates by one where that helps (as Li et al., "SAQ", 2025): `O(dim)`,
+//! and an error within 2 % of the sweep's.
 
 /// How to look for a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,19 +1,19 @@
 //! How vectors are written in fewer bytes, and how a query is scored against what was written.
 //!
-//! Every family answers the same two questions, encode and score, through [`Quantizer`], so that an index, a
-//! table of measurements and a test take any of them; nothing is virtual per vector. All of them estimate an
-//! inner product and nothing else: a squared distance follows from it and from the norms,
-//! `|q - x|^2 = |q|^2 + |x|^2 - 2 <q, x>`.
+//! Every family answers the same two questions, encode and score, through [`Quantizer`], so that an index,
+//! a table of measurements and a test take any of them; nothing is virtual per vector. All of them
+//! estimate an inner product and nothing else: a squared distance follows from it and from the norms, `|q
+//! - x|^2 = |q|^2 + |x|^2 - 2 <q, x>`.
 //!
-//! What is estimated is `scale * <q, x'>`, where `x'` is the decoded vector. With the scale
-//! `|x|^2 / <x, x'>` the estimate is right for `q = x` and, for a random error, unbiased, where `<q, x'>`
-//! itself is too small by the share of the norm that the code lost (Gao and Long, "RaBitQ", 2024, for sign
-//! codes; it holds for any code). Measured on two real sets, product codes without it lose 3 points of recall
-//! at 100 candidates.
+//! What is estimated is `scale * <q, x'>`, where `x'` is the decoded vector. With the scale `|x|^2 / <x,
+//! x'>` the estimate is right for `q = x` and, for a random error, unbiased, where `<q, x'>` itself is too
+//! small by the share of the norm that the code lost (Gao and Long, "RaBitQ", 2024, for sign codes; it
+//! holds for any code). Measured on two real sets, product codes without it lose 3 points of recall at 100
+//! candidates.
 //!
-//! How far off it can be is told by [`Factors::error`]: the estimate of a unit query is off by that times the
-//! cosine between the query and the error's direction, which in many dimensions is near zero. It is never off
-//! by more than `error * |q|`.
+//! How far off it can be is told by [`Factors::error`]: the estimate of a unit query is off by that times
+//! the cosine between the query and the error's direction, which in many dimensions is near zero. It is
+//! never off by more than `error * |q|`.
 //!
 //! | family | bits a dimension | trained | products |
 //! |---|---|---|---|
@@ -82,8 +82,9 @@ impl Factors {
         Self::from_sums(norm_squared, product, decoded_squared)
     }
 
-    /// The factors from `|x|^2`, `<x, x'>` and `|x'|^2`. A code that points away from its vector says nothing
-    /// about it and gets the scale 0. Sums that are not finite get the scale 0 and an infinite error.
+    /// The factors from `|x|^2`, `<x, x'>` and `|x'|^2`. A code that points away from its vector says
+    /// nothing about it and gets the scale 0. Sums that are not finite get the scale 0 and an infinite
+    /// error.
     pub fn from_sums(norm_squared: f64, product: f64, decoded_squared: f64) -> Self {
         let scale = if product > 0.0 { norm_squared / product } else { 0.0 };
         // Beyond this the estimate would be all noise: a code that is all but orthogonal to its vector.
@@ -105,8 +106,8 @@ impl Factors {
         query_squared + self.norm_squared - 2.0 * self.scale * product
     }
 
-    /// The standard deviation of the estimated product with a query of this norm, where the direction of the
-    /// error is as good as random in `dims` dimensions.
+    /// The standard deviation of the estimated product with a query of this norm, where the direction of
+    /// the error is as good as random in `dims` dimensions.
     pub fn deviation(&self, query_norm: f32, dims: usize) -> f32 {
         self.error * query_norm / ((dims.max(2) - 1) as f32).sqrt()
     }

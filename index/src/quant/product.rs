@@ -1,21 +1,21 @@
-//! Pieces of a vector, each written as the nearest of 16 or 256 words: the fewest bytes for data that can be
-//! learned from.
+//! Pieces of a vector, each written as the nearest of 16 or 256 words: the fewest bytes for data that can
+//! be learned from.
 //!
 //! Product quantization (Jegou et al., "Product quantization for nearest neighbor search", 2011). With 16
 //! words a scan sums table entries by [`nibble`] in registers, the query rounded to bytes (Andre et al.,
-//! "Quick(er) ADC", 2021); with 256 words tables are f32 and every piece is a load, about ten times slower a
-//! piece. The words are the [`codebook`](super::codebook)'s, and so is balanced training. What the pieces are
-//! cut from is chosen by [`Axes`]:
+//! "Quick(er) ADC", 2021); with 256 words tables are f32 and every piece is a load, about ten times slower
+//! a piece. The words are the [`codebook`](super::codebook)'s, and so is balanced training. What the
+//! pieces are cut from is chosen by [`Axes`]:
 //!
 //! - as given;
 //! - principal, dealt to pieces by variance: parametric OPQ (Ge et al., "Optimized product quantization",
 //!   2013). Pieces narrow enough leave the directions of least variance out, and more words for the others
 //!   are worth more than that;
-//! - learned: OPQ proper, from the principal ones on: code, find the rotation that fits the codes best, again.
+//! - learned: OPQ proper, from the principal ones on: code, find the rotation that fits the codes, again.
 //!
-//! Products are of the projected query, `O(dim^2)` once. Encoding costs `dim^2` for the axes and `dim x words`
-//! for the words, a vector. A block: with 16 words as in [`nibble`], with 256 a byte for each of the 32
-//! vectors, piece after piece.
+//! Products are of the projected query, `O(dim^2)` once. Encoding costs `dim^2` for the axes and `dim x
+//! words` for the words, a vector. A block: with 16 words as in [`nibble`], with 256 a byte for each of
+//! the 32 vectors, piece after piece.
 
 use super::codebook::{Codebook, Training};
 use super::project::Projection;
@@ -79,8 +79,9 @@ impl<const N: usize> Product<N> {
         _ => panic!("a piece has 16 or 256 words"),
     };
 
-    /// Learns axes and words from a sample of `rows`. A code has `pieces` of `width` dimensions; where these
-    /// are fewer than those of the rows, the last axes are not coded, where they are more, zeros are.
+    /// Learns axes and words from a sample of `rows`. A code has `pieces` of `width` dimensions; where
+    /// these are fewer than those of the rows, the last axes are not coded, where they are more, zeros
+    /// are.
     ///
     /// # Panics
     /// When `pieces` or `width` is 0; with 16 words, when `pieces` is no multiple of [`GROUP`] or more than

@@ -1,15 +1,16 @@
-//! Vectors on fewer, or other, axes: `A x` for a matrix with orthonormal rows, so that products survive but for
-//! what lies off the axes.
+//! Vectors on fewer, or other, axes: `A x` for a matrix with orthonormal rows, so that products survive
+//! but for what lies off the axes.
 //!
-//! | axes | what they keep | cost to make |
-//! |---|---|---|
-//! | [`prefix`](Projection::prefix) | the first coordinates, as a Matryoshka model trains them to matter most (Kusupati et al., 2022) | none |
-//! | [`principal`](Projection::principal) | the directions of most variance of a sample, the best there are for it | `O(rows dim^2 + dim^3)` |
-//! | [`fourier`](Projection::fourier) | the lowest frequencies of the vector read as a signal: a baseline, which knows nothing of the data | `O(count dim)` |
+//! - [`prefix`](Projection::prefix): the first coordinates, which a Matryoshka model trains to matter most
+//!   (Kusupati et al., "Matryoshka representation learning", 2022); nothing to make;
+//! - [`principal`](Projection::principal): the directions of most variance of a sample, the best there are
+//!   for it; `O(rows dim^2 + dim^3)`;
+//! - [`fourier`](Projection::fourier): the lowest frequencies of the vector read as a signal, a baseline that
+//!   knows nothing of the data; `O(count dim)`.
 //!
-//! A projection costs `count x dim` a vector, by the float kernels; the Fourier axes too, as a matrix like the
-//! others: for the few coefficients that are kept a fast transform would not be faster. The
-//! axes are about the origin: who wants them about a mean takes it off first.
+//! A projection costs `count x dim` a vector, by the float kernels; the Fourier axes too, as a matrix like
+//! the others: for the few coefficients that are kept a fast transform would not be faster. The axes are
+//! about the origin: who wants them about a mean takes it off first.
 
 use crate::linalg::{principal_axes, procrustes};
 use crate::matrix::Matrix;
@@ -35,8 +36,8 @@ impl Projection {
         Self { dim, count, axes: Vec::new(), kernels }
     }
 
-    /// The directions in which `rows` have most of their squared norms, the largest first; zeros beyond their
-    /// dimension.
+    /// The directions in which `rows` have most of their squared norms, the largest first; zeros beyond
+    /// their dimension.
     ///
     /// # Panics
     /// When `count` is 0.
@@ -54,8 +55,8 @@ impl Projection {
         (Self { axes, ..Self::prefix(rows.dim(), count, kernels) }, variances)
     }
 
-    /// The mean, then cosine and sine of rising frequencies; the last of an even dimension has no sine. Zeros
-    /// after the last.
+    /// The mean, then cosine and sine of rising frequencies; the last of an even dimension has no sine.
+    /// Zeros after the last.
     ///
     /// # Panics
     /// When `dim` or `count` is 0.
@@ -139,8 +140,8 @@ mod tests {
     use super::*;
     use crate::simd::{dot_f64, norm};
 
-    /// Orthonormal axes, and zeros beyond the dimension: then lifting is the transpose, and a whole projection
-    /// loses nothing.
+    /// Orthonormal axes, and zeros beyond the dimension: then lifting is the transpose, and a whole
+    /// projection loses nothing.
     #[test]
     fn axes_are_orthonormal() {
         for dim in DIMS.into_iter().filter(|dim| *dim <= 100) {

@@ -1,17 +1,17 @@
-//! Signs, or small integers, of the coordinates after a random rotation: 1 to 8 bits a dimension, nothing to
-//! train, an unbiased estimate and a bound on its error for any data.
+//! Signs, or small integers, of the coordinates after a random rotation: 1 to 8 bits a dimension, nothing
+//! to train, an unbiased estimate and a bound on its error for any data.
 //!
-//! Gao and Long, "RaBitQ: quantizing high-dimensional vectors with a theoretical error bound for approximate
-//! nearest neighbor search", 2024, for 1 bit; Gao et al., "Practical and asymptotically optimal quantization of
-//! high-dimensional vectors", 2025, for more. A vector is written as the grid vector `x' = u - (2^B - 1) / 2`
-//! that points most nearly where it does ([`grid`](super::grid)), and only its direction is meant: `x'` is not
-//! near `x` before it is scaled by [`Factors::scale`]. Over random rotations the error of an estimate is
-//! distributed as [`Factors::deviation`] says.
+//! Gao and Long, "RaBitQ: quantizing high-dimensional vectors with a theoretical error bound for
+//! approximate nearest neighbor search", 2024, for 1 bit; Gao et al., "Practical and asymptotically
+//! optimal quantization of high-dimensional vectors", 2025, for more. A vector is written as the grid
+//! vector `x' = u - (2^B - 1) / 2` that points most nearly where it does ([`grid`](super::grid)), and only
+//! its direction is meant: `x'` is not near `x` before it is scaled by [`Factors::scale`]. Over random
+//! rotations the error of an estimate is distributed as [`Factors::deviation`] says.
 //!
 //! Where we depart: a code is kept as `B` planes of bits, the signs first, each read as nibbles of four
-//! dimensions by [`nibble`], so that a scan is `B` times that of signs; no code is unpacked. Planes of weight 16
-//! and more are read by tables of two bytes an entry, in two passes, so that what rounding a query adds stays
-//! below what the code itself has lost.
+//! dimensions by [`nibble`], so that a scan is `B` times that of signs; no code is unpacked. Planes of
+//! weight 16 and more are read by tables of two bytes an entry, in two passes, so that what rounding a
+//! query adds stays below what the code itself has lost.
 //!
 //! Dimensions are padded to a multiple of 16 before they are rotated. A block: a plane after the other, the
 //! highest first, each `padded / 4` lookups as in [`nibble`].

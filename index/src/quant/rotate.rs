@@ -2,10 +2,11 @@
 //! the error of a sign or a small integer a coordinate does not depend on the data.
 //!
 //! A round flips signs at random and applies a Hadamard transform (Ailon and Chazelle, "The fast
-//! Johnson-Lindenstrauss transform", 2009). Where the dimension is no power of two, rounds transform the first
-//! and the last coordinates in turn, as many as the largest power of two below, and then each coordinate of
-//! the first half with its partner in the second (a step of Kac's walk), as the library of RaBitQ does.
-//! Everything is orthogonal, whatever the signs; nothing is padded. Memory: 4 bytes a coordinate and round.
+//! Johnson-Lindenstrauss transform", 2009). Where the dimension is no power of two, rounds transform the
+//! first and the last coordinates in turn, as many as the largest power of two below, and then each
+//! coordinate of the first half with its partner in the second (a step of Kac's walk), as the library of
+//! RaBitQ does. Everything is orthogonal, whatever the signs; nothing is padded. Memory: 4 bytes a
+//! coordinate and round.
 //!
 //! The same seed and dimension give the same rotation everywhere. Not for values near the largest f32: sums
 //! of up to `dim` of them are formed.

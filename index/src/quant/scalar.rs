@@ -2,13 +2,13 @@
 //!
 //! A value is `least + step * byte`, where the range is that of the vector (locally-adaptive quantization,
 //! Aguerrebere et al., "Similarity search in the blink of an eye with compressed indices", 2023; 8 bytes a
-//! vector more, nothing to train) or that of the dimension (as scalar quantizers have always done). A vector's
-//! own range is never left; a dimension's may be, by a vector that was not there when it was measured, and
-//! then the value is clamped.
+//! vector more, nothing to train) or that of the dimension (as scalar quantizers have always done). A
+//! vector's own range is never left; a dimension's may be, by a vector that was not there when it was
+//! measured, and then the value is clamped.
 //!
-//! A block: `dim` bytes a row, row after row, then with ranges of vectors `least` and `step` of each, f32. The
-//! products are those of [`byte_dots`](Kernels::byte_dots): the query is i16, whose rounding is far below that
-//! of the codes.
+//! A block: `dim` bytes a row, row after row, then with ranges of vectors `least` and `step` of each, f32.
+//! The products are those of [`byte_dots`](Kernels::byte_dots): the query is i16, whose rounding is far
+//! below that of the codes.
 
 use super::{BLOCK_ROWS, Factors, Quantizer, block_of, check_shapes};
 use crate::matrix::Matrix;

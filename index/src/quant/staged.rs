@@ -1,10 +1,11 @@
 //! Search in stages: rank all vectors by a code of few dimensions, and only the best of them by all.
 //!
 //! A stage is any quantizer, over the coordinates of a [`Projection`]: the prefix of a Matryoshka vector,
-//! principal axes, or the Fourier coefficients that stand for "no training" (as in the comparison of Kusupati
-//! et al., "Matryoshka representation learning", 2022, funnel retrieval). [`Staged`] is itself a quantizer of
-//! whole vectors, which has left the other dimensions out, so that stages nest and every table takes it; its
-//! factors are those of the whole vector and make up for the share of the norm that was left out.
+//! principal axes, or the Fourier coefficients that stand for "no training" (as in the comparison of
+//! Kusupati et al., "Matryoshka representation learning", 2022, funnel retrieval). [`Staged`] is itself a
+//! quantizer of whole vectors, which has left the other dimensions out, so that stages nest and every
+//! table takes it; its factors are those of the whole vector and make up for the share of the norm that
+//! was left out.
 //!
 //! [`funnel`] is the search: `rows x count` work for all and `dim` for those that are left.
 
@@ -113,8 +114,8 @@ pub fn by_product(factors: &Factors, product: f32) -> f32 {
     factors.scale * product
 }
 
-/// The `k` best by the second stage of the `candidates` best by the first, best first; equal scores go to the
-/// smaller row.
+/// The `k` best by the second stage of the `candidates` best by the first, best first; equal scores go to
+/// the smaller row.
 ///
 /// # Panics
 /// When the query has another dimension than a stage, or the stages have different numbers of vectors.

@@ -1,5 +1,6 @@
 //! Every family against the slow oracle, which is what its codes decode to: products, factors, picks; all
-//! lengths, and vectors that nobody hopes for. Every set is made from a seed that is printed with what fails.
+//! lengths, and vectors that nobody hopes for. Every set is made from a seed that is printed with what
+//! fails.
 
 use half::f16;
 
