@@ -2,14 +2,13 @@
 //!
 //! Every family answers the same two questions, encode and score, through [`Quantizer`], so that an index,
 //! a table of measurements and a test take any of them; nothing is virtual per vector. All of them
-//! estimate an inner product and nothing else: a squared distance follows from it and from the norms, `|q
-//! - x|^2 = |q|^2 + |x|^2 - 2 <q, x>`.
+//! estimate an inner product and nothing else: a squared distance follows from it and from the norms,
+//! `|q - x|^2 = |q|^2 + |x|^2 - 2 <q, x>`.
 //!
-//! What is estimated is `scale * <q, x'>`, where `x'` is the decoded vector. With the scale `|x|^2 / <x,
-//! x'>` the estimate is right for `q = x` and, for a random error, unbiased, where `<q, x'>` itself is too
-//! small by the share of the norm that the code lost (Gao and Long, "RaBitQ", 2024, for sign codes; it
-//! holds for any code). Measured on two real sets, product codes without it lose 3 points of recall at 100
-//! candidates.
+//! What is estimated is `scale * <q, x'>`, where `x'` is the decoded vector. With the scale
+//! `|x|^2 / <x, x'>` the estimate is right for `q = x` and, for a random error, unbiased, where `<q, x'>`
+//! itself is too small by the share of the norm that the code lost (Gao and Long, "RaBitQ", 2024, for sign
+//! codes; it holds for any code). docs/quantization.md has what that is worth.
 //!
 //! How far off it can be is told by [`Factors::error`]: the estimate of a unit query is off by that times
 //! the cosine between the query and the error's direction, which in many dimensions is near zero. It is
