@@ -48,11 +48,11 @@ const COLUMNS: [Column; 14] = [
 ];
 
 /// A set of the data folder.
-struct Set {
-    name: &'static str,
-    base: &'static str,
-    queries: &'static str,
-    metric: Metric,
+pub struct Set {
+    pub name: &'static str,
+    pub base: &'static str,
+    pub queries: &'static str,
+    pub metric: Metric,
 }
 
 const SETS: [Set; 2] = [
@@ -69,7 +69,8 @@ const SETS: [Set; 2] = [
         metric: Metric::Ip,
     },
 ];
-const TRUTH: &str = "gt100.ibin";
+/// The file of a set's true neighbours.
+pub const TRUTH: &str = "gt100.ibin";
 /// The peers' script in a checkout.
 const SCRIPT: &str = "bench/peers/flat.py";
 
@@ -114,22 +115,30 @@ pub struct Args {
 /// Files or peers are not there; the engine fails; the report cannot be written.
 pub fn run(args: &Args) -> Result<()> {
     let machine = Machine::read();
-    let sets: Vec<&Set> = SETS.iter().filter(|set| set.name.contains(&args.set)).collect();
-    if sets.is_empty() {
-        let names: Vec<&str> = SETS.iter().map(|set| set.name).collect();
-        return Err(format!("no set is called '{}'; known: {}", args.set, names.join(", ")).into());
-    }
     let python = args.python.clone().map_or_else(peer::default_python, Ok)?;
     let script = args.script.clone().unwrap_or_else(default_script);
     let mut peers = Peers::start(&python, &script)?;
     let (mut rows, mut goals, mut engine) = (Vec::new(), Vec::new(), Value::Null);
-    for set in sets {
+    for set in sets(&args.set)? {
         engine = measure_set(args, set, &mut peers, &mut rows, &mut goals)?;
     }
     let versions = peers.versions()?;
     println!("peers: {versions}");
     let settings = json!({"command": "flat", "arguments": args, "engine": engine, "peers": versions});
     Report { machine, settings, rows, goals }.publish(&COLUMNS, args.json.as_deref())
+}
+
+/// The sets whose name contains `part`.
+///
+/// # Errors
+/// There is none.
+pub fn sets(part: &str) -> Result<Vec<&'static Set>> {
+    let found: Vec<&Set> = SETS.iter().filter(|set| set.name.contains(part)).collect();
+    if found.is_empty() {
+        let names: Vec<&str> = SETS.iter().map(|set| set.name).collect();
+        return Err(format!("no set is called '{part}'; known: {}", names.join(", ")).into());
+    }
+    Ok(found)
 }
 
 /// The script in the checkout that this is run in, or else in the one that it was built from.

@@ -8,6 +8,7 @@
 
 mod ann;
 mod churn;
+mod codes;
 mod dataset;
 mod drive;
 mod engine;
@@ -45,6 +46,8 @@ enum Command {
     ///
     /// Example: spandrel-bench churn --base b.fbin --queries q.fbin --truth gt.ibin --metric l2
     Churn(churn::Args),
+    /// Codes of vectors: how well their estimates rank, bytes, encode and scan times.
+    Codes(codes::Args),
     /// Exact search beside numpy and faiss IndexFlat, in alternating rounds of one run.
     Flat(flat::Args),
     /// Import rate of rows with text, payload and vectors, embedded and through gRPC.
@@ -55,6 +58,7 @@ fn main() -> std::process::ExitCode {
     let done = match Cli::parse().command {
         Command::Ann(args) => ann::run(&args),
         Command::Churn(args) => churn::run(&args),
+        Command::Codes(args) => codes::run(&args),
         Command::Flat(args) => flat::run(&args),
         Command::Import(args) => import::run(&args),
     };

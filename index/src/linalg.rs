@@ -9,8 +9,8 @@ use crate::matrix::Matrix;
 /// row-major, orthonormal, by falling variance; count)`. Directions beyond the dimension are zeros with
 /// variance 0.
 ///
-/// Time `O(rows x dim^2 + dim^3)`. The order of two directions of equal variance, and all signs, are whatever
-/// the decomposition gives.
+/// Time `O(rows x dim^2 + dim^3)`. The order of two directions of equal variance, and all signs, are
+/// whatever the decomposition gives.
 ///
 /// # Panics
 /// When `mean` has another dimension than the rows.
@@ -41,6 +41,31 @@ pub(crate) fn principal_axes(rows: Matrix<'_, f32>, mean: &[f32], count: usize) 
         }
     }
     (axes, variances)
+}
+
+/// The orthogonal map that brings `from` nearest to `to`, in the sum of squares over rows: `to.dim x
+/// from.dim`, row-major, with orthonormal rows or columns, whichever are fewer (the orthogonal Procrustes
+/// problem, Schonemann, 1966). `None` for rows that are not finite.
+///
+/// Time `O(rows x dims^2 + dims^3)`.
+///
+/// # Panics
+/// When the numbers of rows differ.
+pub(crate) fn procrustes(from: Matrix<'_, f32>, to: Matrix<'_, f32>) -> Option<Vec<f32>> {
+    assert_eq!(from.rows(), to.rows(), "each row has one to come near to");
+    let whole =
+        |rows: Matrix<'_, f32>| Mat::<f32>::from_fn(rows.rows(), rows.dim(), |row, at| rows.row(row)[at]);
+    let (from, to) = (whole(from), whole(to));
+    let mut product = Mat::<f32>::zeros(to.ncols(), from.ncols());
+    matmul(product.as_mut(), Accum::Replace, to.transpose(), from.as_ref(), 1.0, Par::Seq);
+    let svd = product.thin_svd().ok()?;
+    let mut map = Mat::<f32>::zeros(to.ncols(), from.ncols());
+    matmul(map.as_mut(), Accum::Replace, svd.U(), svd.V().transpose(), 1.0, Par::Seq);
+    let values: Vec<f32> = (0..to.ncols())
+        .flat_map(|row| (0..from.ncols()).map(move |at| (row, at)))
+        .map(|at| map[at])
+        .collect();
+    values.iter().all(|value| value.is_finite()).then_some(values)
 }
 
 #[cfg(test)]
@@ -90,5 +115,23 @@ mod tests {
         assert_eq!((axes, variances), (vec![1.0, 0.0, 0.0, 1.0, 0.0, 0.0], vec![0.0; 3]));
         let (axes, variances) = principal_axes(Matrix::new(&[2.0, 2.0, 2.0, 2.0], 2), &[2.0, 2.0], 2);
         assert!(axes.iter().all(|value| value.is_finite()) && variances == [0.0, 0.0]);
+    }
+
+    #[test]
+    fn procrustes_finds_the_rotation_that_was_applied() {
+        let (dim, rotation) = (24, crate::quant::Rotation::new(24, 5));
+        let mut random = Random(8);
+        let from: Vec<f32> = (0..100 * dim).map(|_| random.below(1000) as f32 - 500.0).collect();
+        let mut to = from.clone();
+        to.chunks_exact_mut(dim).for_each(|row| rotation.apply(row));
+        let map = procrustes(Matrix::new(&from, dim), Matrix::new(&to, dim)).unwrap();
+        for (from, to) in from.chunks_exact(dim).zip(to.chunks_exact(dim)) {
+            for (axis, to) in map.chunks_exact(dim).zip(to) {
+                let along: f32 = axis.iter().zip(from).map(|(a, b)| a * b).sum();
+                assert!((along - to).abs() < 0.1, "{along}, {to}");
+            }
+        }
+        assert!(procrustes(Matrix::new(&[f32::NAN], 1), Matrix::new(&[1.0], 1)).is_none());
+        assert!(procrustes(Matrix::new(&[], 2), Matrix::new(&[], 3)).is_some());
     }
 }

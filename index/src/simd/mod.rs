@@ -19,6 +19,7 @@
 mod bytes;
 mod dispatch;
 mod element;
+pub(crate) mod lanes;
 pub mod nibble;
 mod norm;
 mod portable;

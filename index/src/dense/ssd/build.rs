@@ -14,7 +14,7 @@ use super::calibrate;
 use super::cells::Parts;
 use super::closure::Placement;
 use super::cluster::{Centroids, Work};
-use super::codebook::{self, Codebook};
+use super::codebook::{self, Codebook, Training};
 use super::halves;
 use super::layout::Layout;
 use super::refine;
@@ -187,7 +187,8 @@ fn train(values: &[f32], placement: &Placement, width: usize, work: Work) -> Cod
         residuals.extend(values[at * coded..(at + 1) * coded].iter().zip(centroid).map(|(a, b)| a - b));
         simd::normalize(&mut residuals[start..]);
     }
-    Codebook::train(Matrix::new(&residuals, coded), width, work)
+    let training = Training { threads: work.threads, seed: work.seed, ..Training::default() };
+    Codebook::train(Matrix::new(&residuals, coded), width, training)
 }
 
 /// Steps and rows of half bytes; axes that they do not need are dropped. None where they would be no shorter

@@ -1,55 +1,13 @@
-//! Rows of bytes that stand for rows of numbers, each with a step and an offset of its own, and a query made
-//! ready for their products.
+//! Rows of bytes that stand for rows of numbers, each with a step and an offset of its own.
 //!
 //! A number is `zero + step * byte` of its row, off by at most half a step. The product with a query is
 //! `step * (sum of query * byte) + zero * (sum of query)`, the sum by the integer kernels. Memory: a byte a
 //! number and 8 bytes a row.
 
-use super::lanes::{fold, larger};
 use crate::large::Large;
 use crate::matrix::Matrix;
-use crate::simd::{Kernels, query_max};
-
-/// A query in i16.
-#[derive(Debug, Default)]
-pub(super) struct ByteQuery {
-    pub(super) values: Vec<i16>,
-    /// What a unit of a value is worth.
-    pub(super) step: f32,
-    /// The sum of the values, in units of the query.
-    pub(super) sum: f32,
-}
-
-impl ByteQuery {
-    /// Rounds `query`.
-    #[inline(always)]
-    pub(super) fn set(&mut self, query: &[f32]) {
-        let most = fold(query, f32::MIN_POSITIVE, f32::abs, larger);
-        let limit = f32::from(query_max(query.len()).min(8191));
-        let (per_step, mut sum) = (limit / most, 0_i32);
-        self.values.resize(query.len(), 0);
-        for (rounded, value) in self.values.iter_mut().zip(query) {
-            // Adding 3 * 2^22 leaves the integer nearest to a small value in the low bits.
-            *rounded = (value * per_step + 12_582_912.0).to_bits() as i16;
-            sum += i32::from(*rounded);
-        }
-        self.step = most / limit;
-        self.sum = sum as f32 * self.step;
-    }
-}
-
-/// A row's bytes to be, with `(zero, step)`.
-pub(super) fn quantize(row: &[f32], bytes: &mut [u8]) -> (f32, f32) {
-    let (least, most) = row.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), value| {
-        (least.min(*value), most.max(*value))
-    });
-    let step = ((most - least) / 255.0).max(f32::MIN_POSITIVE);
-    let per_step = 1.0 / step;
-    for (byte, value) in bytes.iter_mut().zip(row) {
-        *byte = ((value - least) * per_step + 0.5) as u8;
-    }
-    (least, step)
-}
+pub(super) use crate::quant::scalar::{ByteQuery, quantize};
+use crate::simd::Kernels;
 
 /// Rows of bytes.
 pub(super) struct ByteRows {

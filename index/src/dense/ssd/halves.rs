@@ -10,8 +10,8 @@
 //! A row: half a byte a value, then `add` and `scale` in f32 and the cell in u32; a squared distance is that
 //! of the cell's centroid plus `add + scale * product`.
 
-use super::lanes::{fold, larger};
 use crate::quant::Factors;
+use crate::simd::lanes::{fold, larger};
 use crate::simd::{HALF_GROUP, Kernels, put_half};
 
 /// Bytes of a row's factors.

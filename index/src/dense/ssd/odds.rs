@@ -14,8 +14,8 @@
 //! those rules lose half of the nearest or visit everything. The steepness s matters little between 15 and 40
 //! on those sets; of vectors with few dimensions it is half of them, as the caps of spheres are.
 
-use super::lanes::{fold, larger, smaller};
 use crate::simd::Kernels;
+use crate::simd::lanes::{fold, larger, smaller};
 
 /// The steepness for this many dimensions, and the largest.
 const STEEPNESS_PER_DIM: f32 = 0.5;

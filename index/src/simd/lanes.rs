@@ -4,21 +4,22 @@
 /// Partial results of a pass, so that none waits for the one before.
 const LANES: usize = 16;
 
-/// The larger of two, as one instruction; whatever, when one is no number.
+/// The larger of two, as one instruction; the second, when one is no number.
 #[inline(always)]
-pub(super) fn larger(a: f32, b: f32) -> f32 {
+pub(crate) fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// The smaller of two.
+/// The smaller of two, in the same way.
 #[inline(always)]
-pub(super) fn smaller(a: f32, b: f32) -> f32 {
+pub(crate) fn smaller(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
 }
 
-/// Folds what `of` makes of the values, lane by lane, and then the lanes.
+/// Folds what `of` makes of the values, lane by lane, and then the lanes. What is no number is passed over by
+/// [`larger`] and [`smaller`].
 #[inline(always)]
-pub(super) fn fold(
+pub(crate) fn fold(
     values: &[f32],
     start: f32,
     of: impl Fn(f32) -> f32,
@@ -27,9 +28,9 @@ pub(super) fn fold(
     let mut lanes = [start; LANES];
     let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, value)| *lane = with(*lane, of(*value)));
+        lanes.iter_mut().zip(chunk).for_each(|(lane, value)| *lane = with(of(*value), *lane));
     }
-    lanes.iter_mut().zip(rest).for_each(|(lane, value)| *lane = with(*lane, of(*value)));
+    lanes.iter_mut().zip(rest).for_each(|(lane, value)| *lane = with(of(*value), *lane));
     lanes.into_iter().fold(start, with)
 }
 
@@ -47,6 +48,8 @@ mod tests {
             assert_eq!(fold(&values, f32::INFINITY, |value| value, smaller), least);
             let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(fold(&values, f32::NEG_INFINITY, |value| value, larger), most);
+            let with_nan: Vec<f32> = values.iter().copied().chain([f32::NAN]).collect();
+            assert_eq!(fold(&with_nan, f32::NEG_INFINITY, |value| value, larger), most);
         }
     }
 }
