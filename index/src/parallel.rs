@@ -13,6 +13,20 @@ pub fn threads(wanted: usize) -> usize {
     }
 }
 
+/// How much the threads of background work step back: under contention they get about a third of the time
+/// that others get.
+const BACKGROUND_NICE: i32 = 5;
+
+/// From now on this thread, and those it starts, let the machine's other work go first: searches do not wait
+/// for the build of a segment. Where the system has no priorities of threads this does nothing.
+pub fn step_back() {
+    // On Linux a thread has a nice value of its own; elsewhere it would be that of the whole process.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(BACKGROUND_NICE) {
+        tracing::warn!(%error, "background work runs at the priority of searches");
+    }
+}
+
 /// Calls `work(index, part)` once for each part of `part_len` values of `values`.
 ///
 /// # Panics
@@ -43,6 +57,23 @@ pub(crate) fn for_parts<T: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_that_steps_back_takes_its_helpers_along_and_nobody_else() {
+        let own = || rustix::process::getpriority_process(None).unwrap();
+        let before = own();
+        let seen = std::thread::scope(|scope| {
+            let stepped = scope.spawn(|| {
+                step_back();
+                let helper = std::thread::scope(|scope| scope.spawn(own).join().unwrap());
+                (own(), helper)
+            });
+            stepped.join().unwrap()
+        });
+        let expected = (before + BACKGROUND_NICE).min(19);
+        assert_eq!((seen, own()), ((expected, expected), before));
+    }
 
     #[test]
     fn every_part_is_worked_on_once_by_any_number_of_threads() {

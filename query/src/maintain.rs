@@ -190,6 +190,10 @@ pub type Served = Arc<RwLock<HashMap<String, Arc<Shared>>>>;
 
 /// Serves one lane of all collections until stopped: a job of each in turn, for as long as any has one.
 pub fn run(served: &Served, wake: &Wake, lane: Lane) {
+    // Nobody waits for what is merged on disk.
+    if lane == Lane::Disk {
+        spandrel_index::parallel::step_back();
+    }
     while wake.wait(lane, IDLE) {
         let mut more = true;
         while more {
