@@ -26,16 +26,21 @@ use crate::simd;
 /// Vectors that serve as queries, and those of them that the slack is chosen on.
 const QUERIES: usize = 512;
 const SLACK_QUERIES: usize = 64;
+/// Fewer are as good where each has many results, and where few are missed, which is where they take longest.
+const MANY_RESULTS_QUERIES: usize = 256;
+const FEW_MISSED_QUERIES: usize = 192;
+const FEW_MISSED: f32 = 0.01;
 /// Times as many vectors are drawn, of which copies are left out.
 const DRAWN: usize = 4;
 /// Result counts that are measured.
 const COUNTS: [usize; 3] = [1, 10, 100];
 /// Budgets that are measured, and the last of those that the lesser slack is enough for.
-const MISSING: [f32; 14] =
-    [0.5, 0.35, 0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.02, 0.01, 0.004, 0.0015, 0.0005, 0.0001];
+const MISSING: [f32; 12] = [0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.02, 0.01, 0.004, 0.0015, 0.0005, 0.0001];
 const MISSING_LOOSE: f32 = 0.04;
 /// No rung follows one that finds this much.
 const ENOUGH_RECALL: f32 = 0.9985;
+/// Nor one that misses more than this share of what the one before missed: what is left is lost to bounds.
+const STALLED: f32 = 0.9;
 /// Slacks of bounds, the last of which is a bound for certain; and the recall that the lesser one of the two
 /// that are measured has to leave.
 const SLACKS: [f32; 5] = [0.1, 0.2, 0.4, 0.7, 1.0];
@@ -178,13 +183,22 @@ impl Sample {
         let counted = |k: &usize| !self.own.is_empty() && self.truth.iter().all(|truth| truth.len() >= *k);
         for k in COUNTS.into_iter().filter(counted) {
             for slack in slacks {
+                let mut missed_before = 1.0;
                 for missing in MISSING.into_iter().filter(|m| slack == slacks[0] || *m <= MISSING_LOOSE) {
                     let effort = Effort { missing, slack };
-                    let point = self.measure(cells, self.own.len(), k, effort, rows, work);
+                    let queries = match (missing <= FEW_MISSED, k >= COUNTS[2]) {
+                        (true, _) => FEW_MISSED_QUERIES,
+                        (_, true) => MANY_RESULTS_QUERIES,
+                        _ => QUERIES,
+                    };
+                    let point = self.measure(cells, queries.min(self.own.len()), k, effort, rows, work);
                     points.push(point);
-                    if point.recall >= ENOUGH_RECALL {
+                    let missed = 1.0 - point.recall;
+                    let stalled = missing <= MISSING_LOOSE && missed > STALLED * missed_before;
+                    if point.recall >= ENOUGH_RECALL || stalled {
                         break;
                     }
+                    missed_before = missed;
                 }
             }
         }
