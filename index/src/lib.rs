@@ -35,4 +35,5 @@ pub use error::{Error, Result};
 pub use matrix::Matrix;
 pub use scratch::Scratch;
 pub use segment::{IndexDoc, Indexer, Segment};
+pub use spandrel_storage::RowId;
 pub use topk::{Scored, TopK};

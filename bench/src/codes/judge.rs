@@ -6,9 +6,9 @@
 use std::time::Instant;
 
 use serde::Serialize;
-use spandrel_index::Matrix;
 use spandrel_index::quant::{BLOCK_ROWS, Factors, Quantizer, encode_all};
 use spandrel_index::simd::{dot_f64, l2_f64, norm};
+use spandrel_index::{Matrix, RowId, TopK};
 
 use super::catalogue::{Code, code_bytes};
 use crate::report::median;
@@ -198,11 +198,11 @@ fn scan<Q: Quantizer>(quantizer: &Q, set: &Set, blocks: &[u8], factors: &[Factor
         let score = |factors: &Factors, product: f32| {
             if set.is_l2 { -factors.l2(query_squared, product) } else { factors.scale * product }
         };
-        let mut best = Best::new();
+        let mut best = TopK::new(KEPT);
         for (row, (factors, product)) in (0..).zip(factors.iter().zip(&products)) {
-            best.offer(score(factors, *product), row);
+            best.push(score(factors, *product), RowId(row));
         }
-        found.ranked.push(best.rows());
+        found.ranked.push(best.into_sorted().into_iter().map(|scored| scored.row.0 as u32).collect());
         searches_ns.push(begin.elapsed().as_nanos() as f64);
         for (at, (exact, unit)) in (0..factors.len()).step_by(set.stride).zip(&mut compared) {
             let score = f64::from(score(&factors[at], products[at]));
@@ -218,42 +218,6 @@ fn scan<Q: Quantizer>(quantizer: &Q, set: &Set, blocks: &[u8], factors: &[Factor
     found.scan_ns = median(&scans_ns) / factors.len() as f64;
     found.search_ns = median(&searches_ns) / factors.len() as f64;
     found
-}
-
-/// The best scores so far.
-struct Best {
-    /// What a score has to exceed.
-    least: f32,
-    scores: Vec<(f32, u32)>,
-}
-
-impl Best {
-    fn new() -> Self {
-        Self { least: f32::NEG_INFINITY, scores: Vec::with_capacity(8 * KEPT) }
-    }
-
-    fn offer(&mut self, score: f32, row: u32) {
-        if score > self.least {
-            self.scores.push((score, row));
-            if self.scores.len() == 8 * KEPT {
-                self.prune();
-            }
-        }
-    }
-
-    /// Larger scores first; equal ones in row order.
-    fn prune(&mut self) {
-        self.scores.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        self.scores.truncate(KEPT);
-        if let (KEPT, Some(last)) = (self.scores.len(), self.scores.last()) {
-            self.least = last.0;
-        }
-    }
-
-    fn rows(mut self) -> Vec<u32> {
-        self.prune();
-        self.scores.into_iter().map(|(_, row)| row).collect()
-    }
 }
 
 #[cfg(test)]
@@ -300,15 +264,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn the_best_are_kept_in_order() {
-        let mut best = Best::new();
-        (0..2000_u32).for_each(|row| best.offer((row * 7919 % 2000 / 2) as f32, row));
-        let rows = best.rows();
-        let score = |row: &u32| row * 7919 % 2000 / 2;
-        assert_eq!((rows.len(), score(&rows[0]), score(&rows[99])), (KEPT, 999, 950));
-        assert!(rows.is_sorted_by(|a, b| score(a) > score(b) || (score(a) == score(b) && a < b)));
     }
 }

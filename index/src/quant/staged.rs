@@ -9,10 +9,13 @@
 //!
 //! [`funnel`] is the search: `rows x count` work for all and `dim` for those that are left.
 
+use spandrel_storage::RowId;
+
 use super::project::Projection;
 use super::{BLOCK_ROWS, Factors, Quantizer, check_shapes};
 use crate::matrix::Matrix;
 use crate::simd::{dot_f64, norm_squared};
+use crate::topk::TopK;
 
 /// A quantizer of projected vectors.
 #[derive(Clone, Debug)]
@@ -145,12 +148,9 @@ pub fn funnel<A: Quantizer, B: Quantizer>(
 
 /// The `count` best, in order.
 fn best(scores: impl Iterator<Item = (u32, f32)>, count: usize) -> Vec<(u32, f32)> {
-    let mut scores: Vec<(u32, f32)> = scores.collect();
-    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if count < scores.len() {
-        scores.select_nth_unstable_by(count, order);
-        scores.truncate(count);
-    }
-    scores.sort_unstable_by(order);
-    scores
+    let mut top = TopK::new(count);
+    scores.for_each(|(row, score)| {
+        top.push(score, RowId(u64::from(row)));
+    });
+    top.into_sorted().into_iter().map(|scored| (scored.row.0 as u32, scored.score)).collect()
 }

@@ -297,7 +297,7 @@ impl Sample {
                 let (own, truth) = (self.own[at], &self.truth[at]);
                 let query = &self.queries[at * dim..(at + 1) * dim];
                 let depth = cells.fineness().depth(k) + 1;
-                let search = super::search::Query { query, depth, effort };
+                let search = super::search::Query { query, depth, effort, allow: None };
                 let searched =
                     cells.search(work.kernels, search, None, &mut scratch, &mut found, &mut counters);
                 let worst = truth[k - 1].0;

@@ -140,6 +140,8 @@ impl Rows {
 
 /// What a search needs of cells.
 pub(super) struct Cells {
+    /// The name of their section; empty while they are built.
+    section: Box<str>,
     pub(super) layout: Layout,
     pub(super) space: Space,
     /// Projection of the field's own dimensions, and what the extra coordinate of every query adds.
@@ -207,6 +209,7 @@ impl Cells {
         let centroids = Matrix::new(&parts.centroids, coded);
         let codebook = Codebook { width: layout.width as usize, words: parts.words };
         Self {
+            section: Box::default(),
             space,
             lift,
             axes,
@@ -288,7 +291,8 @@ impl Cells {
         if let Some(postings) = postings.at_hand() {
             check_postings(&layout, postings).map_err(damaged)?;
         }
-        Ok(Self::new(layout, parts, fineness, (postings, fine_rows)))
+        let cells = Self::new(layout, parts, fineness, (postings, fine_rows));
+        Ok(Self { section: section.into(), ..cells })
     }
 
     /// Cells over parts that are to come back, and the parts that they do not keep.
@@ -337,7 +341,7 @@ impl Cells {
 
     /// The error for bytes of these cells that cannot be.
     pub(super) fn damaged(&self, what: String) -> Error {
-        Error::Section { section: "cells".to_owned(), what }
+        Error::Section { section: self.section.to_string(), what }
     }
 
     /// Bytes of memory.
@@ -364,11 +368,11 @@ impl Cells {
     }
 }
 
-/// Bytes of memory that the cells in `source` will take.
+/// Bytes of memory that the cells in `source` take when so much of them is open.
 ///
 /// # Errors
-/// As [`Cells::open`].
-pub(super) fn resident_bytes(section: &str, source: &dyn ChunkSource, tier: Tier) -> Result<u64> {
+/// [`Error::Section`] for bytes that are not those of cells; a storage error when they cannot be read.
+pub fn resident_bytes(section: &str, source: &dyn ChunkSource, tier: Tier) -> Result<u64> {
     let layout = read_layout(section, source)?;
     let fineness = Fineness::of(tier, &layout);
     let (dim, coded) = (layout.field_dim as usize, layout.coded());

@@ -199,7 +199,8 @@ impl Layout {
         for _ in 0..count.min(POINTS_MAX) {
             let fineness = match header.u8("fineness")? {
                 0 => Fineness::Bytes,
-                _ => Fineness::Halves,
+                1 => Fineness::Halves,
+                _ => return Ok(None),
             };
             let k = header.u32("k")?;
             let mut values = [0.0; 4];

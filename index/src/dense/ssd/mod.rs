@@ -28,7 +28,7 @@ use std::sync::Arc;
 use spandrel_storage::{DenseSpec, DocId, RowId};
 
 use self::cells::Cells;
-pub use self::cells::Tier;
+pub use self::cells::{Tier, resident_bytes};
 pub(crate) use self::search::CellsScratch;
 use self::search::{Effort, Filter, Query};
 use super::vectors::ChunkSource;
@@ -51,14 +51,6 @@ pub struct Ssd {
     flat: Flat,
     cells: Cells,
     kernels: &'static Kernels,
-}
-
-/// Bytes of memory that the cells in `source` take when they are open.
-///
-/// # Errors
-/// As [`Ssd::open`].
-pub fn resident_bytes(section: &str, source: &dyn ChunkSource, tier: Tier) -> Result<u64> {
-    cells::resident_bytes(section, source, tier)
 }
 
 /// Cells that were built and are not open yet.
@@ -94,8 +86,7 @@ impl Ssd {
     ///
     /// # Errors
     /// [`Error::Section`](crate::Error::Section) when the bytes are not cells of these vectors; a
-    /// storage error when they
-    /// cannot be read.
+    /// storage error when they cannot be read.
     pub fn open(
         section: &str,
         spec: &DenseSpec,
@@ -147,7 +138,8 @@ impl VectorIndex for Ssd {
         let all = ask.allow.is_unrestricted(self.flat.docs());
         let filter: Option<Filter<'_>> = (!all).then_some((ask.allow, &doc_of));
         let mut found = std::mem::take(&mut scratch.found);
-        let asked = Query { query, depth: self.cells.fineness().depth(top.k()), effort };
+        let depth = self.cells.fineness().depth(top.k());
+        let asked = Query { query, depth, effort, allow: Some(ask.allow) };
         let searched =
             self.cells.search(self.kernels, asked, filter, &mut scratch.cells, &mut found, counters);
         let scored = match searched {

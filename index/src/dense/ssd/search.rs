@@ -58,6 +58,8 @@ pub(super) struct Query<'a> {
     /// How many vectors are wanted.
     pub(super) depth: usize,
     pub(super) effort: Effort,
+    /// Whose deadline it keeps.
+    pub(super) allow: Option<&'a Allow<'a>>,
 }
 
 /// The docs that may be found, and what names the doc of an ordinal.
@@ -243,7 +245,7 @@ impl Walk<'_> {
     fn run(&mut self, scratch: &mut CellsScratch, counters: &mut Counters) -> Result<()> {
         let mut visited = 0;
         loop {
-            if let Some((allow, _)) = self.filter {
+            if let Some(allow) = self.asked.allow {
                 allow.check_stop()?;
             }
             let CellsScratch { odds, order, distances_to, .. } = &mut *scratch;

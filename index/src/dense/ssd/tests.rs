@@ -12,6 +12,7 @@ use crate::dense::SearchParams;
 use crate::dense::flat::FlatBuilder;
 use crate::error::Error;
 use crate::random::Random;
+use crate::stop::Stop;
 use crate::topk::Scored;
 
 struct Bytes(Vec<u8>);
@@ -300,7 +301,7 @@ fn batches_and_all_levels_of_kernels_find_the_same() {
     let found = |kernels: &'static Kernels, query: &[f32]| {
         let (mut scratch, mut found, mut counters) =
             (CellsScratch::default(), Vec::new(), Counters::default());
-        let asked = Query { query, depth: 15, effort };
+        let asked = Query { query, depth: 15, effort, allow: None };
         case.ssd.cells.search(kernels, asked, None, &mut scratch, &mut found, &mut counters).unwrap();
         (found.iter().map(|(distance, id)| (distance.to_bits(), *id)).collect::<Vec<_>>(), counters)
     };
@@ -316,6 +317,24 @@ fn batches_and_all_levels_of_kernels_find_the_same() {
             assert_eq!(found(kernels, query), expected, "{}", kernels.level());
         }
         assert_eq!(top.into_sorted(), case.search(query, &all, 7, SearchParams::default()).0);
+    }
+}
+
+#[test]
+fn a_search_past_its_deadline_ends_filtered_or_not() {
+    let mut random = Random(10);
+    let vectors: Vec<Vec<f32>> = (0..4_200).map(|_| (0..8).map(|_| float(&mut random)).collect()).collect();
+    let case = Case::new(Metric::L2, Element::F32, &vectors);
+    let stop = Stop::new(Some(std::time::Instant::now()), None);
+    let most: RoaringBitmap = (0..4_200).filter(|doc| doc % 7 != 0).collect();
+    for filter in [None, Some(&most)] {
+        let allow = Allow { filter, stop: Some(&stop), ..Allow::all(4_200) };
+        for ssd in [&case.ssd, &case.default, &case.lean] {
+            let (mut top, mut counters) = (TopK::new(3), Counters::default());
+            let ask = Ask::new(&case.rows, &allow);
+            let ended = ssd.search(&vectors[0], &ask, &mut top, &mut Scratch::new(), &mut counters);
+            assert!(ended.is_err() && counters.scored == 0, "{counters:?}");
+        }
     }
 }
 
