@@ -10,7 +10,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
-use spandrel::{DenseSpec, Element, IndexKind, Metric, Row, Settings};
+use spandrel::{DenseSpec, Element, IndexKind, Row, Settings};
 use tempfile::TempDir;
 
 use crate::dataset::{self, Matrix};
@@ -20,7 +20,7 @@ use crate::latency::Latency;
 use crate::machine::{self, Machine};
 use crate::recall;
 use crate::report::{self, Column, Goal, Report};
-use crate::truth::Truth;
+use crate::set::VectorSet;
 use crate::{Error, Result};
 
 /// Rows an upsert carries while the base is loaded.
@@ -54,21 +54,9 @@ const COLUMNS: [Column; 16] = [
 /// What to measure.
 #[derive(clap::Args, Serialize)]
 pub struct Args {
-    /// Base vectors: fvecs, bvecs, fbin, u8bin or npy (f16, f32), each also as .zst
-    #[arg(long)]
-    base: PathBuf,
-    /// Query vectors, in any of these formats
-    #[arg(long)]
-    queries: PathBuf,
-    /// True neighbours: an ibin file, or `compute` for exact ones in f64
-    #[arg(long)]
-    truth: String,
-    /// How vectors are compared: l2, ip or cosine
-    #[arg(long, value_parser = named::<Metric>)]
-    metric: Metric,
-    /// Hits a query
-    #[arg(long, default_value_t = 10)]
-    k: usize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    set: VectorSet,
     /// Threads that search, each with its own queries; several values give several rows: 1,2
     #[arg(long, value_delimiter = ',', default_value = "1", value_parser = positive)]
     threads: Vec<usize>,
@@ -108,12 +96,6 @@ pub struct Args {
     /// Queries each thread sends before the clock starts
     #[arg(long, default_value_t = 100)]
     warm_up: usize,
-    /// Only the first so many queries
-    #[arg(long, value_parser = positive)]
-    query_limit: Option<usize>,
-    /// Only the first so many base vectors; needs `--truth compute`
-    #[arg(long, value_parser = positive)]
-    base_limit: Option<usize>,
     /// Write the report to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -172,15 +154,14 @@ struct Cost {
 /// Files cannot be read or do not fit each other; the engine fails; the report cannot be written.
 pub fn run(args: &Args) -> Result<()> {
     let machine = Machine::read();
-    let mut queries = dataset::read(&args.queries)?;
-    queries.truncate(args.query_limit.unwrap_or(usize::MAX).min(queries.rows()));
-    let base_rows = check(args, &queries)?;
+    let queries = args.set.queries()?;
+    let base_rows = args.set.check(&queries)?;
 
     let kept_until_the_end = TempDir::new()?;
     let dir = args.dir.as_deref().unwrap_or(kept_until_the_end.path());
     let (engine, was_there) = open(args, queries.dim, dir)?;
     let engine = engine.as_ref();
-    let build_s = if was_there { None } else { Some(build(engine, &args.base, base_rows)?) };
+    let build_s = if was_there { None } else { Some(build(engine, &args.set.base, base_rows)?) };
     let size = engine.size()?;
     if size.rows != base_rows as u64 {
         let name = &args.collection;
@@ -194,7 +175,7 @@ pub fn run(args: &Args) -> Result<()> {
 
     let mut measured = Vec::new();
     for recall in asked(args) {
-        let wanted = Wanted { k: args.k, recall };
+        let wanted = Wanted { k: args.set.k, recall };
         let pages_per_query = pages(engine, &queries, wanted)?;
         for &threads in &args.threads {
             for &batch in &args.batch {
@@ -205,19 +186,15 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let disk_bytes = engine.close()?;
 
-    let limit = args.base_limit.unwrap_or(usize::MAX);
-    let truth = match args.truth.as_str() {
-        "compute" => Truth::compute(&args.base, limit, &queries, args.metric, args.k)?,
-        file => Truth::read(Path::new(file), queries.rows(), args.k, base_rows)?,
-    };
+    let truth = args.set.truth(&queries, base_rows)?;
     let (mut rows, mut goals) = (Vec::new(), Vec::new());
     for (mut run, pages_per_query) in measured {
-        let quality = recall::judge(&args.base, limit, &queries, args.metric, &truth, &run.last.found)?;
+        let quality = args.set.judge(&queries, &truth, &run.last.found)?;
         run.last.found = Vec::new();
         let cost = Cost { build_s, build_peak_mb, disk_bytes, pages_per_query };
         let point = point(&run, quality, &size, cost);
         if let Some(goal) = run.load.wanted.recall {
-            let what = format!("recall@{}, {} threads, batch {}", args.k, point.threads, point.batch);
+            let what = format!("recall@{}, {} threads, batch {}", args.set.k, point.threads, point.batch);
             goals.push(Goal::at_least(what, quality.recall, goal));
         }
         rows.push(report::row(point)?);
@@ -236,7 +213,7 @@ fn compare(engine: &dyn Engine, args: &Args, base_rows: usize) -> Result<()> {
     rows.dedup();
     let stored = engine.vectors(&rows)?;
     let mut at = 0;
-    dataset::chunks(&args.base, base_rows, |first, chunk| {
+    dataset::chunks(&args.set.base, base_rows, |first, chunk| {
         while let Some(row) = rows.get(at).filter(|row| **row < first + chunk.rows()) {
             let expected = chunk.row(row - first);
             if stored.get(at).and_then(Option::as_deref) != Some(expected) {
@@ -244,7 +221,7 @@ fn compare(engine: &dyn Engine, args: &Args, base_rows: usize) -> Result<()> {
                     "the collection '{}' was there and holds other vectors: its row {row} is not that of {}; name \
                      another one with --collection, or drop it",
                     args.collection,
-                    args.base.display()
+                    args.set.base.display()
                 )
                 .into());
             }
@@ -254,25 +231,13 @@ fn compare(engine: &dyn Engine, args: &Args, base_rows: usize) -> Result<()> {
     })
 }
 
-/// Number of base rows to use, once everything that can be known before the build has been checked.
-fn check(args: &Args, queries: &Matrix) -> Result<usize> {
-    let (rows, dim) = dataset::shape(&args.base)?;
-    if dim != queries.dim {
-        return Err(format!("the base has {dim} dimensions, the queries have {}", queries.dim).into());
-    }
-    if args.base_limit.is_some() && args.truth != "compute" {
-        return Err("--base-limit changes the true neighbours: it needs --truth compute".into());
-    }
-    let rows = rows.min(args.base_limit.unwrap_or(usize::MAX));
-    if args.truth != "compute" {
-        Truth::read(Path::new(&args.truth), queries.rows(), args.k, rows)?;
-    }
-    Ok(rows)
-}
-
 fn open(args: &Args, dim: usize, dir: &Path) -> Result<(Box<dyn Engine>, bool)> {
-    let spec =
-        DenseSpec { dim: u32::try_from(dim)?, metric: args.metric, element: args.element, index: args.index };
+    let spec = DenseSpec {
+        dim: u32::try_from(dim)?,
+        metric: args.set.metric,
+        element: args.element,
+        index: args.index,
+    };
     let schema = engine::vector_schema(spec);
     if let Some(url) = &args.remote {
         if args.memory_mb.is_some() {

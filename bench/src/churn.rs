@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::json;
-use spandrel::{DenseSpec, Element, IndexKind, Metric, Row, Settings};
+use spandrel::{DenseSpec, Element, IndexKind, Row, Settings};
 use tempfile::TempDir;
 
-use crate::ann::{build, named, positive, progress, share};
+use crate::ann::{build, positive, progress, share};
 use crate::dataset::{self, Matrix};
 use crate::engine::{self, COLLECTION, Embedded, Engine, Found, VECTOR, Wanted};
 use crate::latency::Latency;
 use crate::machine::{self, Machine};
-use crate::recall;
 use crate::report::{self, Column, Goal, Report};
+use crate::set::VectorSet;
 use crate::truth::Truth;
 use crate::{Error, Result};
 
@@ -49,21 +49,9 @@ const COLUMNS: [Column; 11] = [
 /// What to measure.
 #[derive(clap::Args, Serialize)]
 pub struct Args {
-    /// Base vectors: fvecs, bvecs, fbin, u8bin or npy (f16, f32), each also as .zst
-    #[arg(long)]
-    base: PathBuf,
-    /// Query vectors, in any of these formats
-    #[arg(long)]
-    queries: PathBuf,
-    /// True neighbours: an ibin file, or `compute` for exact ones in f64
-    #[arg(long)]
-    truth: String,
-    /// How vectors are compared: l2, ip or cosine
-    #[arg(long, value_parser = named::<Metric>)]
-    metric: Metric,
-    /// Hits a query
-    #[arg(long, default_value_t = 10)]
-    k: usize,
+    #[command(flatten)]
+    #[serde(flatten)]
+    set: VectorSet,
     /// Recall asked of the engine
     #[arg(long, default_value_t = 0.95, value_parser = share)]
     recall: f64,
@@ -82,9 +70,6 @@ pub struct Args {
     /// Memory budget of the engine in MiB; left out: its default
     #[arg(long)]
     memory_mb: Option<u64>,
-    /// Only the first so many base vectors; needs `--truth compute`
-    #[arg(long, value_parser = positive)]
-    base_limit: Option<usize>,
     /// Write the report to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -129,20 +114,10 @@ struct Seen {
 /// Files cannot be read or do not fit each other; the engine fails; the report cannot be written.
 pub fn run(args: &Args) -> Result<()> {
     let machine = Machine::read();
-    let queries = dataset::read(&args.queries)?;
-    let (rows, dim) = dataset::shape(&args.base)?;
-    if dim != queries.dim {
-        return Err(format!("the base has {dim} dimensions, the queries have {}", queries.dim).into());
-    }
-    let limit = args.base_limit.unwrap_or(usize::MAX);
-    let rows = rows.min(limit);
-    let truth = match args.truth.as_str() {
-        "compute" => Truth::compute(&args.base, limit, &queries, args.metric, args.k)?,
-        _ if args.base_limit.is_some() => {
-            return Err("--base-limit changes the true neighbours: it needs --truth compute".into());
-        }
-        file => Truth::read(file.as_ref(), queries.rows(), args.k, rows)?,
-    };
+    let queries = args.set.queries()?;
+    let rows = args.set.check(&queries)?;
+    let dim = queries.dim;
+    let truth = args.set.truth(&queries, rows)?;
     let folder = TempDir::new()?;
     let mut settings = Settings::default();
     if let Some(mb) = args.memory_mb {
@@ -150,12 +125,12 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let spec = DenseSpec {
         dim: u32::try_from(dim)?,
-        metric: args.metric,
+        metric: args.set.metric,
         element: Element::F32,
         index: IndexKind::Auto,
     };
     let (engine, _) = Embedded::open(folder.path(), COLLECTION, settings, engine::vector_schema(spec))?;
-    build(&engine, &args.base, rows)?;
+    build(&engine, &args.set.base, rows)?;
 
     let mut phases = vec![quiet(&engine, &queries, args, "idle")?];
     phases.push(churn(&engine, &queries, args, rows)?);
@@ -166,7 +141,7 @@ pub fn run(args: &Args) -> Result<()> {
 
     let mut points = Vec::new();
     for seen in &phases {
-        points.push(judge(seen, args, &queries, &truth, limit)?);
+        points.push(judge(seen, args, &queries, &truth)?);
     }
     let goals = goals(&points, args.rate);
     let rows_of_table = points.into_iter().map(report::row).collect::<Result<Vec<_>>>()?;
@@ -190,7 +165,7 @@ fn churn(engine: &Embedded, queries: &Matrix, args: &Args, rows: usize) -> Resul
     let seen = beside(engine, queries, args, "churn", || {
         let begin = Instant::now();
         let mut writer = engine.writer()?;
-        dataset::chunks(&args.base, rows, |first, chunk| {
+        dataset::chunks(&args.set.base, rows, |first, chunk| {
             for start in (0..chunk.rows()).step_by(args.batch) {
                 let end = chunk.rows().min(start + args.batch);
                 let row =
@@ -219,7 +194,7 @@ fn beside(
     phase: &'static str,
     work: impl FnOnce() -> Result<Option<f64>>,
 ) -> Result<Seen> {
-    let wanted = Wanted { k: args.k, recall: Some(args.recall) };
+    let wanted = Wanted { k: args.set.k, recall: Some(args.recall) };
     let calls: Vec<Vec<&[f32]>> = (0..queries.rows()).map(|at| vec![queries.row(at)]).collect();
     let (ended, begin) = (AtomicBool::new(false), Instant::now());
     let search = || -> Result<(Latency, Vec<Answers>, usize)> {
@@ -268,10 +243,10 @@ fn beside(
 }
 
 /// Recall of some passes of a phase: their mean, and the worst of them.
-fn judge(seen: &Seen, args: &Args, queries: &Matrix, truth: &Truth, limit: usize) -> Result<Point> {
+fn judge(seen: &Seen, args: &Args, queries: &Matrix, truth: &Truth) -> Result<Point> {
     let mut recalls = Vec::new();
     for at in spread(seen.passes.len(), JUDGED_PASSES) {
-        let quality = recall::judge(&args.base, limit, queries, args.metric, truth, &seen.passes[at])?;
+        let quality = args.set.judge(queries, truth, &seen.passes[at])?;
         recalls.push(quality.recall);
     }
     Ok(Point {

@@ -20,6 +20,7 @@ mod machine;
 mod peer;
 mod recall;
 mod report;
+mod set;
 mod truth;
 
 use clap::{Parser, Subcommand};
