@@ -7,6 +7,7 @@
 use spandrel_storage::DocId;
 
 use crate::dense::flat::FlatScratch;
+use crate::dense::signs::SignsScratch;
 use crate::dense::ssd::CellsScratch;
 use crate::sparse::SparseScratch;
 
@@ -15,6 +16,8 @@ use crate::sparse::SparseScratch;
 pub struct Scratch {
     /// Of the exact dense scan.
     pub(crate) flat: FlatScratch,
+    /// Of scans of sign codes.
+    pub(crate) signs: SignsScratch,
     /// Of searches over cells, and what they found before it has exact scores.
     pub(crate) cells: CellsScratch,
     pub(crate) found: Vec<(f32, u32)>,

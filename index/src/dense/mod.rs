@@ -4,10 +4,13 @@
 //! other index. Vectors may be absent: a doc without a vector in the field is never found and has no score.
 
 pub mod flat;
+pub mod signs;
+mod space;
 pub mod ssd;
 pub mod vectors;
 
 pub use flat::Flat;
+pub use signs::Signs;
 pub use ssd::Ssd;
 
 use spandrel_storage::{DocId, RowId};

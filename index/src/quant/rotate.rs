@@ -12,10 +12,13 @@
 //! of up to `dim` of them are formed.
 
 use crate::random::Random;
+use crate::simd::Kernels;
 
 /// Rounds. With 4, a coordinate that only the last of them reach is spread unevenly where the halves hardly
 /// overlap (1023 dimensions: 8 times the mean instead of below 6).
 const ROUNDS: usize = 6;
+/// Values that are worked on side by side.
+const LANES: usize = 16;
 
 /// An orthogonal map of `dim` coordinates onto themselves.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,11 +57,21 @@ impl Rotation {
     /// When it has another dimension.
     pub fn apply(&self, vector: &mut [f32]) {
         assert_eq!(vector.len(), self.dim, "vectors have the dimension of the rotation");
-        for (round, flips) in self.flips.chunks_exact(self.dim).enumerate() {
-            flip(vector, flips);
-            hadamard(self.half(round, vector));
-            self.walk(vector);
-        }
+        Kernels::best().vectorized(
+            #[inline(always)]
+            || {
+                for (round, flips) in self.flips.chunks_exact(self.dim).enumerate() {
+                    flip(vector, flips);
+                    hadamard(self.half(round, vector));
+                    self.walk(vector);
+                }
+            },
+        );
+    }
+
+    /// Bytes of memory in use.
+    pub fn memory_bytes(&self) -> usize {
+        self.flips.len() * size_of::<u32>()
     }
 
     /// Rotates `vector` back in place.
@@ -76,6 +89,7 @@ impl Rotation {
     }
 
     /// What a round transforms: all, or the first or last coordinates.
+    #[inline(always)]
     fn half<'a>(&self, round: usize, vector: &'a mut [f32]) -> &'a mut [f32] {
         let len = 1 << self.dim.ilog2();
         let first = if round.is_multiple_of(2) { 0 } else { self.dim - len };
@@ -83,6 +97,7 @@ impl Rotation {
     }
 
     /// Mixes the halves, where one transform does not reach all coordinates.
+    #[inline(always)]
     fn walk(&self, vector: &mut [f32]) {
         if self.dim.is_power_of_two() {
             return;
@@ -93,6 +108,7 @@ impl Rotation {
     }
 }
 
+#[inline(always)]
 fn flip(vector: &mut [f32], flips: &[u32]) {
     for (value, flip) in vector.iter_mut().zip(flips) {
         *value = f32::from_bits(value.to_bits() ^ flip);
@@ -100,8 +116,15 @@ fn flip(vector: &mut [f32], flips: &[u32]) {
 }
 
 /// The orthonormal transform of a power of two of values.
+#[inline(always)]
 fn hadamard(values: &mut [f32]) {
     let mut width = 1;
+    if values.len() >= LANES {
+        for lanes in values.as_chunks_mut::<LANES>().0 {
+            *lanes = level::<8>(level::<4>(level::<2>(level::<1>(*lanes))));
+        }
+        width = LANES;
+    }
     while width < values.len() {
         for pair in values.chunks_exact_mut(2 * width) {
             let (first, second) = pair.split_at_mut(width);
@@ -113,10 +136,31 @@ fn hadamard(values: &mut [f32]) {
     values.iter_mut().for_each(|value| *value *= scale);
 }
 
+/// The butterflies between lanes that differ in the bit `WIDTH`.
+#[inline(always)]
+fn level<const WIDTH: usize>(lanes: [f32; LANES]) -> [f32; LANES] {
+    let mut mixed = [0.0; LANES];
+    for at in 0..LANES {
+        let own = if at & WIDTH == 0 { lanes[at] } else { -lanes[at] };
+        mixed[at] = lanes[at ^ WIDTH] + own;
+    }
+    mixed
+}
+
 /// Sums and differences, scaled.
 #[inline(always)]
 fn butterfly(first: &mut [f32], second: &mut [f32], scale: f32) {
-    for (a, b) in first.iter_mut().zip(second) {
+    let ((a, a_rest), (b, b_rest)) = (first.as_chunks_mut::<LANES>(), second.as_chunks_mut::<LANES>());
+    for (a, b) in a.iter_mut().zip(b) {
+        let (x, y) = (*a, *b);
+        for at in 0..LANES {
+            a[at] = (x[at] + y[at]) * scale;
+        }
+        for at in 0..LANES {
+            b[at] = (x[at] - y[at]) * scale;
+        }
+    }
+    for (a, b) in a_rest.iter_mut().zip(b_rest) {
         (*a, *b) = ((*a + *b) * scale, (*a - *b) * scale);
     }
 }

@@ -5,6 +5,7 @@
 //! | `rows` | first and last write covered, then the row of each doc, u64 each |
 //! | `tenants` | (tenant, first doc) of each tenant, u32 each |
 //! | `dense/N`, `sparse/N`, `payload/N` | the index of field N, in its own layout |
+//! | `signs/N` | the sign codes of the vectors of field N, when there are enough of them and not too many |
 //! | `cells/N` | the cells over the vectors of field N, when there are enough of them |
 //! | `text/FILE` | the files of the text index |
 //!
@@ -22,7 +23,7 @@ use spandrel_storage::{DenseSpec, FieldId, FieldKind, IndexKind, RowId, Schema};
 use super::fresh::FieldBuilder;
 use super::keys::{self, Keys};
 use super::{IndexDoc, Indexer, Order};
-use crate::dense::ssd;
+use crate::dense::{signs, ssd};
 use crate::error::{Error, Result};
 use crate::text::TextBuilder;
 
@@ -47,6 +48,11 @@ pub(super) fn section_name(kind: &FieldKind, id: usize) -> Option<String> {
 /// The section of the cells over a dense field.
 pub(super) fn cells_name(id: usize) -> String {
     format!("cells/{id}")
+}
+
+/// The section of the sign codes of a dense field.
+pub(super) fn signs_name(id: usize) -> String {
+    format!("signs/{id}")
 }
 
 /// Section names of the files of the text index start with this.
@@ -172,6 +178,10 @@ fn write_dense(
         let rows = |at: usize, out: &mut [f32]| builder.row(at, out);
         let cells = ssd::build(spec, &rows, builder.vectors(), crate::parallel::threads(threads));
         write_section(writer, &cells_name(usize::from(id.0)), |section| cells.write(section))?;
+    } else if signs::has_signs(spec, builder.vectors()) {
+        let rows = |at: usize, out: &mut [f32]| builder.row(at, out);
+        let codes = signs::Codes::encode(spec, &rows, builder.vectors());
+        write_section(writer, &signs_name(usize::from(id.0)), |section| codes.write(section))?;
     }
     Ok(())
 }

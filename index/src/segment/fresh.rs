@@ -1,6 +1,6 @@
 //! Fresh segments: the indexes of a few rows, built in memory on the write path.
 //!
-//! Cost: every value is copied once into its index; about as much memory again as the rows themselves,
+//! Cost: every value is copied once into its index, and vectors get sign codes; about as much memory again as the rows themselves,
 //! because the docs are kept for the segment on disk that they will become.
 
 use std::ops::RangeInclusive;
@@ -11,6 +11,7 @@ use spandrel_storage::{DocId, FieldId, FieldKind, PayloadKind, RowId};
 use super::keys::Keys;
 use super::{FieldIndex, IndexDoc, IndexValue, Indexer, Order, Place, Segment};
 use crate::dense::flat::FlatBuilder;
+use crate::dense::signs;
 use crate::error::{Error, Result};
 use crate::payload::PayloadIndexBuilder;
 use crate::sparse::{SparseFlat, SparseFlatBuilder};
@@ -114,7 +115,7 @@ impl Segment {
 fn finish(builder: FieldBuilder) -> FieldIndex {
     match builder {
         FieldBuilder::None => FieldIndex::None,
-        FieldBuilder::Dense(builder) => FieldIndex::Dense(Box::new(builder.finish())),
+        FieldBuilder::Dense(builder) => FieldIndex::Dense(signs::in_memory(builder)),
         FieldBuilder::Sparse(builder) => FieldIndex::Sparse(Box::new(builder.finish())),
         FieldBuilder::Payload(builder) => FieldIndex::Payload(builder.finish()),
     }

@@ -9,10 +9,11 @@ use spandrel_storage::file::{Section, SegmentFile};
 use spandrel_storage::io::{BatchRead, Extent};
 use spandrel_storage::{FieldKind, PayloadKind, RowId, TenantId};
 
-use super::build::{KIND, TEXT_PREFIX, cells_name, section_name};
+use super::build::{KIND, TEXT_PREFIX, cells_name, section_name, signs_name};
 use super::keys::{self, Keys};
 use super::{FieldIndex, Indexer, Place, Segment};
 use crate::budget::{MemoryBudget, Reservation};
+use crate::dense::Signs;
 use crate::dense::flat::Flat;
 use crate::dense::ssd::{self, Ssd, Tier};
 use crate::dense::vectors::{ChunkSource, Residency};
@@ -53,15 +54,17 @@ impl Segment {
                     let flat_section = file.require(&name)?;
                     // The cells first: they are what makes most searches fast.
                     let cells = open_cells(&file, &cells_name(at), memory, &mut reserved)?;
+                    let signs = open_signs(&file, &signs_name(at), memory, &mut reserved);
                     let residency = residency(memory, flat_section.len(), &mut reserved);
                     let source: Arc<dyn ChunkSource> = Arc::new(SectionSource(flat_section));
                     let flat = Flat::open(&name, spec, source, residency)?;
                     check_docs(&name, flat.docs(), rows.len())?;
-                    FieldIndex::Dense(match cells {
-                        Some((cells, tier)) => {
+                    FieldIndex::Dense(match (cells, signs) {
+                        (Some((cells, tier)), _) => {
                             Box::new(Ssd::open(&cells_name(at), spec, flat, &cells, tier)?)
                         }
-                        None => Box::new(flat),
+                        (None, Some(codes)) => Box::new(Signs::open(&signs_name(at), spec, flat, &codes)?),
+                        (None, None) => Box::new(flat),
                     })
                 }
                 FieldKind::Sparse => {
@@ -122,6 +125,18 @@ fn open_cells(
         }
     }
     Ok(None)
+}
+
+/// The sign codes of a field, when it has some and the budget has room for them.
+fn open_signs(
+    file: &SegmentFile,
+    name: &str,
+    memory: &Arc<MemoryBudget>,
+    reserved: &mut Vec<Reservation>,
+) -> Option<Arc<dyn ChunkSource>> {
+    let section = file.section(name)?;
+    let resident = residency(memory, section.len(), reserved) == Residency::Memory;
+    resident.then(|| Arc::new(SectionSource(section)) as Arc<dyn ChunkSource>)
 }
 
 /// The keys, when there are some and the budget has room for them.

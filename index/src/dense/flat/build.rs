@@ -57,6 +57,11 @@ impl FlatBuilder {
         })
     }
 
+    /// The field.
+    pub fn spec(&self) -> &DenseSpec {
+        &self.spec
+    }
+
     /// Docs pushed so far, with a vector or without.
     pub fn docs(&self) -> u32 {
         self.docs

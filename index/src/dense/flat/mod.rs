@@ -130,6 +130,15 @@ impl Flat {
         self.layout.vectors
     }
 
+    /// Whether its vectors are in memory.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        match &self.vectors {
+            AnyVectors::F32(vectors) => vectors.at_hand().is_some(),
+            AnyVectors::F16(vectors) => vectors.at_hand().is_some(),
+            AnyVectors::I8(vectors) => vectors.at_hand().is_some(),
+        }
+    }
+
     /// The doc of a vector.
     ///
     /// # Panics
@@ -153,7 +162,7 @@ impl Flat {
     }
 
     /// Positions of the vectors of a range of docs.
-    fn ordinals(&self, docs: Range<DocId>) -> Range<u32> {
+    pub(crate) fn ordinals(&self, docs: Range<DocId>) -> Range<u32> {
         let docs = docs.start.min(self.layout.docs)..docs.end.min(self.layout.docs);
         if docs.is_empty() {
             return 0..0;

@@ -35,6 +35,8 @@ const CELL_VECTORS: usize = 98;
 const LOOKUPS: usize = 64;
 /// Rows that the axes are learned from, at most and for each dimension.
 const AXES_ROWS: std::ops::Range<usize> = 16_384..65_536;
+/// Rows that mean and scale are measured on, at most.
+const SPACE_ROWS: usize = 1 << 15;
 /// Rows that are placed at once.
 const PART_ROWS: usize = 128;
 
@@ -50,7 +52,7 @@ struct Projected {
 pub(super) fn build(spec: &DenseSpec, rows: Rows<'_>, count: u32, threads: usize) -> (Layout, Parts) {
     let work = Work { kernels: Kernels::best(), threads, seed: 0x5eed };
     let total = count as usize;
-    let space = Space::fit(spec.metric, rows, total, spec.dim as usize, work.seed);
+    let space = Space::fit(spec.metric, rows, total, spec.dim as usize, (work.seed, SPACE_ROWS));
     let (lookups, width) = Codebook::shape(space.dims(), LOOKUPS);
     let coded = lookups * width;
     let wanted = halves::values_max(space.dims()).max(coded.next_multiple_of(HALF_GROUP));

@@ -21,7 +21,6 @@ mod layout;
 mod odds;
 mod refine;
 mod search;
-mod space;
 
 use std::sync::Arc;
 
@@ -31,6 +30,7 @@ use self::cells::Cells;
 pub use self::cells::{Tier, resident_bytes};
 pub(crate) use self::search::CellsScratch;
 use self::search::{Effort, Filter, Query};
+use super::space;
 use super::vectors::ChunkSource;
 use super::{Ask, Flat, VectorIndex};
 use crate::counters::Counters;

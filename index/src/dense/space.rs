@@ -1,4 +1,4 @@
-//! The space that cells live in: one L2 space for every metric, in which nearer is better.
+//! The space that cells and signs live in: one L2 space for every metric, in which nearer is better.
 //!
 //! - L2: the vectors themselves. Cosine: the normalised vectors.
 //! - Inner product: a vector gets one more coordinate, `sqrt(R^2 - |x|^2)` with `R` the largest norm, a query
@@ -15,13 +15,14 @@ use spandrel_storage::Metric;
 use crate::random::Random;
 use crate::simd;
 
-/// Rows that mean and scale are measured on, at most.
-const SAMPLE_ROWS: usize = 1 << 15;
 /// A query whose squared distance from the mean is larger is not compared by codes: sums could overflow.
 pub(super) const QUERY_SQUARED_MAX: f64 = 1e12;
 
+/// What a distance here may be off by, as a share of the squares that it is the difference of.
+const ROUNDING: f64 = 1e-6;
+
 /// Gives row `at` of a field's vectors as f32.
-pub(super) type Rows<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
+pub(crate) type Rows<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 
 /// How vectors and queries of a field are placed.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,10 +40,16 @@ pub(super) struct Space {
 }
 
 impl Space {
-    /// Measures `count` rows of `dim` dimensions.
-    pub(super) fn fit(metric: Metric, rows: Rows<'_>, count: usize, dim: usize, seed: u64) -> Self {
+    /// Measures `count` rows of `dim` dimensions, mean and scale on a sample with a seed and a size.
+    pub(super) fn fit(
+        metric: Metric,
+        rows: Rows<'_>,
+        count: usize,
+        dim: usize,
+        (seed, sample_rows): (u64, usize),
+    ) -> Self {
         let mut row = vec![0.0; dim];
-        let sample = Random(seed).sample(count, SAMPLE_ROWS);
+        let sample = Random(seed).sample(count, sample_rows);
         let lifted = metric == Metric::Ip;
         let (mut radius, mut norms) = (0.0_f64, 0.0);
         if lifted {
@@ -53,7 +60,7 @@ impl Space {
                 norms += norm / count as f64;
             }
         }
-        let dims = dim + usize::from(lifted);
+        let dims = Self::dims_of(metric, dim);
         let mut space = Self { metric, scale: 1.0, mean: vec![0.0; dims], radius, query_norm: norms };
         let mut sums = vec![0.0_f64; dims];
         let mut placed = vec![0.0; dims];
@@ -78,6 +85,11 @@ impl Space {
         space
     }
 
+    /// Dimensions here of a field of `dim` dimensions.
+    pub(super) fn dims_of(metric: Metric, dim: usize) -> usize {
+        dim + usize::from(metric == Metric::Ip)
+    }
+
     /// Dimensions here.
     pub(super) fn dims(&self) -> usize {
         self.mean.len()
@@ -86,6 +98,23 @@ impl Space {
     /// Dimensions of the field.
     pub(super) fn field_dim(&self) -> usize {
         self.dims() - usize::from(self.metric == Metric::Ip)
+    }
+
+    /// The squared distance here between a query and a vector of this score, a little more for rounding; no
+    /// vector of a score of minus infinity is too far.
+    pub(super) fn distance_of(&self, query: &[f32], score: f32) -> f32 {
+        let score = f64::from(score);
+        let (size, product) = match self.metric {
+            Metric::L2 => (0.0, score * self.scale * self.scale),
+            Metric::Cosine => (2.0 * self.scale * self.scale, 2.0 * score * self.scale * self.scale),
+            Metric::Ip => {
+                let norm = simd::norm(query).max(f64::MIN_POSITIVE);
+                let size = self.query_norm * self.query_norm + self.radius * self.radius;
+                (size, 2.0 * score * self.scale * (self.query_norm / norm))
+            }
+        };
+        let distance = (size - product).max(0.0);
+        (distance + ROUNDING * (distance + size)) as f32
     }
 
     /// A row before it is scaled and centred.
@@ -102,6 +131,7 @@ impl Space {
     }
 
     /// Places a row: `placed` has [`dims`](Self::dims) values.
+    #[inline]
     pub(super) fn place(&self, row: &[f32], placed: &mut [f32]) {
         let by = match self.metric {
             Metric::Cosine => self.scale / simd::norm(row).max(f64::MIN_POSITIVE),
@@ -119,6 +149,7 @@ impl Space {
 
     /// Places a query and returns its squared distance from the mean. Its extra coordinate is minus the mean
     /// of that coordinate, always.
+    #[inline]
     pub(super) fn place_query(&self, query: &[f32], placed: &mut [f32]) -> f64 {
         let norm = match self.metric {
             Metric::L2 => 1.0,
@@ -162,7 +193,7 @@ mod tests {
             let dim = 12;
             let values = rows(60, dim, scale, 4);
             let give = |at: usize, out: &mut [f32]| out.copy_from_slice(&values[at * dim..(at + 1) * dim]);
-            let space = Space::fit(metric, &give, 60, dim, 1);
+            let space = Space::fit(metric, &give, 60, dim, (1, 60));
             let mut placed = vec![vec![0.0; space.dims()]; 60];
             (0..60).for_each(|at| space.place(&values[at * dim..(at + 1) * dim], &mut placed[at]));
             let spread: f64 = placed.iter().map(|row| simd::norm_squared(row) / 60.0).sum();
@@ -186,6 +217,14 @@ mod tests {
                     scores.is_sorted_by(|a, b| *a >= b - 1e-5 * size),
                     "{metric:?} at {scale}: {scores:?}"
                 );
+                for (at, score) in order.iter().zip(&scores) {
+                    let distance = simd::l2_f64(&here, &placed[*at]);
+                    let told = f64::from(space.distance_of(query, *score as f32));
+                    assert!(
+                        (told - distance).abs() < 1e-4 * (1.0 + distance),
+                        "{metric:?}: {told} {distance}"
+                    );
+                }
             }
         }
     }
@@ -193,7 +232,7 @@ mod tests {
     #[test]
     fn rows_that_are_all_alike_have_a_space() {
         for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
-            let space = Space::fit(metric, &|_, out| out.fill(3.0), 5, 4, 1);
+            let space = Space::fit(metric, &|_, out| out.fill(3.0), 5, 4, (1, 5));
             let mut placed = vec![1.0; space.dims()];
             space.place(&[3.0; 4], &mut placed);
             assert!(placed.iter().all(|value| value.abs() < 1e-3), "{metric:?}: {placed:?}");

@@ -1,0 +1,296 @@
+//! The sign codes of a field's vectors: made in one pass, scanned 32 at a time.
+//!
+//! A vector is placed in [`Space`], rotated at random and written as the signs of its coordinates, four to a
+//! nibble (RaBitQ of one bit, see [`rabitq`](crate::quant::rabitq)). Nothing is trained, so that codes of new
+//! rows cost 2 us a vector of 384 dimensions. More than 1,024 coordinates are not coded: which ones the
+//! rotation decides, so that those left out are a sample, and they count as error.
+//!
+//! The section, little-endian:
+//!
+//! | offset | bytes | what |
+//! |---|---|---|
+//! | 0 | 8 | `SPSIGNS` and a zero |
+//! | 8 | 2 | layout version, 1 |
+//! | 10 | 1 | metric: 0 L2, 1 inner product, 2 cosine |
+//! | 11 | 1 | zero |
+//! | 12 | 4 | dimension of the field |
+//! | 16 | 4 | vectors |
+//! | 20 | 24 | scale, radius and query norm of the space, f64 each |
+//! | 44 | 20 | zeros |
+//! | 64 | 4 x dims | mean of the space, f32 each |
+//! | then | | blocks of [`nibble`], the vectors in order |
+
+use half::f16;
+use spandrel_storage::codec::{Decoder, Encoder, Truncated};
+use spandrel_storage::{DenseSpec, Metric};
+
+use crate::dense::space::{QUERY_SQUARED_MAX, Rows, Space};
+use crate::error::{Error, Result};
+use crate::large::Large;
+use crate::quant::{Factors, Rotation};
+use crate::simd::nibble::{self, BLOCK_ROWS, Bounds, Candidates, ENTRIES, GROUP, LOOKUPS_MAX};
+use crate::simd::{Kernels, norm_squared};
+
+const MAGIC: &[u8; 8] = b"SPSIGNS\0";
+const VERSION: u16 = 1;
+const HEADER_BYTES: usize = 64;
+/// Seed of the rotation: part of the layout.
+const SEED: u64 = 0x5167_6e73;
+/// Dimensions of a lookup.
+const LOOKUP_DIMS: usize = 4;
+/// Rows that the mean and scale are measured on, at most.
+const SAMPLE_ROWS: usize = 1024;
+/// Scales that f16 holds; a vector that needs a larger one is a candidate always.
+const SCALE_MAX: f32 = 60_000.0;
+
+/// Sign codes of vectors, in order.
+pub struct Codes {
+    pub(super) space: Space,
+    rotation: Rotation,
+    vectors: u32,
+    blocks: Large<u8>,
+}
+
+/// A query made ready.
+#[derive(Debug, Default)]
+pub(super) struct SignQuery {
+    placed: Vec<f32>,
+    table: Vec<u8>,
+    /// Its squared distance from the mean.
+    squared: f32,
+    step: f32,
+    bias: f32,
+}
+
+/// The rotation of vectors with so many dimensions in the space.
+fn rotation(dims: usize) -> Rotation {
+    Rotation::new(dims.next_multiple_of(LOOKUP_DIMS * GROUP), SEED)
+}
+
+/// Lookups of a code of so many coordinates.
+fn lookups(rotation: &Rotation) -> usize {
+    (rotation.dim() / LOOKUP_DIMS).min(LOOKUPS_MAX)
+}
+
+impl Codes {
+    /// The codes of `count` vectors, of which `rows` gives one by its position.
+    pub fn encode(spec: &DenseSpec, rows: Rows<'_>, count: u32) -> Self {
+        let kernels = Kernels::best();
+        let space = Space::fit(spec.metric, rows, count as usize, spec.dim as usize, (SEED, SAMPLE_ROWS));
+        let rotation = rotation(space.dims());
+        let lookups = lookups(&rotation);
+        let block_bytes = nibble::block_bytes(lookups);
+        let mut blocks = Large::zeroed((count as usize).div_ceil(BLOCK_ROWS) * block_bytes);
+        let mut row = vec![0.0; spec.dim as usize];
+        let (mut placed, mut code) = (vec![0.0; rotation.dim()], vec![0; lookups]);
+        for (first, block) in (0..count).step_by(BLOCK_ROWS).zip(blocks.chunks_exact_mut(block_bytes)) {
+            let here = BLOCK_ROWS.min((count - first) as usize);
+            for at in 0..here {
+                let id = first + at as u32;
+                rows(id as usize, &mut row);
+                placed[space.dims()..].fill(0.0);
+                kernels.vectorized(
+                    #[inline(always)]
+                    || space.place(&row, &mut placed[..space.dims()]),
+                );
+                let norm_squared = norm_squared(&placed);
+                rotation.apply(&mut placed);
+                let (groups, _) = placed.as_chunks::<LOOKUP_DIMS>();
+                let mut magnitude = 0.0;
+                for (code, group) in code.iter_mut().zip(groups) {
+                    let bit = |at: usize| u8::from(group[at] > 0.0) << at;
+                    *code = bit(0) | bit(1) | bit(2) | bit(3);
+                    magnitude += f64::from(group.iter().map(|value| value.abs()).sum::<f32>());
+                }
+                nibble::put_code(block, at, &code);
+                // What a code decodes to is half of each sign.
+                let decoded_squared = 0.25 * (lookups * LOOKUP_DIMS) as f64;
+                let factors = Factors::from_sums(norm_squared, 0.5 * magnitude, decoded_squared);
+                nibble::put_factors(block, lookups, at, stored(factors, id));
+            }
+            nibble::pad(block, lookups, here);
+        }
+        Self { space, rotation, vectors: count, blocks }
+    }
+
+    /// How many vectors there are.
+    pub(super) fn vectors(&self) -> u32 {
+        self.vectors
+    }
+
+    /// Bytes of memory in use.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.blocks.bytes() + self.space.dims() * 4 + self.rotation.memory_bytes()
+    }
+
+    /// Makes a query ready; false when it is too far from all vectors to be compared by codes.
+    pub(super) fn prepare(&self, kernels: &Kernels, query: &[f32], ready: &mut SignQuery) -> bool {
+        let SignQuery { placed, table, squared, step, bias } = ready;
+        placed.clear();
+        placed.resize(self.rotation.dim(), 0.0);
+        let dims = self.space.dims();
+        let distance = kernels.vectorized(
+            #[inline(always)]
+            || self.space.place_query(query, &mut placed[..dims]),
+        );
+        if distance.is_nan() || distance > QUERY_SQUARED_MAX {
+            return false;
+        }
+        *squared = distance as f32;
+        self.rotation.apply(placed);
+        table.resize(lookups(&self.rotation) * ENTRIES, 0);
+        (*step, *bias) = kernels.vectorized(
+            #[inline(always)]
+            || fill_table(placed, table),
+        );
+        true
+    }
+
+    /// Adds the vectors of a range of blocks that may be nearer than `limit`, a squared distance, to the
+    /// candidates: their bounds lie `slack` standard deviations below the estimates.
+    pub(super) fn scan(
+        &self,
+        kernels: &Kernels,
+        query: &SignQuery,
+        blocks: std::ops::Range<u32>,
+        (limit, slack): (f32, f32),
+        candidates: &mut Candidates,
+    ) {
+        let block_bytes = nibble::block_bytes(lookups(&self.rotation));
+        let blocks = &self.blocks[blocks.start as usize * block_bytes..blocks.end as usize * block_bytes];
+        let deviations = slack * query.squared.sqrt() / ((self.rotation.dim() - 1) as f32).sqrt();
+        let bounds = Bounds {
+            base: query.squared,
+            step: query.step,
+            bias: query.bias,
+            // Not nothing, so that an infinite error times it is infinite.
+            slack: deviations.max(f32::MIN_POSITIVE),
+            threshold: limit,
+        };
+        kernels.nibble_scan(&query.table, blocks, &bounds, candidates);
+    }
+
+    /// Writes the section.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
+        let mut header = Encoder::with_capacity(HEADER_BYTES);
+        header.raw(MAGIC).u16(VERSION);
+        header.u8(match self.space.metric {
+            Metric::L2 => 0,
+            Metric::Ip => 1,
+            Metric::Cosine => 2,
+        });
+        header.u8(0).u32(self.space.field_dim() as u32).u32(self.vectors);
+        for value in [self.space.scale, self.space.radius, self.space.query_norm] {
+            header.u64(value.to_bits());
+        }
+        let mut bytes = header.finish();
+        bytes.resize(HEADER_BYTES, 0);
+        bytes.extend(self.space.mean.iter().flat_map(|value| value.to_le_bytes()));
+        out.write_all(&bytes)?;
+        out.write_all(&self.blocks)
+    }
+
+    /// Bytes of the section of so many vectors of a field.
+    pub fn section_bytes(spec: &DenseSpec, vectors: u32) -> u64 {
+        let dims = Space::dims_of(spec.metric, spec.dim as usize);
+        let lookups = (dims.next_multiple_of(LOOKUP_DIMS * GROUP) / LOOKUP_DIMS).min(LOOKUPS_MAX);
+        let blocks = u64::from(vectors).div_ceil(BLOCK_ROWS as u64) * nibble::block_bytes(lookups) as u64;
+        (HEADER_BYTES + 4 * dims) as u64 + blocks
+    }
+
+    /// Reads the section of `vectors` vectors of a field.
+    ///
+    /// # Errors
+    /// [`Error::Section`] when the bytes are not that.
+    pub fn decode(section: &str, spec: &DenseSpec, vectors: u32, bytes: &[u8]) -> Result<Self> {
+        let damaged = |what: &str| Error::Section { section: section.to_owned(), what: what.to_owned() };
+        if vectors == 0 || bytes.len() as u64 != Self::section_bytes(spec, vectors) {
+            return Err(damaged("its length is not that of the signs of its field's vectors"));
+        }
+        let space = Self::space(spec, vectors, bytes).map_err(|truncated| damaged(&truncated.to_string()))?;
+        let space = space.ok_or_else(|| damaged("it does not hold signs of this version and field"))?;
+        let rotation = rotation(space.dims());
+        let mut blocks = Large::zeroed(bytes.len() - HEADER_BYTES - 4 * space.dims());
+        blocks.copy_from_slice(&bytes[HEADER_BYTES + 4 * space.dims()..]);
+        let lookups = lookups(&rotation);
+        let in_order = blocks.chunks_exact(nibble::block_bytes(lookups)).zip((0..).step_by(BLOCK_ROWS)).all(
+            |(block, first): (&[u8], u32)| {
+                let id = |row: usize| nibble::factors(block, lookups, row).id;
+                (0..BLOCK_ROWS)
+                    .zip(first..)
+                    .all(|(row, at)| id(row) == if at < vectors { at } else { u32::MAX })
+            },
+        );
+        match in_order {
+            true => Ok(Self { space, rotation, vectors, blocks }),
+            false => Err(damaged("its codes are not in the order of the vectors")),
+        }
+    }
+
+    /// The space that the header describes; `None` when it is another field's, or none's.
+    fn space(spec: &DenseSpec, vectors: u32, bytes: &[u8]) -> Result<Option<Space>, Truncated> {
+        let mut header = Decoder::new(bytes);
+        let ours = header.take(MAGIC.len(), "magic")? == MAGIC && header.u16("version")? == VERSION;
+        let metric = [Metric::L2, Metric::Ip, Metric::Cosine].get(usize::from(header.u8("metric")?)).copied();
+        header.u8("zero")?;
+        let sizes = (header.u32("dimension")?, header.u32("vectors")?);
+        let mut scales = [0.0; 3];
+        for scale in &mut scales {
+            *scale = f64::from_bits(header.u64("scales")?);
+        }
+        let [scale, radius, query_norm] = scales;
+        let dims = Space::dims_of(spec.metric, spec.dim as usize);
+        let mean = &bytes[HEADER_BYTES..HEADER_BYTES + 4 * dims];
+        let mean = mean.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
+        let sound = scale.is_normal() && scale > 0.0 && radius.is_finite() && query_norm.is_normal();
+        let space = Space { metric: spec.metric, scale, mean, radius, query_norm };
+        let fits = ours && metric == Some(spec.metric) && sizes == (spec.dim, vectors);
+        Ok((fits && sound && space.mean.iter().all(|value| value.is_finite())).then_some(space))
+    }
+}
+
+/// The factors as a block keeps them. Errors that f16 does not hold are infinite: their vectors are always
+/// candidates.
+fn stored(factors: Factors, id: u32) -> nibble::Factors {
+    let scale = 2.0 * factors.scale;
+    let fits = scale <= SCALE_MAX && factors.norm_squared.is_finite();
+    nibble::Factors {
+        add: if fits { factors.norm_squared } else { 0.0 },
+        scale: f16::from_f32(if fits { -scale } else { 0.0 }),
+        error: if fits { f16::from_f32(2.0 * factors.error) } else { f16::INFINITY },
+        id,
+    }
+}
+
+/// The sums of signs that each nibble stands for, as bytes; what one is worth, and what all lowest ones sum
+/// up to.
+#[inline(always)]
+fn fill_table(rotated: &[f32], table: &mut [u8]) -> (f32, f32) {
+    let (groups, _) = rotated.as_chunks::<LOOKUP_DIMS>();
+    let (entries, _) = table.as_chunks_mut::<ENTRIES>();
+    let groups = &groups[..entries.len()];
+    let width = |group: &[f32; LOOKUP_DIMS]| group.iter().map(|value| value.abs()).sum::<f32>();
+    let (mut widest, mut magnitude) = (f32::MIN_POSITIVE, 0.0);
+    for group in groups {
+        let width = width(group);
+        widest = if width > widest { width } else { widest };
+        magnitude += width;
+    }
+    // One step for all, so that sums are of one unit.
+    let per_step = 255.0 / widest;
+    for (entries, group) in entries.iter_mut().zip(groups) {
+        let least: f32 = group.iter().map(|value| if *value < 0.0 { *value } else { 0.0 }).sum();
+        for (entry, byte) in entries.iter_mut().enumerate() {
+            let mut sum = -least;
+            for (at, value) in group.iter().enumerate() {
+                sum += if entry >> at & 1 == 1 { *value } else { 0.0 };
+            }
+            // Neither is out of a byte's range but by rounding, which the cast cuts off.
+            *byte = (sum * per_step + 0.5) as u8;
+        }
+    }
+    (widest / 255.0, -0.5 * magnitude)
+}

@@ -1,0 +1,265 @@
+//! Scans of signs against the exact index over the same vectors: recall at what was asked for, whatever the
+//! metric, element, filter and place of the vectors; damage. Every set is made from a seed that is printed
+//! with what fails.
+
+use roaring::RoaringBitmap;
+use spandrel_storage::io::Extent;
+use spandrel_storage::{Element, Metric, RowId};
+
+use super::*;
+use crate::allow::Allow;
+use crate::dense::SearchParams;
+use crate::dense::vectors::Residency;
+use crate::random::Random;
+use crate::topk::Scored;
+
+struct Bytes(Vec<u8>);
+
+impl ChunkSource for Bytes {
+    fn bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        let bytes = self.0.get(at as usize..at as usize + out.len());
+        out.copy_from_slice(bytes.ok_or_else(|| Error::Invalid("read past the end".into()))?);
+        Ok(())
+    }
+
+    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+        for (index, extent) in extents.iter().enumerate() {
+            let mut bytes = vec![0; extent.len];
+            self.read(extent.offset, &mut bytes)?;
+            done(index, &bytes);
+        }
+        Ok(())
+    }
+}
+
+fn float(random: &mut Random) -> f32 {
+    (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+}
+
+fn vectors(seed: u64, count: usize, dim: usize, scale: f32) -> Vec<Vec<f32>> {
+    let mut random = Random(seed);
+    let centres: Vec<Vec<f32>> = (0..20).map(|_| (0..dim).map(|_| float(&mut random)).collect()).collect();
+    let vector = |random: &mut Random| {
+        let centre = &centres[random.below(centres.len())];
+        // Not centred, and of uneven variance.
+        let value =
+            |(at, c): (usize, &f32)| (0.4 + c + 1.5 * float(random) / (1.0 + 0.02 * at as f32)) * scale;
+        centre.iter().enumerate().map(value).collect()
+    };
+    (0..count).map(|_| vector(&mut random)).collect()
+}
+
+struct Case {
+    spec: DenseSpec,
+    signs: Signs,
+    /// The same with the vectors on disk.
+    on_disk: Signs,
+    section: Vec<u8>,
+    rows: Vec<RowId>,
+}
+
+impl Case {
+    fn new(metric: Metric, element: Element, vectors: &[Vec<f32>]) -> Self {
+        let dim = vectors[0].len() as u32;
+        let spec = DenseSpec { dim, metric, element, index: IndexKind::Auto };
+        let mut builder = FlatBuilder::new(&spec).unwrap();
+        // Every fifth doc has none.
+        for (at, vector) in vectors.iter().enumerate() {
+            builder.push(Some(vector)).unwrap();
+            if at % 4 == 3 {
+                builder.push(None).unwrap();
+            }
+        }
+        let rows = (0..u64::from(builder.docs())).map(|row| RowId(row * 3 + 1)).collect();
+        let mut flat = Vec::new();
+        builder.write(&mut flat).unwrap();
+        let give = |at: usize, out: &mut [f32]| builder.row(at, out);
+        let codes = Codes::encode(&spec, &give, builder.vectors());
+        let mut section = Vec::new();
+        codes.write(&mut section).unwrap();
+        assert_eq!(section.len() as u64, Codes::section_bytes(&spec, builder.vectors()));
+        let signs = Signs::new(builder.finish(), codes);
+        let flat = Flat::open("flat", &spec, Arc::new(Bytes(flat)), Residency::Disk).unwrap();
+        let source: Arc<dyn ChunkSource> = Arc::new(Bytes(section.clone()));
+        let on_disk = Signs::open("signs", &spec, flat, &source).unwrap();
+        Self { spec, signs, on_disk, section, rows }
+    }
+
+    fn search(&self, signs: &Signs, query: &[f32], allow: &Allow<'_>, k: usize, recall: f32) -> Vec<Scored> {
+        let (mut top, mut counters, mut scratch) = (TopK::new(k), Counters::default(), Scratch::new());
+        let ask = Ask { rows: &self.rows, allow, params: SearchParams { recall, exact: recall == 1.0 } };
+        signs.search(query, &ask, &mut top, &mut scratch, &mut counters).unwrap();
+        top.into_sorted()
+    }
+
+    /// Mean share of the true `k` nearest that is found. Scores and numbers of results are checked.
+    fn recall(&self, signs: &Signs, queries: &[Vec<f32>], allow: &Allow<'_>, k: usize, recall: f32) -> f64 {
+        let (mut hits, mut wanted) = (0, 0);
+        for query in queries {
+            let truth = self.search(&self.signs, query, allow, k, 1.0);
+            let found = self.search(signs, query, allow, k, recall);
+            assert_eq!(found.len(), truth.len(), "as many as there are");
+            assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "order, or a row twice");
+            let worst = truth.last().map_or(0.0, |last| last.score);
+            hits += found.iter().filter(|hit| hit.score >= worst).count();
+            wanted += truth.len();
+            for hit in found.iter().filter(|hit| hit.score >= worst) {
+                let score = truth.iter().find(|other| other.row == hit.row).map_or(hit.score, |t| t.score);
+                assert_eq!(hit.score, score, "scores are exact");
+            }
+        }
+        hits as f64 / f64::from(wanted.max(1) as u32)
+    }
+}
+
+#[test]
+fn what_was_asked_for_is_found() {
+    let mut seed = 1;
+    for (metric, element, dim, scale) in [
+        (Metric::L2, Element::F32, 96, 1.0),
+        (Metric::Ip, Element::F32, 100, 1e-9),
+        (Metric::Cosine, Element::F16, 64, 30.0),
+        (Metric::L2, Element::I8, 128, 40.0),
+        (Metric::Ip, Element::F16, 384, 1.0),
+        (Metric::L2, Element::F32, 1100, 1e12),
+    ] {
+        seed += 1;
+        let mut set = vectors(seed, 2_500, dim, scale);
+        if element == Element::I8 {
+            let whole = |value: &mut f32| *value = value.round().clamp(-127.0, 127.0);
+            set.iter_mut().flatten().for_each(whole);
+        }
+        let queries = set.split_off(2_450);
+        let case = Case::new(metric, element, &set);
+        let docs = case.rows.len() as u32;
+        let deleted: RoaringBitmap = (0..docs).filter(|doc| doc % 3 == 0).collect();
+        let filter: RoaringBitmap = (500..1_500).collect();
+        let allows = [
+            Allow::all(docs),
+            Allow { range: 700..1_900, deleted: Some(&deleted), ..Allow::all(docs) },
+            Allow { filter: Some(&filter), ..Allow::all(docs) },
+        ];
+        for allow in &allows {
+            for (k, recall) in [(1, 0.95), (10, 0.90), (10, 0.99), (100, 0.95), (5_000, 0.9)] {
+                for signs in [&case.signs, &case.on_disk] {
+                    let found = case.recall(signs, &queries, allow, k, recall);
+                    let what = format!("seed {seed}, {metric:?} {element:?} {dim}, k {k}: {found}");
+                    assert!(found >= f64::from(recall) - 0.01, "{what}, asked {recall}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn levels_agree_and_a_batch_is_its_searches() {
+    let set = vectors(40, 1_200, 72, 1.0);
+    let case = Case::new(Metric::Cosine, Element::F32, &set);
+    let allow = Allow::all(case.rows.len() as u32);
+    let queries: Vec<f32> = set[..40].concat();
+    let queries = Matrix::new(&queries, 72);
+    let params = SearchParams { recall: 0.9, exact: false };
+    let ask = Ask { rows: &case.rows, allow: &allow, params };
+    let mut expected: Option<Vec<Vec<Scored>>> = None;
+    for kernels in Kernels::available() {
+        let Case { signs, .. } = Case::new(Metric::Cosine, Element::F32, &set);
+        let signs = signs.with_kernels(kernels);
+        let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
+        let mut tops = vec![TopK::new(7); 40];
+        signs.search_batch(queries, &ask, &mut tops, &mut scratch, &mut counters).unwrap();
+        let tops: Vec<_> = tops.into_iter().map(TopK::into_sorted).collect();
+        for (query, top) in queries.iter().zip(&tops) {
+            assert_eq!(&case.search(&signs, query, &allow, 7, 0.9), top, "{kernels:?}");
+        }
+        assert_eq!(expected.get_or_insert_with(|| tops.clone()), &tops, "{kernels:?}");
+    }
+}
+
+/// What other segments found rules out candidates and nothing that belongs among the best.
+#[test]
+fn the_best_of_other_segments_count() {
+    let set = vectors(50, 3_000, 96, 1.0);
+    let (near, far) = (Case::new(Metric::L2, Element::F32, &set), vectors(51, 20, 96, 1.0));
+    let allow = Allow::all(near.rows.len() as u32);
+    let (mut scratch, mut alone, mut after) = (Scratch::new(), Counters::default(), Counters::default());
+    for query in &far {
+        let ask = Ask::new(&near.rows, &allow);
+        let mut top = TopK::new(10);
+        near.signs.search(query, &ask, &mut top, &mut scratch, &mut alone).unwrap();
+        let mut again = TopK::new(10);
+        // The same scores under other rows, which win ties.
+        top.clone().into_sorted().iter().for_each(|hit| {
+            again.push(hit.score, RowId(hit.row.0 - 1));
+        });
+        near.signs.search(query, &ask, &mut again, &mut scratch, &mut after).unwrap();
+        let rows = |top: TopK| top.into_sorted().iter().map(|hit| hit.row.0 / 3).collect::<Vec<_>>();
+        let (mut twice, once) = (rows(again), rows(top));
+        twice.dedup();
+        assert_eq!(twice, once[..twice.len()]);
+    }
+    assert!(after.scored < alone.scored, "{} and {}", after.scored, alone.scored);
+}
+
+#[test]
+fn vectors_without_extent_outliers_and_far_queries_are_no_trouble() {
+    // Under inner product far larger norms leave nothing to tell the others apart by.
+    for (metric, outlier) in [(Metric::L2, 1e18), (Metric::Ip, 30.0)] {
+        let mut set = vec![vec![0.25; 64]; 400];
+        let case = Case::new(metric, Element::F32, &set);
+        let allow = Allow::all(case.rows.len() as u32);
+        assert_eq!(case.search(&case.signs, &set[0], &allow, 9, 0.9).len(), 9);
+        set.extend(vectors(60, 600, 64, 1.0));
+        set.extend(vectors(61, 5, 64, outlier));
+        let case = Case::new(metric, Element::F32, &set);
+        let allow = Allow::all(case.rows.len() as u32);
+        for scale in [0.0, 1.0, 1e9, 1e18] {
+            let queries = vectors(62, 20, 64, scale);
+            let found = case.recall(&case.signs, &queries, &allow, 10, 0.95);
+            assert!(found >= 0.94, "seed 62, {metric:?}, queries times {scale}: {found}");
+        }
+    }
+}
+
+#[test]
+fn damaged_bytes_are_told() {
+    let case = Case::new(Metric::Ip, Element::F32, &vectors(70, 300, 64, 1.0));
+    let decode = |bytes: &[u8]| Codes::decode("signs/0", &case.spec, 300, bytes).err();
+    assert!(decode(&case.section).is_none());
+    for len in [0, 1, 63, 64, 200, case.section.len() - 1] {
+        assert!(decode(&case.section[..len]).is_some(), "{len} bytes");
+    }
+    let mut random = Random(71);
+    for _ in 0..2_000 {
+        let mut bytes = case.section.clone();
+        let at = random.below(bytes.len());
+        bytes[at] ^= 1 << random.below(8);
+        // Where nothing contradicts it, it is other codes: a search ends and finds what is there.
+        let Ok(codes) = Codes::decode("signs/0", &case.spec, 300, &bytes) else { continue };
+        let mut builder = FlatBuilder::new(&case.spec).unwrap();
+        vectors(70, 300, 64, 1.0).iter().for_each(|vector| builder.push(Some(vector)).unwrap());
+        let signs = Signs::new(builder.finish(), codes);
+        let (mut top, mut counters, mut scratch) = (TopK::new(5), Counters::default(), Scratch::new());
+        let (query, allow) = (&vectors(72, 1, 64, 1.0)[0], Allow::all(300));
+        let ask = Ask { rows: &case.rows, allow: &allow, params: SearchParams::default() };
+        let _ = signs.search(query, &ask, &mut top, &mut scratch, &mut counters);
+        assert!(top.into_sorted().iter().all(|hit| hit.score.is_finite()), "byte {at}");
+    }
+    for at in [0, 8, 10, 12, 16] {
+        let mut bytes = case.section.clone();
+        bytes[at + 1] ^= 0x80;
+        bytes[at] ^= 0x55;
+        assert!(decode(&bytes).is_some(), "byte {at}");
+    }
+}
+
+#[test]
+fn deviations_are_those_of_a_normal_value() {
+    for (share, expected) in [(0.5, 0.0), (0.841_345, 1.0), (0.95, 1.645), (0.977_25, 2.0), (0.999, 3.09)] {
+        assert!((deviations(share) - expected).abs() < 2e-3, "{share}: {}", deviations(share));
+    }
+    assert_eq!((deviations(-1.0), deviations(1.0)), (0.0, DEVIATIONS_MAX));
+}
