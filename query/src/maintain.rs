@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use spandrel_index::segment::policy::{Bounds, Job, Size, disk_job, fresh_job, merge_all_job};
-use spandrel_index::segment::{IndexDoc, Segment};
+use spandrel_index::segment::{IndexDoc, IndexValues, Merge, Plan, Segment};
 use spandrel_index::stop::Stop;
 use spandrel_storage::record::FieldSet;
-use spandrel_storage::{RowId, TenantId};
+use spandrel_storage::{DocId, RowId, TenantId};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fetch::key_of;
@@ -32,6 +32,10 @@ const FETCH_ROWS: usize = 1_024;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(600);
 /// Pause after a failed job, so that a full disk is not hammered.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// Flushes of so many rows get signs, because they are merged soon. When none came for a while, segments that
+/// were not merged get the cells that they lack.
+const FLUSH_PLAIN_MAX: usize = 65_536;
+const QUIET: Duration = Duration::from_secs(5);
 /// Longest time a maintainer sleeps; it is woken when there is something to do.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -98,19 +102,36 @@ impl Wake {
 }
 
 /// What a collection's maintenance remembers between jobs.
-#[derive(Default)]
 pub struct Maintenance {
     /// Fresh rows up to this one are to be on disk, whatever the policy says.
     flush_to: AtomicU64,
     /// Segments up to this row are to be merged as far as they may be, whatever the policy says.
     merge_to: AtomicU64,
+    /// When rows last became a segment on disk; at first, when the collection was opened.
+    flushed: Mutex<Instant>,
     /// The last failure of each lane since it last succeeded.
     failures: [Mutex<Option<(Instant, Error)>>; 2],
     /// Read-held while a job works on the collection's files; a drop takes it whole.
     pub busy: RwLock<()>,
 }
 
+impl Default for Maintenance {
+    fn default() -> Self {
+        Self {
+            flush_to: AtomicU64::new(0),
+            merge_to: AtomicU64::new(0),
+            flushed: Mutex::new(Instant::now()),
+            failures: Default::default(),
+            busy: RwLock::default(),
+        }
+    }
+}
+
 impl Maintenance {
+    fn merge_to(&self) -> RowId {
+        RowId(self.merge_to.load(Ordering::Acquire))
+    }
+
     fn failure(&self, lane: Lane) -> &Mutex<Option<(Instant, Error)>> {
         &self.failures[lane as usize]
     }
@@ -264,24 +285,54 @@ pub fn run_next(shared: &Shared, lane: Lane) -> Result<bool> {
         Job::Flush(range) => {
             let inputs = &snapshot.views[range];
             let docs = live_docs(inputs);
-            let count = docs.len();
-            to_disk(shared, inputs, count, &mut |_, each| {
+            let cells = docs.len() > FLUSH_PLAIN_MAX;
+            let plan = Plan { threads: shared.settings.build_threads, cells, merge: None };
+            to_disk(shared, inputs, (docs.len(), plan), &mut |_, each| {
                 docs.iter().try_for_each(|doc| each(Arc::clone(doc)))
             })?;
+            *shared.maintenance.flushed.lock() = Instant::now();
             shared.wake.wake(Lane::Disk);
         }
-        Job::MergeDisk(range) => {
-            let inputs = &snapshot.views[range];
-            let order = live_rows(inputs);
-            to_disk(shared, inputs, order.len(), &mut |wanted, each| {
-                stored_docs(shared, &snapshot, &order, wanted, each)
-            })?;
-        }
+        Job::MergeDisk(range) => merge_disk(shared, &snapshot, range)?,
     }
     Ok(true)
 }
 
+/// Merges segments on disk: vectors come from them, everything else from the row store.
+fn merge_disk(shared: &Shared, snapshot: &Snapshot, range: std::ops::Range<usize>) -> Result<()> {
+    let inputs = &snapshot.views[range];
+    let (order, places) = live_rows(inputs);
+    let segments: Vec<&Segment> = inputs.iter().map(|view| &*view.segment).collect();
+    let merge = Merge { inputs: &segments, places: &places };
+    // Who waits for it gets all of the machine, searches go before the others.
+    let asked = inputs.iter().any(|view| view.segment.last() <= shared.maintenance.merge_to());
+    let threads = shared.settings.build_threads;
+    let threads = if asked { threads } else { spandrel_index::parallel::threads(threads).div_ceil(2) };
+    let plan = Plan { threads, cells: true, merge: Some(merge) };
+    let mut source =
+        |wanted: &FieldSet, each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>| match wanted
+            .is_empty()
+            && keyed_docs(&segments, (&order, &places), each)?
+        {
+            true => Ok(()),
+            false => stored_docs(shared, snapshot, &order, wanted, each),
+        };
+    let merged = to_disk(shared, inputs, (order.len(), plan), &mut source);
+    let Err(error) = &merged else { return merged };
+    if error.kind() != ErrorKind::Corrupt {
+        return merged;
+    }
+    // What is in segments can be had from the rows.
+    tracing::warn!(collection = %shared.name, %error, "a segment is damaged; its vectors are read from the rows");
+    let plan = Plan { merge: None, ..plan };
+    to_disk(shared, inputs, (order.len(), plan), &mut |wanted, each| {
+        stored_docs(shared, snapshot, &order, wanted, each)
+    })
+}
+
 fn choose(shared: &Shared, snapshot: &Snapshot, lane: Lane) -> Option<Job> {
+    let merge_to = shared.maintenance.merge_to();
+    let quiet = shared.maintenance.flushed.lock().elapsed() >= QUIET;
     let sizes: Vec<Size> = snapshot
         .views
         .iter()
@@ -290,10 +341,10 @@ fn choose(shared: &Shared, snapshot: &Snapshot, lane: Lane) -> Option<Job> {
             deleted: view.deleted.len(),
             bytes: view.segment.memory_bytes(),
             on_disk: view.segment.on_disk(),
+            plain: view.segment.is_plain() && (quiet || view.segment.last() <= merge_to),
         })
         .collect();
     if lane == Lane::Disk {
-        let merge_to = RowId(shared.maintenance.merge_to.load(Ordering::Acquire));
         let asked = |view: &View| view.segment.on_disk() && view.segment.last() <= merge_to;
         let count = snapshot.views.iter().take_while(|view| asked(view)).count();
         return merge_all_job(&sizes, count).or_else(|| disk_job(&sizes));
@@ -328,17 +379,34 @@ fn live_docs(inputs: &[View]) -> Vec<Arc<IndexDoc>> {
     docs
 }
 
-/// Rows of segments that are not deleted, in doc order of the segment they will make.
-fn live_rows(inputs: &[View]) -> Vec<(TenantId, RowId)> {
+/// Rows of segments that are not deleted, in doc order of the segment they will make, and where each is: its
+/// segment and doc.
+fn live_rows(inputs: &[View]) -> (Vec<(TenantId, RowId)>, Vec<(u32, DocId)>) {
     let mut rows = Vec::new();
-    for view in inputs {
+    for (input, view) in (0..).zip(inputs) {
         for (tenant, range) in view.segment.tenant_ranges() {
             let live = range.filter(|doc| !view.deleted.contains(*doc));
-            rows.extend(live.map(|doc| (tenant, view.segment.rows()[doc as usize])));
+            rows.extend(live.map(|doc| ((tenant, view.segment.rows()[doc as usize]), (input, doc))));
         }
     }
-    rows.sort_unstable();
-    rows
+    rows.sort_unstable_by_key(|(row, _)| *row);
+    rows.into_iter().unzip()
+}
+
+/// Docs without values, when all of their keys are at hand; says whether they are.
+fn keyed_docs(
+    segments: &[&Segment],
+    (order, places): (&[(TenantId, RowId)], &[(u32, DocId)]),
+    each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>,
+) -> spandrel_index::Result<bool> {
+    if !segments.iter().all(|segment| segment.has_keys()) {
+        return Ok(false);
+    }
+    for ((tenant, row), (input, doc)) in order.iter().zip(places) {
+        let key = segments[*input as usize].key(*doc).map(Box::from);
+        each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values: IndexValues::default() }))?;
+    }
+    Ok(true)
 }
 
 /// Reads rows from the store, at the snapshot that says they are live, and analyses them again.

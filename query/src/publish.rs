@@ -22,7 +22,12 @@ const COMPACT_ROWS_MIN: u64 = 1_000;
 const COMPACT_SHARE: u64 = 4;
 
 /// Builds one segment on disk in place of `inputs` and publishes it.
-pub fn to_disk(shared: &Shared, inputs: &[View], docs: usize, source: segment::DocSource<'_>) -> Result<()> {
+pub fn to_disk(
+    shared: &Shared,
+    inputs: &[View],
+    (docs, plan): (usize, segment::Plan<'_>),
+    source: segment::DocSource<'_>,
+) -> Result<()> {
     let started = std::time::Instant::now();
     let rows = inputs[0].segment.first()..=inputs[inputs.len() - 1].segment.last();
     let id = shared.writer.lock().take_segment_id();
@@ -32,7 +37,7 @@ pub fn to_disk(shared: &Shared, inputs: &[View], docs: usize, source: segment::D
         0 => None,
         _ => {
             let path = shared.segment_path(id);
-            segment::build(&shared.indexer, &path, id, rows, shared.settings.build_threads, source)?;
+            segment::build(&shared.indexer, &path, id, rows, plan, source)?;
             Some(Arc::new(Segment::open(&shared.indexer, &path, &shared.reader, &shared.memory)?))
         }
     };

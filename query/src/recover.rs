@@ -139,8 +139,8 @@ fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<
         return Ok(None);
     }
     let path = parts.folder.join(segment_name(id));
-    let threads = parts.settings.build_threads;
-    segment::build(&parts.indexer, &path, id, entry.first..=entry.last, threads, &mut |wanted, each| {
+    let plan = segment::Plan { threads: parts.settings.build_threads, cells: true, merge: None };
+    segment::build(&parts.indexer, &path, id, entry.first..=entry.last, plan, &mut |wanted, each| {
         for chunk in order.chunks(REPLAY_ROWS) {
             let ids: Vec<RowId> = chunk.iter().map(|(_, row)| *row).collect();
             for ((tenant, row), stored) in chunk.iter().zip(store.get(parts.id, &ids, wanted)?) {

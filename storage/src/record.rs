@@ -79,6 +79,11 @@ impl FieldSet {
         }
     }
 
+    /// Whether no field is in the set.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::NONE
+    }
+
     /// Whether a field is in the set.
     pub fn contains(&self, field: FieldId) -> bool {
         self.0.get(usize::from(field.0) / 64).is_some_and(|word| word >> (field.0 % 64) & 1 == 1)

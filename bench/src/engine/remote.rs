@@ -24,7 +24,7 @@ use super::{Engine, Found, Process, Searcher, Size, VECTOR, Wanted, Writer, row_
 use crate::{Error, Result};
 
 /// Looks at a server's segments that have to agree before it counts as settled, and the pause between them.
-const SETTLED_LOOKS: usize = 4;
+const SETTLED_LOOKS: usize = 14;
 const SETTLED_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Messages of a stream that wait for the connection.

@@ -108,4 +108,15 @@ pub trait VectorIndex: Send + Sync {
 
     /// Bytes of memory that the index keeps.
     fn memory_bytes(&self) -> usize;
+
+    /// The exact index over the same vectors.
+    fn flat(&self) -> &Flat;
+
+    /// What its cells were made with, when it has cells.
+    ///
+    /// # Errors
+    /// Its section cannot be read, or is damaged.
+    fn trained(&self) -> Result<Option<ssd::Trained>> {
+        Ok(None)
+    }
 }

@@ -18,6 +18,8 @@ use crate::simd;
 /// A query whose squared distance from the mean is larger is not compared by codes: sums could overflow.
 pub(super) const QUERY_SQUARED_MAX: f64 = 1e12;
 
+/// How much the largest norm may grow without a new mean and scale.
+const WIDENED_MAX: f64 = 1.01;
 /// What a distance here may be off by, as a share of the squares that it is the difference of.
 const ROUNDING: f64 = 1e-6;
 
@@ -88,6 +90,23 @@ impl Space {
     /// Dimensions here of a field of `dim` dimensions.
     pub(super) fn dims_of(metric: Metric, dim: usize) -> usize {
         dim + usize::from(metric == Metric::Ip)
+    }
+
+    /// Makes room for rows of larger norms. None when that would move all others: they need a space of their
+    /// own.
+    pub(super) fn widen(&mut self, rows: Rows<'_>, count: usize) -> Option<()> {
+        if self.metric != Metric::Ip {
+            return Some(());
+        }
+        let mut row = vec![0.0; self.field_dim()];
+        let mut most = 0.0_f64;
+        for at in 0..count {
+            rows(at, &mut row);
+            most = most.max(simd::norm(&row) * self.scale);
+        }
+        let fits = most <= self.radius * WIDENED_MAX;
+        self.radius = self.radius.max(most);
+        fits.then_some(())
     }
 
     /// Dimensions here.

@@ -10,7 +10,7 @@
 //! | `text/FILE` | the files of the text index |
 //!
 //! Docs are read once for everything but dense fields, and once more for each of those, so that one field's
-//! vectors are in memory at a time and no more.
+//! vectors are in memory at a time and no more. A merge takes vectors from its inputs instead.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -18,11 +18,12 @@ use std::sync::Arc;
 
 use spandrel_storage::file::{SegmentInfo, SegmentWriter};
 use spandrel_storage::record::FieldSet;
-use spandrel_storage::{DenseSpec, FieldId, FieldKind, IndexKind, RowId, Schema};
+use spandrel_storage::{DenseSpec, DocId, FieldId, FieldKind, IndexKind, RowId, Schema};
 
 use super::fresh::FieldBuilder;
 use super::keys::{self, Keys};
-use super::{IndexDoc, Indexer, Order};
+use super::{IndexDoc, IndexValue, Indexer, Order, Segment};
+use crate::dense::flat::{AppendBuffers, FlatBuilder};
 use crate::dense::{signs, ssd};
 use crate::error::{Error, Result};
 use crate::text::TextBuilder;
@@ -58,26 +59,46 @@ pub(super) fn signs_name(id: usize) -> String {
 /// Section names of the files of the text index start with this.
 pub(super) const TEXT_PREFIX: &str = "text/";
 
-/// Writes a segment file that covers `range`, durably, with up to `threads` threads (0: as many as the
-/// machine
-/// runs). The file is not there unless this succeeds.
+/// How a segment is built.
+#[derive(Clone, Copy)]
+pub struct Plan<'a> {
+    /// Threads that may work on it; 0: as many as the machine runs.
+    pub threads: usize,
+    /// Whether many vectors get cells. Signs cost next to nothing, which suits a segment that is about to be
+    /// merged.
+    pub cells: bool,
+    /// The segments that the docs are from: their vectors are taken as they are.
+    pub merge: Option<Merge<'a>>,
+}
+
+/// What a segment is merged from.
+#[derive(Clone, Copy)]
+pub struct Merge<'a> {
+    /// The segments.
+    pub inputs: &'a [&'a Segment],
+    /// The input and the doc there of every doc, in doc order; the docs of an input ascend.
+    pub places: &'a [(u32, DocId)],
+}
+
+/// Writes a segment file that covers `range`, durably. The file is not there unless this succeeds.
 ///
 /// # Errors
-/// What `source` fails with; [`Error::Storage`] when the file cannot be written.
+/// What `source` fails with; [`Error::Storage`] when the file cannot be written, or inputs of a merge cannot
+/// be read; [`Error::Section`] when one of those is damaged.
 pub fn build(
     indexer: &Indexer,
     path: &Path,
     id: u64,
     range: RangeInclusive<RowId>,
-    threads: usize,
+    plan: Plan<'_>,
     source: DocSource<'_>,
 ) -> Result<SegmentInfo> {
     let schema = indexer.schema();
     let mut writer = SegmentWriter::create(path, id, KIND)?;
     let docs = write_light(schema, &mut writer, &range, source)?;
     for (at, field) in schema.fields.iter().enumerate() {
-        if matches!(field.kind, FieldKind::Dense(_)) {
-            write_dense(schema, &mut writer, FieldId(at as u16), (docs, threads), source)?;
+        if let FieldKind::Dense(spec) = &field.kind {
+            write_dense(spec, &mut writer, FieldId(at as u16), (docs, plan), source)?;
         }
     }
     Ok(writer.finish()?)
@@ -149,46 +170,68 @@ fn write_light(
 }
 
 fn write_dense(
-    schema: &Schema,
+    spec: &DenseSpec,
     writer: &mut SegmentWriter,
     id: FieldId,
-    (docs, threads): (u32, usize),
+    (docs, plan): (u32, Plan<'_>),
     source: DocSource<'_>,
 ) -> Result<()> {
-    let field = schema.get(id);
-    let mut builder = FieldBuilder::new(&field.kind)?;
-    let mut at = 0;
-    source(&FieldSet::of([id]), &mut |doc| {
-        builder.push(at, doc.value(id))?;
-        at += 1;
-        Ok(())
-    })?;
-    if at != docs {
+    let mut builder = FlatBuilder::new(spec)?;
+    match &plan.merge {
+        Some(merge) => copy_vectors(merge, id, &mut builder)?,
+        None => source(&FieldSet::of([id]), &mut |doc| match doc.value(id) {
+            Some(IndexValue::Dense(vector)) => builder.push(Some(vector)),
+            _ => builder.push(None),
+        })?,
+    }
+    if builder.docs() != docs {
         return Err(Error::Invalid(format!(
-            "the second pass over the docs of a segment gave {at}, the first {docs}"
+            "the second pass over the docs of a segment gave {}, the first {docs}",
+            builder.docs()
         )));
     }
-    let (FieldBuilder::Dense(builder), Some(name)) = (builder, section_name(&field.kind, usize::from(id.0)))
-    else {
-        return Ok(());
-    };
-    write_section(writer, &name, |section| builder.write(section))?;
-    let FieldKind::Dense(spec) = &field.kind else { return Ok(()) };
-    if has_cells(spec, builder.vectors()) {
-        let rows = |at: usize, out: &mut [f32]| builder.row(at, out);
-        let cells = ssd::build(spec, &rows, builder.vectors(), crate::parallel::threads(threads));
-        write_section(writer, &cells_name(usize::from(id.0)), |section| cells.write(section))?;
-    } else if signs::has_signs(spec, builder.vectors()) {
-        let rows = |at: usize, out: &mut [f32]| builder.row(at, out);
-        let codes = signs::Codes::encode(spec, &rows, builder.vectors());
-        write_section(writer, &signs_name(usize::from(id.0)), |section| codes.write(section))?;
+    let (vectors, at) = (builder.vectors(), usize::from(id.0));
+    write_section(writer, &format!("dense/{at}"), |section| builder.write(section))?;
+    let rows = |at: usize, out: &mut [f32]| builder.row(at, out);
+    if plan.cells && wants_cells(spec, vectors) {
+        let trained = plan.merge.and_then(|merge| merge.trained(id)).transpose()?;
+        let threads = crate::parallel::threads(plan.threads);
+        let cells = ssd::build(spec, &rows, vectors, threads, trained.as_ref());
+        write_section(writer, &cells_name(at), |section| cells.write(section))?;
+    } else if signs::has_signs(spec, vectors) {
+        let codes = signs::Codes::encode(spec, &rows, vectors);
+        write_section(writer, &signs_name(at), |section| codes.write(section))?;
     }
     Ok(())
 }
 
-/// Whether so many vectors of a field get cells.
-fn has_cells(spec: &DenseSpec, vectors: u32) -> bool {
+/// Whether so many vectors of a field are worth cells.
+pub(super) fn wants_cells(spec: &DenseSpec, vectors: u32) -> bool {
     spec.index != IndexKind::Flat && vectors >= ssd::VECTORS_MIN
+}
+
+/// Takes the vectors of a field from the inputs of a merge.
+fn copy_vectors(merge: &Merge<'_>, id: FieldId, builder: &mut FlatBuilder) -> Result<()> {
+    let (mut docs, mut buffers) = (Vec::new(), AppendBuffers::default());
+    for run in merge.places.chunk_by(|a, b| a.0 == b.0) {
+        docs.clear();
+        docs.extend(run.iter().map(|(_, doc)| *doc));
+        match merge.inputs[run[0].0 as usize].dense(id) {
+            Some(index) => builder.append(index.flat(), &docs, &mut buffers)?,
+            None => docs.iter().try_for_each(|_| builder.push(None))?,
+        }
+    }
+    Ok(())
+}
+
+impl Merge<'_> {
+    /// What the cells of the input with most of the docs were made with, when it has cells.
+    fn trained(&self, id: FieldId) -> Option<Result<ssd::Trained>> {
+        let mut counts = vec![0; self.inputs.len()];
+        self.places.iter().for_each(|(input, _)| counts[*input as usize] += 1);
+        let most = (0..counts.len()).max_by_key(|input| counts[*input])?;
+        self.inputs[most].dense(id)?.trained().transpose()
+    }
 }
 
 fn write_section(

@@ -22,7 +22,7 @@ pub enum IndexValue {
 }
 
 /// What a row gives to the indexes of its segment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct IndexValues {
     /// Indexed fields but texts, ascending by id; json payloads are left out.
     fields: Vec<(FieldId, IndexValue)>,

@@ -88,6 +88,7 @@ impl Segment {
             text,
             keys: None,
             place: Place::Memory(docs),
+            plain: false,
             memory_bytes: docs_bytes as u64,
         };
         segment.memory_bytes += segment.index_bytes();

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use spandrel_storage::{DocId, FieldId, RowId, Schema, TenantId};
 
-pub use self::build::{DocSource, build};
+pub use self::build::{DocSource, Merge, Plan, build};
 pub use self::doc::{Batch, IndexDoc, IndexValue, IndexValues, Indexer};
 use self::keys::Keys;
 use crate::budget::Reservation;
@@ -42,6 +42,8 @@ pub struct Segment {
     /// The keys of docs on disk, when answers can do with them and the memory budget had room.
     keys: Option<Keys>,
     place: Place,
+    /// Whether it could have cells and has none.
+    plain: bool,
     /// Bytes of all of the above.
     memory_bytes: u64,
 }
@@ -159,6 +161,19 @@ impl Segment {
             Place::Memory(docs) => docs.get(doc as usize)?.key.as_deref(),
             Place::Disk { .. } => self.keys.as_ref()?.get(doc),
         }
+    }
+
+    /// Whether the keys of all docs are at hand.
+    pub fn has_keys(&self) -> bool {
+        match &self.place {
+            Place::Memory(docs) => docs.iter().all(|doc| doc.key.is_some()),
+            Place::Disk { .. } => self.keys.is_some(),
+        }
+    }
+
+    /// Whether it could have cells and has none: it was written to be merged soon.
+    pub fn is_plain(&self) -> bool {
+        self.plain
     }
 
     /// Whether it is a file.

@@ -9,7 +9,7 @@ use spandrel_storage::file::{Section, SegmentFile};
 use spandrel_storage::io::{BatchRead, Extent};
 use spandrel_storage::{FieldKind, PayloadKind, RowId, TenantId};
 
-use super::build::{KIND, TEXT_PREFIX, cells_name, section_name, signs_name};
+use super::build::{KIND, TEXT_PREFIX, cells_name, section_name, signs_name, wants_cells};
 use super::keys::{self, Keys};
 use super::{FieldIndex, Indexer, Place, Segment};
 use crate::budget::{MemoryBudget, Reservation};
@@ -41,7 +41,7 @@ impl Segment {
         let schema = Arc::clone(indexer.schema());
         let (range, rows) = read_rows(&file)?;
         let tenants = read_tenants(&file, &rows)?;
-        let mut reserved = Vec::new();
+        let (mut reserved, mut plain) = (Vec::new(), false);
         let mut fields = Vec::with_capacity(schema.fields.len());
         for (at, field) in schema.fields.iter().enumerate() {
             let Some(name) = section_name(&field.kind, at) else {
@@ -59,6 +59,7 @@ impl Segment {
                     let source: Arc<dyn ChunkSource> = Arc::new(SectionSource(flat_section));
                     let flat = Flat::open(&name, spec, source, residency)?;
                     check_docs(&name, flat.docs(), rows.len())?;
+                    plain |= wants_cells(spec, flat.vectors()) && file.section(&cells_name(at)).is_none();
                     FieldIndex::Dense(match (cells, signs) {
                         (Some((cells, tier)), _) => {
                             Box::new(Ssd::open(&cells_name(at), spec, flat, &cells, tier)?)
@@ -92,7 +93,8 @@ impl Segment {
         let keys = open_keys(&file, rows.len(), memory, &mut reserved)?;
         let info = file.info();
         let place = Place::Disk { id: info.id, bytes: info.bytes, checksum: info.checksum, reserved };
-        let mut segment = Self { schema, range, rows, tenants, fields, text, keys, place, memory_bytes: 0 };
+        let mut segment =
+            Self { schema, range, rows, tenants, fields, text, keys, place, plain, memory_bytes: 0 };
         segment.memory_bytes = segment.index_bytes();
         Ok(segment)
     }

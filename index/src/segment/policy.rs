@@ -19,6 +19,9 @@ const MEMORY_FANOUT: usize = 8;
 const DISK_FANOUT: usize = 4;
 /// A segment is rewritten when more than this share of its rows is deleted.
 const DEAD_SHARE_MAX: f64 = 0.3;
+/// A merge on disk takes in the segment before it when that has at most so many times its rows: what it has
+/// learned serves all.
+const TAKEN_IN: u64 = 2;
 /// A segment on disk is not merged past this many rows, so that a build stays bounded.
 pub const SEGMENT_DOCS_MAX: u64 = 4_000_000;
 
@@ -33,6 +36,8 @@ pub struct Size {
     pub bytes: u64,
     /// Whether it is on disk.
     pub on_disk: bool,
+    /// Whether it is to be written again for an index that it lacks.
+    pub plain: bool,
 }
 
 /// Bounds that come from settings.
@@ -84,7 +89,7 @@ pub fn merge_all_job(sizes: &[Size], count: usize) -> Option<Job> {
             docs += live(&sizes[end]);
             end += 1;
         }
-        if end > start + 1 {
+        if end > start + 1 || sizes[start].plain {
             return Some(Job::MergeDisk(start..end));
         }
         start = end;
@@ -99,12 +104,25 @@ fn merge_fresh(sizes: &[Size], fresh: Range<usize>) -> Option<Job> {
 }
 
 fn merge_disk(sizes: &[Size]) -> Option<Job> {
+    let live: Vec<u64> = sizes.iter().map(|size| size.docs.saturating_sub(size.deleted)).collect();
+    let fits = |docs: u64| docs <= SEGMENT_DOCS_MAX;
     let dead = |size: &Size| size.deleted as f64 > size.docs as f64 * DEAD_SHARE_MAX;
     if let Some(at) = sizes.iter().position(dead) {
-        return Some(Job::MergeDisk(at..at + 1));
+        // It is written anew in any case: smaller ones after it are taken along.
+        let (mut end, mut docs) = (at + 1, live[at]);
+        while end < live.len() && live[end] <= live[at] && fits(docs + live[end]) {
+            docs += live[end];
+            end += 1;
+        }
+        return Some(Job::MergeDisk(at..end));
     }
-    let live: Vec<u64> = sizes.iter().map(|size| size.docs.saturating_sub(size.deleted)).collect();
-    newest_run(&live, DISK_FANOUT, SEGMENT_DOCS_MAX).map(Job::MergeDisk)
+    if let Some(mut run) = newest_run(&live, DISK_FANOUT, SEGMENT_DOCS_MAX) {
+        let docs: u64 = live[run.clone()].iter().sum();
+        let before = run.start.checked_sub(1).filter(|before| live[*before] <= TAKEN_IN * docs);
+        run.start = before.filter(|before| fits(live[*before] + docs)).unwrap_or(run.start);
+        return Some(Job::MergeDisk(run));
+    }
+    sizes.iter().position(|size| size.plain).map(|at| Job::MergeDisk(at..at + 1))
 }
 
 /// The newest `fanout` neighbours or more of one tier, where a tier is a power of `fanout` of rows, with at
@@ -148,7 +166,7 @@ mod tests {
     const BOUNDS: Bounds = Bounds { fresh_docs_max: 32_768, fresh_bytes_max: 64 << 20 };
 
     fn size(docs: u64, on_disk: bool) -> Size {
-        Size { docs, deleted: 0, bytes: docs * 1_024, on_disk }
+        Size { docs, deleted: 0, bytes: docs * 1_024, on_disk, plain: false }
     }
 
     fn next_job(sizes: &[Size], bounds: Bounds) -> Option<Job> {
@@ -237,10 +255,32 @@ mod tests {
     fn a_mostly_deleted_segment_is_rewritten_and_an_empty_one_disappears() {
         let mut sizes = vec![size(1_000, true), size(500, true)];
         sizes[0].deleted = 301;
-        assert_eq!(next_job(&sizes, BOUNDS), Some(Job::MergeDisk(0..1)));
+        assert_eq!(next_job(&sizes, BOUNDS), Some(Job::MergeDisk(0..2)));
         sizes[0].deleted = 1_000;
         settle(&mut sizes);
         assert_eq!(sizes, vec![size(500, true)]);
+    }
+
+    #[test]
+    fn what_is_written_anew_takes_smaller_ones_along_and_a_run_what_it_nearly_outweighs() {
+        let mut sizes: Vec<Size> =
+            [500, 100_000, 16_000, 16_000, 200_000].map(|docs| size(docs, true)).into();
+        sizes[1].deleted = 32_000;
+        assert_eq!(next_job(&sizes, BOUNDS), Some(Job::MergeDisk(1..4)));
+        let run = [100_000, 16_000, 16_000, 16_000, 16_000].map(|docs| size(docs, true));
+        assert_eq!(next_job(&run, BOUNDS), Some(Job::MergeDisk(0..5)));
+        let run = [200_000, 16_000, 16_000, 16_000, 16_000].map(|docs| size(docs, true));
+        assert_eq!(next_job(&run, BOUNDS), Some(Job::MergeDisk(1..5)));
+    }
+
+    #[test]
+    fn a_plain_segment_is_written_again_when_nothing_else_is_to_do() {
+        let mut sizes = [100_000, 16_000, 16_000].map(|docs| size(docs, true));
+        sizes[1].plain = true;
+        assert_eq!(next_job(&sizes, BOUNDS), Some(Job::MergeDisk(1..2)));
+        assert_eq!(merge_all_job(&sizes[1..2], 1), Some(Job::MergeDisk(0..1)));
+        sizes[1].plain = false;
+        assert_eq!(next_job(&sizes, BOUNDS), None);
     }
 
     #[test]

@@ -70,7 +70,8 @@ fn on_disk(
                       each: &mut dyn FnMut(Arc<IndexDoc>) -> crate::Result<()>| {
         sorted.iter().try_for_each(|doc| each(Arc::clone(doc)))
     };
-    build(indexer, &path, 7, range, 1, &mut source).unwrap();
+    let plan = Plan { threads: 1, cells: true, merge: None };
+    build(indexer, &path, 7, range, plan, &mut source).unwrap();
     let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
     Segment::open(indexer, &path, &reader, &Arc::new(MemoryBudget::new(budget_bytes))).unwrap()
 }
@@ -184,4 +185,74 @@ fn damaged_sections_of_every_kind_are_errors_or_indexes_but_never_a_panic() {
             decode(&bytes[..at]);
         }
     }
+}
+
+/// A merge takes vectors from its inputs and goes on from the cells of the larger one: the file holds the same
+/// vectors as one that is built from the docs, and its cells find them.
+#[test]
+fn a_merge_of_segments_is_the_segment_of_their_docs() {
+    let indexer = indexer();
+    let docs = docs(&indexer, 20_000);
+    let folder = tempfile::tempdir().unwrap();
+    let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
+    let sorted = |docs: &[Arc<IndexDoc>]| {
+        let mut docs = docs.to_vec();
+        docs.sort_by_key(|doc| (doc.tenant, doc.row));
+        docs
+    };
+    let write = |name: &str, docs: &[Arc<IndexDoc>], range, plan: Plan<'_>, budget_bytes| {
+        let path = folder.path().join(name);
+        let mut source = |_: &spandrel_storage::FieldSet,
+                          each: &mut dyn FnMut(Arc<IndexDoc>) -> crate::Result<()>| {
+            docs.iter().try_for_each(|doc| each(Arc::clone(doc)))
+        };
+        build(&indexer, &path, 7, range, plan, &mut source).unwrap();
+        Segment::open(&indexer, &path, &reader, &Arc::new(MemoryBudget::new(budget_bytes))).unwrap()
+    };
+    let plan = Plan { threads: 1, cells: true, merge: None };
+    for budget_bytes in [1 << 30, 0] {
+        let first = write("1", &sorted(&docs[..15_000]), RowId(1)..=RowId(15_000), plan, budget_bytes);
+        let signs = Plan { cells: false, ..plan };
+        let second = write("2", &sorted(&docs[15_000..]), RowId(15_001)..=RowId(20_000), signs, budget_bytes);
+        assert!(!first.is_plain() && !second.is_plain(), "the second is too small for cells");
+        let live: Vec<Arc<IndexDoc>> = docs.iter().filter(|doc| doc.row.0 % 7 != 3).cloned().collect();
+        let live = sorted(&live);
+        let inputs = [&first, &second];
+        let place = |doc: &Arc<IndexDoc>| {
+            let input = u32::from(doc.row.0 > 15_000);
+            (input, inputs[input as usize].doc(doc.tenant, doc.row).unwrap())
+        };
+        let places: Vec<(u32, DocId)> = live.iter().map(place).collect();
+        let range = RowId(1)..=RowId(20_000);
+        let merge = Some(Merge { inputs: &inputs, places: &places });
+        let merged = write("3", &live, range.clone(), Plan { merge, ..plan }, budget_bytes);
+        let built = write("4", &live, range, plan, budget_bytes);
+        let section = |name: &str| {
+            let path = folder.path().join(name);
+            let file = spandrel_storage::file::SegmentFile::open(&path, Arc::clone(&reader)).unwrap();
+            assert!(file.section("cells/1").is_some());
+            file.require("dense/1").unwrap().read_all().unwrap()
+        };
+        assert!(section("3") == section("4"), "other vectors");
+        let mut hits = 0;
+        for query in 0..60 {
+            for tenant in (0..3).map(TenantId) {
+                let (found, expected) =
+                    (nearest(&merged, tenant, query as f32 * 331.0), exact(&built, tenant, query));
+                hits += found.iter().filter(|hit| expected.contains(hit)).count();
+            }
+        }
+        assert!(hits >= 60 * 3 * 5 * 94 / 100, "{hits} of {}", 60 * 3 * 5);
+    }
+}
+
+fn exact(segment: &Segment, tenant: TenantId, query: usize) -> Vec<Scored> {
+    let mut top = TopK::new(5);
+    let allow = Allow { range: segment.tenant_range(tenant), deleted: None, filter: None, stop: None };
+    let flat = segment.dense(DENSE).unwrap().flat();
+    let (mut scratch, mut counters) = (Scratch::default(), Counters::default());
+    let query = [query as f32 * 331.0, 1.0, -2.0, 0.5];
+    let ask = Ask::new(segment.rows(), &allow);
+    crate::dense::VectorIndex::search(flat, &query, &ask, &mut top, &mut scratch, &mut counters).unwrap();
+    top.into_sorted()
 }

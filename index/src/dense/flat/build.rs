@@ -11,13 +11,25 @@ use spandrel_storage::schema::DIM_MAX;
 use spandrel_storage::{DenseSpec, DocId, Element, Metric};
 
 use super::layout::{HEADER_BYTES, Layout};
-use super::{AnyVectors, Flat};
-use crate::dense::vectors::{Stored, Vectors};
+use super::{AnyVectors, Flat, Places};
+use crate::counters::Counters;
+use crate::dense::vectors::{Stored, VectorBuffers, Vectors};
 use crate::error::{Error, Result};
 use crate::simd::{self, Element as _};
 
 /// Bytes encoded at once when a section is written.
 const WRITE_VALUES: usize = 64 << 10;
+
+/// Vectors copied at once, and those between two wanted ones that are read along.
+const COPY_ROWS: usize = 512;
+const GAP_MAX: u32 = 16;
+
+/// Buffers of [`FlatBuilder::append`].
+#[derive(Default)]
+pub struct AppendBuffers {
+    vectors: VectorBuffers,
+    counters: Counters,
+}
 
 /// Vectors on their way into a flat index.
 pub struct FlatBuilder {
@@ -112,6 +124,37 @@ impl FlatBuilder {
         self.add_doc(true)
     }
 
+    /// Adds docs of another index over the same field, ascending, with their vectors as it stores them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there are too many docs; a storage error when the vectors cannot be read. Some
+    /// of the docs are then added.
+    ///
+    /// # Panics
+    /// When the two are not of one field, or a doc is not of `flat`.
+    pub fn append(&mut self, flat: &Flat, docs: &[DocId], buffers: &mut AppendBuffers) -> Result<()> {
+        let AppendBuffers { vectors: read, counters } = buffers;
+        match (&mut self.values, &flat.vectors) {
+            (Values::F32(values), AnyVectors::F32(vectors)) => {
+                copy(flat, docs, (vectors, values), read, counters)?;
+            }
+            (Values::F16(values), AnyVectors::F16(vectors)) => {
+                copy(flat, docs, (vectors, values), read, counters)?;
+            }
+            (Values::I8(values), AnyVectors::I8(vectors)) => {
+                copy(flat, docs, (vectors, values), read, counters)?;
+            }
+            _ => panic!("both are of one field"),
+        }
+        let mut places = Places::new(flat);
+        for doc in docs {
+            let ordinal = places.next(*doc);
+            self.norms.extend(ordinal.and_then(|ordinal| flat.norms.get(ordinal as usize)));
+            self.add_doc(ordinal.is_some())?;
+        }
+        Ok(())
+    }
+
     fn add_doc(&mut self, present: bool) -> Result<()> {
         let next = self.docs.checked_add(1);
         let next = next.ok_or_else(|| Error::Invalid("a segment has at most 4,294,967,295 docs".into()))?;
@@ -198,6 +241,31 @@ impl FlatBuilder {
             Values::I8(values) => write_values(values, &mut bytes, out),
         }
     }
+}
+
+/// Appends the vectors of docs, which ascend, as they are.
+fn copy<T: Stored>(
+    flat: &Flat,
+    docs: &[DocId],
+    (vectors, values): (&Vectors<T>, &mut Vec<T>),
+    buffers: &mut VectorBuffers,
+    counters: &mut Counters,
+) -> Result<()> {
+    let mut places = Places::new(flat);
+    let ordinals: Vec<u32> = docs.iter().filter_map(|doc| places.next(*doc)).collect();
+    // In one run each, dead vectors between live ones included: they are read in order.
+    for chunk in ordinals.chunk_by(|a, b| b - a <= GAP_MAX) {
+        for part in chunk.chunks(COPY_ROWS) {
+            let (first, last) = (part[0], part[part.len() - 1]);
+            for start in (first..=last).step_by(COPY_ROWS) {
+                let window = start..(last + 1).min(start + COPY_ROWS as u32);
+                let rows = vectors.window(window.clone(), buffers, counters)?;
+                let inside = part.iter().filter(|ordinal| window.contains(ordinal));
+                inside.for_each(|ordinal| values.extend_from_slice(rows.row((ordinal - start) as usize)));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Appends a vector, divided by `scale` and rounded to `T`; gives the squared norm of what was stored if it

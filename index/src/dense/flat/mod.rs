@@ -33,7 +33,7 @@ use crate::scratch::Scratch;
 use crate::simd::{Kernels, STREAM_BYTES};
 use crate::topk::TopK;
 
-pub use self::build::FlatBuilder;
+pub use self::build::{AppendBuffers, FlatBuilder};
 
 /// Bytes of vectors scored at once: they stay in the second-level cache while the queries of a batch pass.
 const BLOCK_BYTES: usize = 192 << 10;
@@ -468,6 +468,10 @@ impl VectorIndex for Flat {
             + vectors
             + self.present.len() * size_of::<DocId>()
             + self.norms.len() * size_of::<f32>()
+    }
+
+    fn flat(&self) -> &Flat {
+        self
     }
 }
 

@@ -110,11 +110,6 @@ impl Signs {
         self
     }
 
-    /// The exact index over the same vectors.
-    pub fn flat(&self) -> &Flat {
-        &self.flat
-    }
-
     /// Scores the candidates among `near` that may still be among the best.
     fn rescore(
         &self,
@@ -242,6 +237,10 @@ impl VectorIndex for Signs {
 
     fn memory_bytes(&self) -> usize {
         self.flat.memory_bytes() + self.codes.memory_bytes()
+    }
+
+    fn flat(&self) -> &Flat {
+        &self.flat
     }
 }
 

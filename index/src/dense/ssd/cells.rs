@@ -6,6 +6,7 @@ use std::sync::Arc;
 use spandrel_storage::DenseSpec;
 use spandrel_storage::io::Extent;
 
+use super::build::Trained;
 use super::bytes::ByteRows;
 use super::codebook::Codebook;
 use super::halves::{self, Halves};
@@ -247,39 +248,7 @@ impl Cells {
                 layout.vectors, layout.field_dim, layout.metric, spec.dim, spec.metric
             )));
         }
-        if layout.section_bytes() != source.bytes() {
-            let (bytes, found) = (layout.section_bytes(), source.bytes());
-            return Err(damaged(format!("its parts take {bytes} bytes, there are {found}")));
-        }
-        let floats = |part: Part, name: &str| -> Result<Vec<f32>> {
-            let bytes = read(source.as_ref(), layout.at(part), layout.bytes(part))?;
-            let mut values = Vec::with_capacity(bytes.len() / 4);
-            f32::decode(&bytes, &mut values);
-            match values.iter().all(|value| value.is_finite()) {
-                true => Ok(values),
-                false => Err(damaged(format!("a value of its {name} is not finite"))),
-            }
-        };
-        let starts = read(source.as_ref(), layout.at(Part::Starts), layout.bytes(Part::Starts))?;
-        let starts: Vec<u32> = starts.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
-        let ordered =
-            starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&layout.blocks);
-        if !ordered {
-            return Err(damaged("the starts of its postings do not ascend to their end".into()));
-        }
-        let parts = Parts {
-            mean: floats(Part::Mean, "mean")?,
-            axes: floats(Part::Axes, "axes")?,
-            words: floats(Part::Words, "words")?,
-            centroids: floats(Part::Centroids, "centroids")?,
-            radii: floats(Part::Radii, "radii")?,
-            starts,
-            more_axes: floats(Part::MoreAxes, "axes")?,
-            steps: floats(Part::Steps, "steps")?,
-            halves: Large::zeroed(0),
-            refine: Large::zeroed(0),
-            postings: Large::zeroed(0),
-        };
+        let parts = read_parts(section, &layout, source.as_ref())?;
         let rows = |part: Part| -> Result<Rows> {
             let at = layout.at(part);
             Ok(match tier {
@@ -386,6 +355,53 @@ pub fn resident_bytes(section: &str, source: &dyn ChunkSource, tier: Tier) -> Re
         _ => layout.bytes(Part::Postings) + layout.bytes(fineness.part()),
     };
     Ok(quantized + rows + layout.bytes(Part::Words) + u64::from(layout.cells) * 20)
+}
+
+/// The parts of a section that are no rows and no postings.
+fn read_parts(section: &str, layout: &Layout, source: &dyn ChunkSource) -> Result<Parts> {
+    let damaged = |what: String| Error::Section { section: section.to_owned(), what };
+    if layout.section_bytes() != source.bytes() {
+        let (bytes, found) = (layout.section_bytes(), source.bytes());
+        return Err(damaged(format!("its parts take {bytes} bytes, there are {found}")));
+    }
+    let floats = |part: Part, name: &str| -> Result<Vec<f32>> {
+        let bytes = read(source, layout.at(part), layout.bytes(part))?;
+        let mut values = Vec::with_capacity(bytes.len() / 4);
+        f32::decode(&bytes, &mut values);
+        match values.iter().all(|value| value.is_finite()) {
+            true => Ok(values),
+            false => Err(damaged(format!("a value of its {name} is not finite"))),
+        }
+    };
+    let starts = read(source, layout.at(Part::Starts), layout.bytes(Part::Starts))?;
+    let starts: Vec<u32> = starts.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+    let ordered = starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&layout.blocks);
+    if !ordered {
+        return Err(damaged("the starts of its postings do not ascend to their end".into()));
+    }
+    Ok(Parts {
+        mean: floats(Part::Mean, "mean")?,
+        axes: floats(Part::Axes, "axes")?,
+        words: floats(Part::Words, "words")?,
+        centroids: floats(Part::Centroids, "centroids")?,
+        radii: floats(Part::Radii, "radii")?,
+        starts,
+        more_axes: floats(Part::MoreAxes, "axes")?,
+        steps: floats(Part::Steps, "steps")?,
+        halves: Large::zeroed(0),
+        refine: Large::zeroed(0),
+        postings: Large::zeroed(0),
+    })
+}
+
+/// What the cells of a section were made with.
+///
+/// # Errors
+/// As [`resident_bytes`].
+pub(super) fn read_trained(section: &str, source: &dyn ChunkSource) -> Result<Trained> {
+    let layout = read_layout(section, source)?;
+    let parts = read_parts(section, &layout, source)?;
+    Ok(Trained { layout, parts })
 }
 
 fn read_layout(section: &str, source: &dyn ChunkSource) -> Result<Layout> {

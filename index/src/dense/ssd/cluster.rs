@@ -19,6 +19,8 @@ const GROUPS_TRIED: usize = 8;
 const SAMPLE_PER_CELL: usize = 48;
 /// Rounds of k-means: more move centroids by less than what a search sees.
 const ROUNDS: usize = 8;
+/// Rounds where most centroids are known.
+const ROUNDS_KNOWN: usize = 2;
 /// Rows whose products with all centroids are computed at once.
 const TILE_ROWS: usize = 32;
 
@@ -49,24 +51,20 @@ pub(super) struct Centroids {
 }
 
 impl Centroids {
-    /// At most `cells` centroids of `rows`, none of them twice.
-    pub(super) fn fit(rows: Matrix<'_, f32>, cells: usize, work: Work) -> Self {
+    /// At most `cells` centroids of `rows`, none of them twice; k-means goes on from those that are `known`.
+    pub(super) fn fit(rows: Matrix<'_, f32>, cells: usize, known: Option<&[f32]>, work: Work) -> Self {
         let dim = rows.dim();
         let mut random = Random(work.seed);
-        let flat = |rows: Matrix<'_, f32>, cells: usize, random: &mut Random| {
+        let flat = |rows: Matrix<'_, f32>, cells: usize, known: Option<&[f32]>, random: &mut Random| {
             let sample = random.sample(rows.rows(), cells * SAMPLE_PER_CELL);
             let values: Vec<f32> = sample.iter().flat_map(|at| rows.row(*at)).copied().collect();
-            k_means(Matrix::new(&values, dim), cells, random, work)
+            k_means(Matrix::new(&values, dim), cells, known, random, work)
         };
         if cells <= FLAT_MAX {
-            return Self {
-                dim,
-                values: flat(rows, cells, &mut random),
-                groups: Vec::new(),
-                starts: Vec::new(),
-            };
+            let values = flat(rows, cells, known, &mut random);
+            return Self { dim, values, groups: Vec::new(), starts: Vec::new() };
         }
-        let groups = flat(rows, (cells as f64).sqrt().ceil() as usize, &mut random);
+        let groups = flat(rows, (cells as f64).sqrt().ceil() as usize, None, &mut random);
         let sample = random.sample(rows.rows(), cells * SAMPLE_PER_CELL);
         let values: Vec<f32> = sample.iter().flat_map(|at| rows.row(*at)).copied().collect();
         let values = Matrix::new(&values, dim);
@@ -75,11 +73,20 @@ impl Centroids {
         near.iter()
             .zip(values.iter())
             .for_each(|(near, row)| members[near.cell as usize].extend_from_slice(row));
+        // What is known goes to the group that it is nearest to.
+        let mut known_of = vec![Vec::new(); members.len()];
+        if let Some(known) = known.map(|known| Matrix::new(known, dim)) {
+            let near = nearest_flat(known, Matrix::new(&groups, dim), 1, work);
+            for (near, centroid) in near.iter().zip(known.iter()) {
+                known_of[near.cell as usize].extend_from_slice(centroid);
+            }
+        }
         let (mut cells_of, mut starts) = (Vec::new(), vec![0]);
-        for members in &members {
+        for (members, known) in members.iter().zip(&known_of) {
             let members = Matrix::new(members, dim);
             let share = (cells * members.rows()).div_ceil(values.rows().max(1));
-            cells_of.extend(flat(members, share.min(members.rows()), &mut random));
+            let known = (!known.is_empty()).then_some(&known[..]);
+            cells_of.extend(flat(members, share.min(members.rows()), known, &mut random));
             starts.push((cells_of.len() / dim) as u32);
         }
         Self { dim, values: cells_of, groups, starts }
@@ -187,12 +194,25 @@ fn nearest_flat(rows: Matrix<'_, f32>, centroids: Matrix<'_, f32>, top: usize, w
     near
 }
 
-/// At most `cells` means of `rows`: fewer when there are not as many different rows.
-fn k_means(rows: Matrix<'_, f32>, cells: usize, random: &mut Random, work: Work) -> Vec<f32> {
-    let dim = rows.dim();
-    let start = random.sample(rows.rows(), cells.max(1));
-    let mut centroids: Vec<f32> = start.iter().flat_map(|at| rows.row(*at)).copied().collect();
-    for round in 0..ROUNDS {
+/// At most `cells` means of `rows`: fewer when there are not as many different rows. Of those that are
+/// `known` as many are taken as are wanted, in fewer rounds.
+fn k_means(
+    rows: Matrix<'_, f32>,
+    cells: usize,
+    known: Option<&[f32]>,
+    random: &mut Random,
+    work: Work,
+) -> Vec<f32> {
+    let (dim, cells) = (rows.dim(), cells.max(1));
+    let mut centroids = Vec::new();
+    if let Some(known) = known.map(|known| Matrix::new(known, dim)) {
+        let kept = random.sample(known.rows(), cells);
+        centroids.extend(kept.iter().flat_map(|at| known.row(*at)).copied());
+    }
+    let start = random.sample(rows.rows(), cells - centroids.len() / dim);
+    centroids.extend(start.iter().flat_map(|at| rows.row(*at)).copied());
+    let rounds = if known.is_some() { ROUNDS_KNOWN } else { ROUNDS };
+    for round in 0..rounds {
         let near = nearest_flat(rows, Matrix::new(&centroids, dim), 1, work);
         let mut sums = vec![0.0_f64; centroids.len()];
         let mut counts = vec![0_usize; centroids.len() / dim];
@@ -206,7 +226,7 @@ fn k_means(rows: Matrix<'_, f32>, cells: usize, random: &mut Random, work: Work)
             centroid.iter_mut().zip(sums).for_each(|(value, sum)| *value = (sum / *count as f64) as f32);
         }
         refill(rows, &near, &mut centroids, &mut counts, random);
-        if round + 1 == ROUNDS {
+        if round + 1 == rounds {
             // Cells that are still empty are of rows that are there already.
             let kept = counts.iter().zip(centroids.chunks_exact(dim)).filter(|(count, _)| **count > 0);
             return kept.flat_map(|(_, centroid)| centroid).copied().collect();

@@ -28,7 +28,7 @@ use crate::dense::vectors::PAGE_BYTES;
 use crate::simd::{HALF_GROUP, nibble};
 
 const MAGIC: &[u8; 8] = b"SPCELLS\0";
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 pub(super) const HEADER_BYTES: u64 = PAGE_BYTES;
 /// Most calibrated points a header holds.
 pub(super) const POINTS_MAX: usize = 160;
@@ -45,6 +45,8 @@ pub(super) struct Layout {
     pub(super) blocks: u32,
     /// Values of a row of half bytes; 0 when there are none.
     pub(super) halves: u32,
+    /// How many vectors axes, words and steps were learned from.
+    pub(super) learned: u32,
     pub(super) scale: f64,
     pub(super) radius: f64,
     pub(super) query_norm: f64,
@@ -130,9 +132,8 @@ impl Layout {
             Metric::Ip => 1,
             Metric::Cosine => 2,
         });
-        for value in
-            [self.field_dim, self.vectors, self.cells, self.lookups, self.width, self.blocks, self.halves]
-        {
+        let sizes = [self.field_dim, self.vectors, self.cells, self.lookups, self.width, self.blocks];
+        for value in sizes.into_iter().chain([self.halves, self.learned]) {
             header.u32(value);
         }
         for value in [self.scale, self.radius, self.query_norm] {
@@ -184,11 +185,11 @@ impl Layout {
         let mut header = Decoder::new(header);
         let ours = header.take(MAGIC.len(), "magic")? == MAGIC && header.u16("version")? == VERSION;
         let metric = [Metric::L2, Metric::Ip, Metric::Cosine].get(usize::from(header.u8("metric")?)).copied();
-        let mut sizes = [0; 7];
+        let mut sizes = [0; 8];
         for size in &mut sizes {
             *size = header.u32("sizes")?;
         }
-        let [field_dim, vectors, cells, lookups, width, blocks, halves] = sizes;
+        let [field_dim, vectors, cells, lookups, width, blocks, halves, learned] = sizes;
         let mut scales = [0.0; 3];
         for scale in &mut scales {
             *scale = f64::from_bits(header.u64("scales")?);
@@ -220,6 +221,7 @@ impl Layout {
                 width,
                 blocks,
                 halves,
+                learned,
                 scale,
                 radius,
                 query_norm,

@@ -41,8 +41,8 @@ use crate::scratch::Scratch;
 use crate::simd::Kernels;
 use crate::topk::TopK;
 
-/// Fewer vectors than this are scanned, not searched.
-pub const VECTORS_MIN: u32 = 4096;
+/// Fewer vectors than this are scanned, not searched: measured, signs are as fast up to here.
+pub const VECTORS_MIN: u32 = 8192;
 /// At most this many allowed docs are scored one by one.
 const GATHER_MAX: u64 = 2048;
 
@@ -50,6 +50,8 @@ const GATHER_MAX: u64 = 2048;
 pub struct Ssd {
     flat: Flat,
     cells: Cells,
+    section: Box<str>,
+    source: Arc<dyn ChunkSource>,
     kernels: &'static Kernels,
 }
 
@@ -59,14 +61,19 @@ pub struct Built {
     parts: cells::Parts,
 }
 
+/// What cells were made with: other vectors of the field can be given cells by the same.
+pub struct Trained(build::Trained);
+
 /// Builds the cells over `count` vectors, of which `rows` gives one by its position, with `threads` threads.
+/// Where they are mostly those that something was `trained` for, or others like them, that is used again.
 pub fn build(
     spec: &DenseSpec,
     rows: &(dyn Fn(usize, &mut [f32]) + Sync),
     count: u32,
     threads: usize,
+    trained: Option<&Trained>,
 ) -> Built {
-    let (layout, parts) = build::build(spec, rows, count, threads);
+    let (layout, parts) = build::build(spec, rows, count, threads, trained.map(|trained| &trained.0));
     Built { layout, parts }
 }
 
@@ -95,18 +102,14 @@ impl Ssd {
         tier: Tier,
     ) -> Result<Self> {
         let cells = Cells::open(section, spec, flat.vectors(), source, tier)?;
-        Ok(Self { flat, cells, kernels: Kernels::best() })
+        let (section, source) = (section.into(), Arc::clone(source));
+        Ok(Self { flat, cells, section, source, kernels: Kernels::best() })
     }
 
     /// The same index with the kernels of another level, for tests and measurements.
     pub fn with_kernels(mut self, kernels: &'static Kernels) -> Self {
         self.kernels = kernels;
         self
-    }
-
-    /// The exact index over the same vectors.
-    pub fn flat(&self) -> &Flat {
-        &self.flat
     }
 
     /// The effort that the caller asks for; none to score everything.
@@ -181,6 +184,14 @@ impl VectorIndex for Ssd {
 
     fn memory_bytes(&self) -> usize {
         self.flat.memory_bytes() + self.cells.memory_bytes()
+    }
+
+    fn flat(&self) -> &Flat {
+        &self.flat
+    }
+
+    fn trained(&self) -> Result<Option<Trained>> {
+        cells::read_trained(&self.section, self.source.as_ref()).map(|trained| Some(Trained(trained)))
     }
 }
 

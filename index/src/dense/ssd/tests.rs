@@ -80,6 +80,10 @@ struct Case {
 
 impl Case {
     fn new(metric: Metric, element: Element, vectors: &[Vec<f32>]) -> Self {
+        Self::with(metric, element, vectors, None)
+    }
+
+    fn with(metric: Metric, element: Element, vectors: &[Vec<f32>], trained: Option<&Trained>) -> Self {
         let spec = DenseSpec { dim: vectors[0].len() as u32, metric, element, index: Default::default() };
         let flat = || {
             let mut flat = FlatBuilder::new(&spec).unwrap();
@@ -89,9 +93,9 @@ impl Case {
         let given = flat();
         let row = |at: usize, out: &mut [f32]| given.row(at, out);
         let mut section = Vec::new();
-        build(&spec, &row, given.vectors(), 2).write(&mut section).unwrap();
+        build(&spec, &row, given.vectors(), 2, trained).write(&mut section).unwrap();
         let mut single = Vec::new();
-        build(&spec, &row, given.vectors(), 1).write(&mut single).unwrap();
+        build(&spec, &row, given.vectors(), 1, trained).write(&mut single).unwrap();
         assert!(section == single, "the number of threads shows in the bytes");
         let source: Arc<dyn ChunkSource> = Arc::new(Bytes(section.clone()));
         let open = |tier: Tier| {
@@ -394,4 +398,42 @@ fn damaged_sections_are_refused_or_searched_without_a_panic() {
         }
     }
     assert!(refused > 0 && searched > 0, "{refused} refused, {searched} searched");
+}
+
+/// Cells go on from what was learned from others, until the vectors have outgrown it.
+#[test]
+fn what_was_learned_serves_other_vectors_of_the_field() {
+    let seed = 91;
+    let mut random = Random(seed);
+    let mixture = Mixture::new(&mut random, 48, 60);
+    for metric in [Metric::L2, Metric::Ip] {
+        let vectors: Vec<Vec<f32>> = (0..12_000).map(|_| mixture.vector(&mut random, 0.5)).collect();
+        let queries: Vec<Vec<f32>> = (0..100).map(|_| mixture.vector(&mut random, 0.5)).collect();
+        let before = Case::new(metric, Element::F32, &vectors[..6_000]);
+        let mut trained = before.ssd.trained().unwrap().unwrap();
+        // The first half goes, in three steps; others come.
+        for (step, (first, last)) in
+            [(2_000, 9_000), (4_000, 10_000), (6_000, 12_000)].into_iter().enumerate()
+        {
+            let case = Case::with(metric, Element::F32, &vectors[first..last], Some(&trained));
+            let layout = &case.ssd.cells.layout;
+            assert_eq!(layout.learned, 6_000, "{metric:?}: learned again at step {step}");
+            let cells = (last - first).div_ceil(98) as u32;
+            assert!((cells * 9 / 10..=cells).contains(&layout.cells), "{} cells, not {cells}", layout.cells);
+            let allow = Allow::all((last - first) as u32);
+            for recall in [0.9, 0.99] {
+                let found = case.recall(&queries, &allow, 10, recall);
+                let what = format!("seed {seed}, {metric:?}, step {step}: {found}");
+                assert!(found >= f64::from(recall) - 0.02, "{what}, asked {recall}");
+            }
+            trained = case.ssd.trained().unwrap().unwrap();
+        }
+        // Twice as many, vectors from elsewhere, and longer ones: learned again.
+        let layout =
+            |vectors: &[Vec<f32>]| Case::with(metric, Element::F32, vectors, Some(&trained)).ssd.cells.layout;
+        assert_eq!(layout(&[&vectors[..], &vectors[..100]].concat()).learned, 12_100);
+        let other = Mixture::new(&mut random, 48, 4);
+        let elsewhere: Vec<Vec<f32>> = (0..5_000).map(|_| other.vector(&mut random, 3.0)).collect();
+        assert_eq!(layout(&elsewhere).learned, 5_000);
+    }
 }
