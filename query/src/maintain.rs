@@ -301,9 +301,10 @@ pub fn run_next(shared: &Shared, lane: Lane) -> Result<bool> {
 /// Merges segments on disk: vectors come from them, everything else from the row store.
 fn merge_disk(shared: &Shared, snapshot: &Snapshot, range: std::ops::Range<usize>) -> Result<()> {
     let inputs = &snapshot.views[range];
-    let (order, places) = live_rows(inputs);
+    let live = live_rows(inputs);
+    let (order, places) = (&live.order, &live.places);
     let segments: Vec<&Segment> = inputs.iter().map(|view| &*view.segment).collect();
-    let merge = Merge { inputs: &segments, places: &places };
+    let merge = Merge { inputs: &segments, places };
     // Who waits for it gets all of the machine, searches go before the others.
     let asked = inputs.iter().any(|view| view.segment.last() <= shared.maintenance.merge_to());
     let threads = shared.settings.build_threads;
@@ -312,10 +313,10 @@ fn merge_disk(shared: &Shared, snapshot: &Snapshot, range: std::ops::Range<usize
     let mut source =
         |wanted: &FieldSet, each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>| match wanted
             .is_empty()
-            && keyed_docs(&segments, (&order, &places), each)?
+            && keyed_docs(&segments, &live, each)?
         {
             true => Ok(()),
-            false => stored_docs(shared, snapshot, &order, wanted, each),
+            false => stored_docs(shared, snapshot, order, wanted, each),
         };
     let merged = to_disk(shared, inputs, (order.len(), plan), &mut source);
     let Err(error) = &merged else { return merged };
@@ -326,7 +327,7 @@ fn merge_disk(shared: &Shared, snapshot: &Snapshot, range: std::ops::Range<usize
     tracing::warn!(collection = %shared.name, %error, "a segment is damaged; its vectors are read from the rows");
     let plan = Plan { merge: None, ..plan };
     to_disk(shared, inputs, (order.len(), plan), &mut |wanted, each| {
-        stored_docs(shared, snapshot, &order, wanted, each)
+        stored_docs(shared, snapshot, order, wanted, each)
     })
 }
 
@@ -379,9 +380,14 @@ fn live_docs(inputs: &[View]) -> Vec<Arc<IndexDoc>> {
     docs
 }
 
-/// Rows of segments that are not deleted, in doc order of the segment they will make, and where each is: its
-/// segment and doc.
-fn live_rows(inputs: &[View]) -> (Vec<(TenantId, RowId)>, Vec<(u32, DocId)>) {
+/// Rows of segments that are not deleted, in doc order of the segment they will make.
+struct LiveRows {
+    order: Vec<(TenantId, RowId)>,
+    /// Where each is: its segment and doc.
+    places: Vec<(u32, DocId)>,
+}
+
+fn live_rows(inputs: &[View]) -> LiveRows {
     let mut rows = Vec::new();
     for (input, view) in (0..).zip(inputs) {
         for (tenant, range) in view.segment.tenant_ranges() {
@@ -390,19 +396,20 @@ fn live_rows(inputs: &[View]) -> (Vec<(TenantId, RowId)>, Vec<(u32, DocId)>) {
         }
     }
     rows.sort_unstable_by_key(|(row, _)| *row);
-    rows.into_iter().unzip()
+    let (order, places) = rows.into_iter().unzip();
+    LiveRows { order, places }
 }
 
 /// Docs without values, when all of their keys are at hand; says whether they are.
 fn keyed_docs(
     segments: &[&Segment],
-    (order, places): (&[(TenantId, RowId)], &[(u32, DocId)]),
+    live: &LiveRows,
     each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>,
 ) -> spandrel_index::Result<bool> {
     if !segments.iter().all(|segment| segment.has_keys()) {
         return Ok(false);
     }
-    for ((tenant, row), (input, doc)) in order.iter().zip(places) {
+    for ((tenant, row), (input, doc)) in live.order.iter().zip(&live.places) {
         let key = segments[*input as usize].key(*doc).map(Box::from);
         each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values: IndexValues::default() }))?;
     }

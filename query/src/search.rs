@@ -249,6 +249,8 @@ impl<'a> Search<'a> {
                 scopes.push(scope);
             }
         }
+        // The largest first: what is found there rules out most of the others.
+        scopes.sort_by_key(|scope| std::cmp::Reverse(scope.base.range.len()));
         let mut search = Self { shared, request, snapshot, tenant, scopes, stop, stages: Vec::new() };
         if request.explain {
             let time_us = started.elapsed().as_micros() as u64;

@@ -41,6 +41,22 @@ pub(super) struct Space {
     pub(super) query_norm: f64,
 }
 
+/// What makes distances of scores, for one query.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DistanceOf {
+    size: f64,
+    per_score: f64,
+}
+
+impl DistanceOf {
+    /// The squared distance of a vector of this score, a little more for rounding; no vector of a score of
+    /// minus infinity is too far.
+    pub(super) fn score(&self, score: f32) -> f32 {
+        let distance = (self.size - f64::from(score) * self.per_score).max(0.0);
+        (distance + ROUNDING * (distance + self.size)) as f32
+    }
+}
+
 impl Space {
     /// Measures `count` rows of `dim` dimensions, mean and scale on a sample with a seed and a size.
     pub(super) fn fit(
@@ -119,21 +135,27 @@ impl Space {
         self.dims() - usize::from(self.metric == Metric::Ip)
     }
 
-    /// The squared distance here between a query and a vector of this score, a little more for rounding; no
-    /// vector of a score of minus infinity is too far.
-    pub(super) fn distance_of(&self, query: &[f32], score: f32) -> f32 {
-        let score = f64::from(score);
-        let (size, product) = match self.metric {
-            Metric::L2 => (0.0, score * self.scale * self.scale),
-            Metric::Cosine => (2.0 * self.scale * self.scale, 2.0 * score * self.scale * self.scale),
+    /// What a query of this norm is multiplied by before it is centred.
+    pub(super) fn query_factor(&self, norm: f64) -> f64 {
+        match self.metric {
+            Metric::L2 => self.scale,
+            Metric::Cosine => self.scale / norm.max(f64::MIN_POSITIVE),
+            Metric::Ip => self.query_norm / norm.max(f64::MIN_POSITIVE),
+        }
+    }
+
+    /// What makes a distance to a query of this norm of a score.
+    pub(super) fn distance_of(&self, norm: f64) -> DistanceOf {
+        let squared = self.scale * self.scale;
+        let (size, per_score) = match self.metric {
+            Metric::L2 => (0.0, squared),
+            Metric::Cosine => (2.0 * squared, 2.0 * squared),
             Metric::Ip => {
-                let norm = simd::norm(query).max(f64::MIN_POSITIVE);
                 let size = self.query_norm * self.query_norm + self.radius * self.radius;
-                (size, 2.0 * score * self.scale * (self.query_norm / norm))
+                (size, 2.0 * self.scale * self.query_factor(norm))
             }
         };
-        let distance = (size - product).max(0.0);
-        (distance + ROUNDING * (distance + size)) as f32
+        DistanceOf { size, per_score }
     }
 
     /// A row before it is scaled and centred.
@@ -170,15 +192,7 @@ impl Space {
     /// of that coordinate, always.
     #[inline]
     pub(super) fn place_query(&self, query: &[f32], placed: &mut [f32]) -> f64 {
-        let norm = match self.metric {
-            Metric::L2 => 1.0,
-            Metric::Ip | Metric::Cosine => simd::norm(query).max(f64::MIN_POSITIVE),
-        };
-        let by = match self.metric {
-            Metric::L2 => self.scale,
-            Metric::Cosine => self.scale / norm,
-            Metric::Ip => self.query_norm / norm,
-        };
+        let by = self.query_factor(if self.metric == Metric::L2 { 1.0 } else { simd::norm(query) });
         for ((placed, value), mean) in placed.iter_mut().zip(query).zip(&self.mean) {
             *placed = (f64::from(*value) * by - f64::from(*mean)) as f32;
         }
@@ -223,7 +237,7 @@ mod tests {
                 let score = |row: &[f32]| match metric {
                     Metric::L2 => -simd::l2_f64(query, row),
                     Metric::Ip => simd::dot_f64(query, row),
-                    Metric::Cosine => simd::dot_f64(query, row) / simd::norm(row),
+                    Metric::Cosine => simd::dot_f64(query, row) / simd::norm(row) / simd::norm(query),
                 };
                 let mut order: Vec<usize> = (0..60).collect();
                 order.sort_by(|a, b| {
@@ -238,7 +252,7 @@ mod tests {
                 );
                 for (at, score) in order.iter().zip(&scores) {
                     let distance = simd::l2_f64(&here, &placed[*at]);
-                    let told = f64::from(space.distance_of(query, *score as f32));
+                    let told = f64::from(space.distance_of(simd::norm(query)).score(*score as f32));
                     assert!(
                         (told - distance).abs() < 1e-4 * (1.0 + distance),
                         "{metric:?}: {told} {distance}"

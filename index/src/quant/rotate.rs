@@ -152,13 +152,12 @@ fn level<const WIDTH: usize>(lanes: [f32; LANES]) -> [f32; LANES] {
 fn butterfly(first: &mut [f32], second: &mut [f32], scale: f32) {
     let ((a, a_rest), (b, b_rest)) = (first.as_chunks_mut::<LANES>(), second.as_chunks_mut::<LANES>());
     for (a, b) in a.iter_mut().zip(b) {
-        let (x, y) = (*a, *b);
+        let (mut sums, mut differences) = ([0.0; LANES], [0.0; LANES]);
         for at in 0..LANES {
-            a[at] = (x[at] + y[at]) * scale;
+            sums[at] = (a[at] + b[at]) * scale;
+            differences[at] = (a[at] - b[at]) * scale;
         }
-        for at in 0..LANES {
-            b[at] = (x[at] - y[at]) * scale;
-        }
+        (*a, *b) = (sums, differences);
     }
     for (a, b) in a_rest.iter_mut().zip(b_rest) {
         (*a, *b) = ((*a + *b) * scale, (*a - *b) * scale);

@@ -28,6 +28,7 @@ use crate::dense::space::{QUERY_SQUARED_MAX, Rows, Space};
 use crate::error::{Error, Result};
 use crate::large::Large;
 use crate::quant::{Factors, Rotation};
+use crate::simd::lanes::fold;
 use crate::simd::nibble::{self, BLOCK_ROWS, Bounds, Candidates, ENTRIES, GROUP, LOOKUPS_MAX};
 use crate::simd::{Kernels, norm_squared};
 
@@ -40,6 +41,9 @@ const SEED: u64 = 0x5167_6e73;
 const LOOKUP_DIMS: usize = 4;
 /// Rows that the mean and scale are measured on, at most.
 const SAMPLE_ROWS: usize = 1024;
+/// Squared norm of a mean, in units of the spread, up to which the difference of a query and it is as good
+/// after the rotation as before.
+const MEAN_SQUARED_MAX: f64 = 1e4;
 /// Scales that f16 holds; a vector that needs a larger one is a candidate always.
 const SCALE_MAX: f32 = 60_000.0;
 
@@ -47,13 +51,19 @@ const SCALE_MAX: f32 = 60_000.0;
 pub struct Codes {
     pub(super) space: Space,
     rotation: Rotation,
+    /// The mean, rotated; empty where it is so far from zero that a query has to be centred before.
+    rotated_mean: Vec<f32>,
     vectors: u32,
     blocks: Large<u8>,
 }
 
-/// A query made ready.
+/// A query made ready. What does not depend on the segment is kept for the next one.
 #[derive(Debug, Default)]
 pub(super) struct SignQuery {
+    query: Vec<f32>,
+    pub(super) norm: f64,
+    /// The query over its norm, rotated.
+    rotated: Vec<f32>,
     placed: Vec<f32>,
     table: Vec<u8>,
     /// Its squared distance from the mean.
@@ -65,6 +75,17 @@ pub(super) struct SignQuery {
 /// The rotation of vectors with so many dimensions in the space.
 fn rotation(dims: usize) -> Rotation {
     Rotation::new(dims.next_multiple_of(LOOKUP_DIMS * GROUP), SEED)
+}
+
+/// See [`Codes::rotated_mean`].
+fn rotated_mean(space: &Space, rotation: &Rotation) -> Vec<f32> {
+    if norm_squared(&space.mean) > MEAN_SQUARED_MAX {
+        return Vec::new();
+    }
+    let mut mean = space.mean.clone();
+    mean.resize(rotation.dim(), 0.0);
+    rotation.apply(&mut mean);
+    mean
 }
 
 /// Lookups of a code of so many coordinates.
@@ -110,7 +131,7 @@ impl Codes {
             }
             nibble::pad(block, lookups, here);
         }
-        Self { space, rotation, vectors: count, blocks }
+        Self { rotated_mean: rotated_mean(&space, &rotation), space, rotation, vectors: count, blocks }
     }
 
     /// How many vectors there are.
@@ -120,24 +141,45 @@ impl Codes {
 
     /// Bytes of memory in use.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.blocks.bytes() + self.space.dims() * 4 + self.rotation.memory_bytes()
+        let floats = self.space.dims() + self.rotated_mean.len();
+        self.blocks.bytes() + floats * 4 + self.rotation.memory_bytes()
     }
 
     /// Makes a query ready; false when it is too far from all vectors to be compared by codes.
     pub(super) fn prepare(&self, kernels: &Kernels, query: &[f32], ready: &mut SignQuery) -> bool {
-        let SignQuery { placed, table, squared, step, bias } = ready;
-        placed.clear();
+        let SignQuery { query: known, norm, rotated, placed, table, squared, step, bias } = ready;
+        if known != query || rotated.len() != self.rotation.dim() {
+            query.clone_into(known);
+            *norm = crate::simd::norm(query);
+            rotated.clear();
+            rotated
+                .extend(query.iter().map(|value| (f64::from(*value) / norm.max(f64::MIN_POSITIVE)) as f32));
+            rotated.resize(self.rotation.dim(), 0.0);
+            self.rotation.apply(rotated);
+        }
         placed.resize(self.rotation.dim(), 0.0);
-        let dims = self.space.dims();
-        let distance = kernels.vectorized(
-            #[inline(always)]
-            || self.space.place_query(query, &mut placed[..dims]),
-        );
+        let distance = if self.rotated_mean.is_empty() {
+            let dims = self.space.dims();
+            placed[dims..].fill(0.0);
+            let distance = self.space.place_query(query, &mut placed[..dims]);
+            self.rotation.apply(placed);
+            distance
+        } else {
+            let by = (self.space.query_factor(*norm) * *norm) as f32;
+            f64::from(kernels.vectorized(
+                #[inline(always)]
+                || {
+                    for ((placed, value), mean) in placed.iter_mut().zip(&*rotated).zip(&self.rotated_mean) {
+                        *placed = value * by - mean;
+                    }
+                    fold(placed, 0.0, |value| value * value, |a, b| a + b)
+                },
+            ))
+        };
         if distance.is_nan() || distance > QUERY_SQUARED_MAX {
             return false;
         }
         *squared = distance as f32;
-        self.rotation.apply(placed);
         table.resize(lookups(&self.rotation) * ENTRIES, 0);
         (*step, *bias) = kernels.vectorized(
             #[inline(always)]
@@ -225,7 +267,9 @@ impl Codes {
             },
         );
         match in_order {
-            true => Ok(Self { space, rotation, vectors, blocks }),
+            true => {
+                Ok(Self { rotated_mean: rotated_mean(&space, &rotation), space, rotation, vectors, blocks })
+            }
             false => Err(damaged("its codes are not in the order of the vectors")),
         }
     }
@@ -265,6 +309,18 @@ fn stored(factors: Factors, id: u32) -> nibble::Factors {
     }
 }
 
+/// Whether a nibble has each of its bits set.
+const SIGNS: [[f32; LOOKUP_DIMS]; ENTRIES] = {
+    let mut signs = [[0.0; LOOKUP_DIMS]; ENTRIES];
+    let mut entry = 0;
+    while entry < ENTRIES * LOOKUP_DIMS {
+        let (nibble, bit) = (entry / LOOKUP_DIMS, entry % LOOKUP_DIMS);
+        signs[nibble][bit] = (nibble >> bit & 1) as f32;
+        entry += 1;
+    }
+    signs
+};
+
 /// The sums of signs that each nibble stands for, as bytes; what one is worth, and what all lowest ones sum
 /// up to.
 #[inline(always)]
@@ -281,15 +337,17 @@ fn fill_table(rotated: &[f32], table: &mut [u8]) -> (f32, f32) {
     }
     // One step for all, so that sums are of one unit.
     let per_step = 255.0 / widest;
-    for (entries, group) in entries.iter_mut().zip(groups) {
-        let least: f32 = group.iter().map(|value| if *value < 0.0 { *value } else { 0.0 }).sum();
-        for (entry, byte) in entries.iter_mut().enumerate() {
-            let mut sum = -least;
-            for (at, value) in group.iter().enumerate() {
-                sum += if entry >> at & 1 == 1 { *value } else { 0.0 };
-            }
-            // Neither is out of a byte's range but by rounding, which the cast cuts off.
-            *byte = (sum * per_step + 0.5) as u8;
+    for (entries, [a, b, c, d]) in entries.iter_mut().zip(groups) {
+        let low = |value: &f32| if *value < 0.0 { *value } else { 0.0 };
+        let least = low(a) + low(b) + low(c) + low(d);
+        let mut sums = [0.0; ENTRIES];
+        for entry in 0..ENTRIES {
+            let [in_a, in_b, in_c, in_d] = SIGNS[entry];
+            sums[entry] = a * in_a + b * in_b + (c * in_c + d * in_d) - least;
+        }
+        for (entry, sum) in entries.iter_mut().zip(sums) {
+            // Adding 2^23 rounds to a whole number and leaves it in the low bits.
+            *entry = (sum * per_step + 8_388_608.0).to_bits() as u8;
         }
     }
     (widest / 255.0, -0.5 * magnitude)

@@ -122,6 +122,9 @@ impl Signs {
     ) -> Result<()> {
         docs.clear();
         docs.extend(near.iter().filter(|(bound, _)| *bound < limit).map(|(_, doc)| *doc));
+        if docs.is_empty() {
+            return Ok(());
+        }
         scores.clear();
         scores.resize(docs.len(), 0.0);
         self.flat.score(query, docs, scores, scratch, counters)?;
@@ -143,10 +146,15 @@ impl Signs {
         let slack = deviations(1.0 - LOST_SHARE * (1.0 - ask.params.recall));
         let ordinals = self.flat.ordinals(ask.allow.range.clone());
         let all = ask.allow.is_unrestricted(self.flat.docs());
-        let limit = |top: &TopK| self.codes.space.distance_of(query, top.threshold());
+        let distance_of = self.codes.space.distance_of(ready.norm);
+        let limit = |top: &TopK| distance_of.score(top.threshold());
         let end = ordinals.end.div_ceil(BLOCK_ROWS as u32);
         let mut first = ordinals.start / BLOCK_ROWS as u32;
-        let mut step = if self.flat.is_at_hand() { CHUNK_BLOCKS.start } else { CHUNK_BLOCKS_ON_DISK };
+        let mut step = match (self.flat.is_at_hand(), top.is_full()) {
+            (true, false) => CHUNK_BLOCKS.start,
+            (true, true) => CHUNK_BLOCKS.end,
+            (false, _) => CHUNK_BLOCKS_ON_DISK,
+        };
         while first < end {
             ask.allow.check_stop()?;
             let chunk = first..end.min(first.saturating_add(step));
