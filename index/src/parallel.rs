@@ -13,18 +13,25 @@ pub fn threads(wanted: usize) -> usize {
     }
 }
 
-/// How much the threads of background work step back: under contention they get about a third of the time
-/// that others get.
-const BACKGROUND_NICE: i32 = 5;
+/// How far background work steps back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// Under contention it gets about a third of the time that others get: it must not fall behind.
+    Low = 5,
+    /// It takes what others leave, and a thirtieth of their time where they leave nothing.
+    Lowest = 15,
+}
 
 /// From now on this thread, and those it starts, let the machine's other work go first: searches do not wait
 /// for the build of a segment. Where the system has no priorities of threads this does nothing.
-pub fn step_back() {
+pub fn step_back(priority: Priority) {
     // On Linux a thread has a nice value of its own; elsewhere it would be that of the whole process.
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(BACKGROUND_NICE) {
+    if let Err(error) = rustix::process::nice(priority as i32) {
         tracing::warn!(%error, "background work runs at the priority of searches");
     }
+    #[cfg(not(target_os = "linux"))]
+    let _ = priority;
 }
 
 /// Calls `work(index, part)` once for each part of `part_len` values of `values`.
@@ -65,13 +72,13 @@ mod tests {
         let before = own();
         let seen = std::thread::scope(|scope| {
             let stepped = scope.spawn(|| {
-                step_back();
+                step_back(Priority::Low);
                 let helper = std::thread::scope(|scope| scope.spawn(own).join().unwrap());
                 (own(), helper)
             });
             stepped.join().unwrap()
         });
-        let expected = (before + BACKGROUND_NICE).min(19);
+        let expected = (before + Priority::Low as i32).min(19);
         assert_eq!((seen, own()), ((expected, expected), before));
     }
 

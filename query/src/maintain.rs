@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
+use spandrel_index::parallel::{Priority, step_back, threads};
 use spandrel_index::segment::policy::{Bounds, Job, Size, disk_job, fresh_job, merge_all_job};
 use spandrel_index::segment::{IndexDoc, IndexValues, Merge, Plan, Segment};
 use spandrel_index::stop::Stop;
@@ -36,6 +37,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// were not merged get the cells that they lack.
 const FLUSH_PLAIN_MAX: usize = 65_536;
 const QUIET: Duration = Duration::from_secs(5);
+/// With more segments than this, merges have fallen behind.
+const SEGMENTS_BEHIND: usize = 32;
 /// Longest time a maintainer sleeps; it is woken when there is something to do.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -211,10 +214,6 @@ pub type Served = Arc<RwLock<HashMap<String, Arc<Shared>>>>;
 
 /// Serves one lane of all collections until stopped: a job of each in turn, for as long as any has one.
 pub fn run(served: &Served, wake: &Wake, lane: Lane) {
-    // Nobody waits for what is merged on disk.
-    if lane == Lane::Disk {
-        spandrel_index::parallel::step_back();
-    }
     while wake.wait(lane, IDLE) {
         let mut more = true;
         while more {
@@ -224,10 +223,27 @@ pub fn run(served: &Served, wake: &Wake, lane: Lane) {
                 if wake.stopped() {
                     return;
                 }
-                more |= step(&shared, lane);
+                more |= match lane {
+                    Lane::Fresh => step(&shared, lane),
+                    Lane::Disk => step_behind(&shared),
+                };
             }
         }
     }
+}
+
+/// Runs at most one job of the disk lane on a thread that steps back: nobody waits for what is merged, as long
+/// as merges keep up. A thread cannot step forward again, so each job has its own.
+fn step_behind(shared: &Shared) -> bool {
+    let behind = shared.snapshot().views.len() > SEGMENTS_BEHIND;
+    let priority = if behind { Priority::Low } else { Priority::Lowest };
+    std::thread::scope(|scope| {
+        let job = scope.spawn(|| {
+            step_back(priority);
+            step(shared, Lane::Disk)
+        });
+        job.join().unwrap_or(false)
+    })
 }
 
 /// Runs at most one job of a collection; returns whether there may be another.
@@ -307,8 +323,8 @@ fn merge_disk(shared: &Shared, snapshot: &Snapshot, range: std::ops::Range<usize
     let merge = Merge { inputs: &segments, places };
     // Who waits for it gets all of the machine, searches go before the others.
     let asked = inputs.iter().any(|view| view.segment.last() <= shared.maintenance.merge_to());
-    let threads = shared.settings.build_threads;
-    let threads = if asked { threads } else { spandrel_index::parallel::threads(threads).div_ceil(2) };
+    let wanted = shared.settings.build_threads;
+    let threads = if asked { wanted } else { threads(wanted).div_ceil(2) };
     let plan = Plan { threads, cells: true, merge: Some(merge) };
     let mut source =
         |wanted: &FieldSet, each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>| match wanted
