@@ -232,8 +232,8 @@ pub fn run(served: &Served, wake: &Wake, lane: Lane) {
     }
 }
 
-/// Runs at most one job of the disk lane on a thread that steps back: nobody waits for what is merged, as long
-/// as merges keep up. A thread cannot step forward again, so each job has its own.
+/// Runs at most one job of the disk lane on a thread that steps back: nobody waits for what is merged, as
+/// long as merges keep up. A thread cannot step forward again, so each job has its own.
 fn step_behind(shared: &Shared) -> bool {
     let behind = shared.snapshot().views.len() > SEGMENTS_BEHIND;
     let priority = if behind { Priority::Low } else { Priority::Lowest };

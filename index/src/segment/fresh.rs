@@ -1,7 +1,7 @@
 //! Fresh segments: the indexes of a few rows, built in memory on the write path.
 //!
-//! Cost: every value is copied once into its index, and vectors get sign codes; about as much memory again as the rows themselves,
-//! because the docs are kept for the segment on disk that they will become.
+//! Cost: every value is copied once into its index, and vectors get sign codes; about as much memory again as
+//! the rows themselves, because the docs are kept for the segment on disk that they will become.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;

@@ -187,8 +187,8 @@ fn damaged_sections_of_every_kind_are_errors_or_indexes_but_never_a_panic() {
     }
 }
 
-/// A merge takes vectors from its inputs and goes on from the cells of the larger one: the file holds the same
-/// vectors as one that is built from the docs, and its cells find them.
+/// A merge takes vectors from its inputs and goes on from the cells of the larger one: the file holds the
+/// same vectors as one that is built from the docs, and its cells find them.
 #[test]
 fn a_merge_of_segments_is_the_segment_of_their_docs() {
     let indexer = indexer();

@@ -39,8 +39,8 @@ const CHUNK_BLOCKS: std::ops::Range<u32> = 4..64;
 const CHUNK_BLOCKS_ON_DISK: u32 = 4096;
 /// Candidates scored before there is a threshold, a wanted result.
 const OPENING: usize = 2;
-/// How much more often than any a vector is lost that only just belongs to the best; measured, a quarter of what
-/// may be missed is missed with it, and never more than all.
+/// How much more often than any a vector is lost that only just belongs to the best; measured, a quarter of
+/// what may be missed is missed with it, and never more than all.
 const LOST_SHARE: f32 = 2.0;
 /// Standard deviations that stand for certainty.
 const DEVIATIONS_MAX: f32 = 4.0;

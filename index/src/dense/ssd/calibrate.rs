@@ -88,7 +88,8 @@ impl Calibration {
     /// the last, budgets are a power of the count.
     pub(super) fn effort(&self, fineness: Fineness, k: f32, recall: f32) -> Effort {
         let at = if k <= COUNTS[1] as f32 { 0 } else { 1 };
-        let least = |at: usize| self.least(fineness, COUNTS[at], recall);
+        // More than that is not told apart by the queries there are; the odds still know what was asked.
+        let least = |at: usize| self.least(fineness, COUNTS[at], recall.min(ENOUGH_RECALL));
         let (lower, upper) = (least(at), least(at + 1));
         let share =
             ((k / COUNTS[at] as f32).ln() / (COUNTS[at + 1] as f32 / COUNTS[at] as f32).ln()).max(0.0);
