@@ -8,9 +8,10 @@ use std::sync::Arc;
 use spandrel_storage::io::Extent;
 use spandrel_storage::{DenseSpec, Element, Metric, RowId, SparseVector, Value};
 
-use crate::dense::Ask;
-use crate::dense::flat::Flat;
+use crate::dense::flat::{Flat, FlatBuilder};
+use crate::dense::signs::Codes;
 use crate::dense::vectors::{ChunkSource, Residency};
+use crate::dense::{Ask, Signs};
 use crate::payload::{PayloadIndex, Predicate};
 use crate::sparse::{SparseFlat, SparseIndex};
 use crate::{Allow, Counters, Error, Result, Scratch, TopK, VectorIndex};
@@ -69,6 +70,30 @@ pub fn flat(bytes: &[u8]) {
                     let _ = index.score(&query, &docs, scores, &mut scratch, &mut counters);
                 }
             }
+        }
+    }
+}
+
+/// A section of sign codes, as that of every metric of 64 dimensions.
+pub fn signs(bytes: &[u8]) {
+    let Some(count) = bytes.get(16..20).and_then(|four| four.try_into().ok()).map(u32::from_le_bytes) else {
+        return;
+    };
+    for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
+        let spec = DenseSpec { dim: 64, metric, element: Element::F32, index: Default::default() };
+        let count = count.min(ROWS);
+        let Ok(codes) = Codes::decode("fuzz", &spec, count, bytes) else { continue };
+        let Ok(mut flat) = FlatBuilder::new(&spec) else { continue };
+        let vector =
+            |at: u32| (0..64).map(|dim| ((at * 7 + dim * 13) % 31) as f32 - 15.0).collect::<Vec<f32>>();
+        if (0..count).any(|at| flat.push(Some(&vector(at))).is_err()) {
+            continue;
+        }
+        let index = Signs::new(flat.finish(), codes);
+        let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
+        for query in [vector(3), vec![1e18; 64]] {
+            let (mut top, allow) = (TopK::new(10), Allow::all(count));
+            let _ = index.search(&query, &Ask::new(&rows(), &allow), &mut top, &mut scratch, &mut counters);
         }
     }
 }

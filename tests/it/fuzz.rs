@@ -31,6 +31,10 @@ fn disk_samples(samples: &mut Vec<(&'static str, Vec<u8>)>) {
         .payload("x", PayloadKind::Float)
         .payload("words", PayloadKind::Text);
     let collection = database.create_collection("rows", schema.clone()).unwrap();
+    let many = database.create_collection("many", Schema::new().dense("v", 64, Metric::Ip)).unwrap();
+    let vector = |at: u32| (0..64).map(|dim| ((at * 5 + dim * 11) % 23) as f32 - 11.0).collect();
+    many.upsert((0..200).map(|at| Row::new(format!("k{at}")).dense("v", vector(at))).collect()).unwrap();
+    many.flush().unwrap();
     let row = |at: u32| {
         let row = Row::new(format!("k{at}"))
             .text("body", format!("row {at}"))
@@ -49,12 +53,19 @@ fn disk_samples(samples: &mut Vec<(&'static str, Vec<u8>)>) {
     collection.flush().unwrap();
     collection.delete("", &["k3".into()]).unwrap();
     database.close().unwrap();
-    drop((collection, database));
+    drop((collection, many, database));
 
+    let segment = |folder: &Path| {
+        let file = std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+        file.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "seg")).unwrap()
+    };
+    let file =
+        SegmentFile::open(&segment(&folder.path().join("segments").join("2")), spandrel_storage::io::probe())
+            .unwrap();
+    samples.push(("signs", file.require("signs/0").unwrap().read_all().unwrap()));
     let segments = folder.path().join("segments").join("1");
     samples.push(("manifest", std::fs::read(segments.join("MANIFEST")).unwrap()));
-    let file = std::fs::read_dir(&segments).unwrap().flatten().map(|entry| entry.path());
-    let path = file.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "seg")).unwrap();
+    let path = segment(&segments);
     let bytes = std::fs::read(&path).unwrap();
     samples.push(("segment_header", bytes[..4096].to_vec()));
     let mut footer = (bytes.len() as u64).to_le_bytes().to_vec();

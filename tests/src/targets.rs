@@ -17,7 +17,7 @@ use spandrel_storage::fuzz as storage;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 21] = [
+pub const TARGETS: [(&str, Target); 22] = [
     ("manifest", storage::manifest),
     ("record", storage::record),
     ("seal", storage::seal),
@@ -28,6 +28,7 @@ pub const TARGETS: [(&str, Target); 21] = [
     ("audit", storage::audit),
     ("catalogue", storage::catalogue),
     ("dense", index::flat),
+    ("signs", index::signs),
     ("sparse", index::sparse),
     ("payload", index::payload),
     ("text_stats", index::text_totals),
