@@ -96,6 +96,30 @@ fn docs_are_sorted_by_tenant_and_found_by_row() {
 }
 
 #[test]
+fn a_row_is_found_wherever_the_gaps_are() {
+    let mut random = crate::random::Random(5);
+    for gaps in [1, 2, 100, 1_000_000, u64::MAX / 2_000] {
+        for len in [0, 1, 2, 3, 10, 1_000] {
+            let mut row = random.next() % 1_000;
+            let mut next = || {
+                row += 1 + random.next() % gaps;
+                RowId(row)
+            };
+            let rows: Vec<RowId> = (0..len).map(|_| next()).collect();
+            for (at, row) in rows.iter().enumerate() {
+                assert_eq!(position(&rows, *row), Some(at), "{gaps} {len}");
+                for other in [row.0 - 1, row.0 + 1].map(RowId) {
+                    assert_eq!(position(&rows, other), rows.binary_search(&other).ok(), "{gaps} {len}");
+                }
+            }
+            for other in [0, 1, u64::MAX].map(RowId) {
+                assert_eq!(position(&rows, other), rows.binary_search(&other).ok(), "{gaps} {len}");
+            }
+        }
+    }
+}
+
+#[test]
 fn memory_and_disk_answer_alike_resident_or_not() {
     let indexer = indexer();
     let docs = docs(&indexer, 500);
