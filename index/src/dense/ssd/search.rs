@@ -189,6 +189,9 @@ impl Cells {
         self.order_cells(kernels, &ready, scratch);
         scratch.seen.resize((self.layout.vectors as usize).div_ceil(64), 0);
         scratch.best.clear();
+        // A search that failed has left its candidates.
+        scratch.picked.clear();
+        scratch.pending.clear();
         let mut walk = Walk { cells: self, kernels, ready, asked, filter, limit: f32::INFINITY };
         let walked = walk.run(scratch, counters);
         scratch.marked.drain(..).for_each(|id| scratch.seen[id as usize / 64] = 0);
