@@ -10,7 +10,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
-use spandrel::{DenseSpec, Element, IndexKind, Row, Settings};
+use spandrel::{DenseSpec, Element, ErrorKind, IndexKind, Row, Settings};
 use tempfile::TempDir;
 
 use crate::dataset::{self, Matrix};
@@ -267,9 +267,15 @@ pub fn build(engine: &dyn Engine, base: &Path, rows: usize) -> Result<f64> {
         while at < chunk.rows() {
             let end = chunk.rows().min(at + LOAD_ROWS);
             let row = |at: usize| Row::new((first + at).to_string()).dense(VECTOR, chunk.row(at).to_vec());
-            writer.upsert((at..end).map(row).collect())?;
-            bar.inc((end - at) as u64);
-            at = end;
+            match writer.upsert((at..end).map(row).collect()) {
+                // As it says: again, once what is fresh is in segments.
+                Err(error) if is_unavailable(&error) => engine.flush()?,
+                written => {
+                    written?;
+                    bar.inc((end - at) as u64);
+                    at = end;
+                }
+            }
         }
         Ok(())
     })?;
@@ -278,6 +284,11 @@ pub fn build(engine: &dyn Engine, base: &Path, rows: usize) -> Result<f64> {
     engine.settle()?;
     bar.finish_and_clear();
     Ok(begin.elapsed().as_secs_f64())
+}
+
+/// Whether the engine asks its caller to come again.
+fn is_unavailable(error: &Error) -> bool {
+    error.downcast_ref::<spandrel::Error>().is_some_and(|error| error.kind() == ErrorKind::Unavailable)
 }
 
 /// A progress bar on stderr, with a rate.
@@ -307,7 +318,7 @@ fn pages(engine: &dyn Engine, queries: &Matrix, wanted: Wanted) -> Result<f64> {
     let sample = queries.rows().min(EXPLAINED_QUERIES);
     let mut bytes = 0;
     for at in 0..sample {
-        bytes += engine.read_bytes(queries.row(at), wanted)?;
+        bytes += engine.work(queries.row(at), wanted)?.read_bytes;
     }
     Ok(bytes as f64 / PAGE_BYTES / sample as f64)
 }

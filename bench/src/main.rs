@@ -20,6 +20,7 @@ mod machine;
 mod peer;
 mod recall;
 mod report;
+mod scale;
 mod set;
 mod truth;
 
@@ -53,6 +54,10 @@ enum Command {
     Flat(flat::Args),
     /// Import rate of rows with text, payload and vectors, embedded and through gRPC.
     Import(import::Args),
+    /// How time, build and memory grow with the rows of a mixture that is fitted to a real set.
+    ///
+    /// Example: spandrel-bench scale --base b.fbin --metric l2 --rows 10000,100000,1000000
+    Scale(scale::Args),
 }
 
 fn main() -> std::process::ExitCode {
@@ -62,6 +67,7 @@ fn main() -> std::process::ExitCode {
         Command::Codes(args) => codes::run(&args),
         Command::Flat(args) => flat::run(&args),
         Command::Import(args) => import::run(&args),
+        Command::Scale(args) => scale::run(&args),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use spandrel::{Collection, Database, FieldValue, Fields, Hit, Route, Row, Schema, SearchRequest, Settings};
 
-use super::{Engine, Found, Process, Searcher, Size, VECTOR, Wanted, Writer, row_of};
+use super::{Engine, Found, Process, Searcher, Size, VECTOR, Wanted, Work, Writer, row_of};
 use crate::{Error, Result};
 
 /// A database in a folder, with its bench collection.
@@ -72,10 +72,14 @@ impl Engine for Embedded {
         })
     }
 
-    fn read_bytes(&self, query: &[f32], wanted: Wanted) -> Result<u64> {
+    fn work(&self, query: &[f32], wanted: Wanted) -> Result<Work> {
         let response = self.collection.search(&request(query, wanted, true))?;
         let explain = response.explain.ok_or_else(|| Error::from("the engine did not explain a search"))?;
-        Ok(explain.stages.iter().map(|stage| stage.read_bytes).sum())
+        let sum = |work: Work, stage: &spandrel::Stage| Work {
+            read_bytes: work.read_bytes + stage.read_bytes,
+            scored: work.scored + stage.scored,
+        };
+        Ok(explain.stages.iter().fold(Work::default(), sum))
     }
 
     fn vectors(&self, rows: &[usize]) -> Result<Vec<Option<Vec<f32>>>> {

@@ -49,6 +49,15 @@ pub struct Size {
     pub reader: String,
 }
 
+/// What a search took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Bytes read from disk.
+    pub read_bytes: u64,
+    /// Codes and vectors scored.
+    pub scored: u64,
+}
+
 /// Where the work is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
@@ -103,11 +112,11 @@ pub trait Engine: Sync {
     /// The engine's.
     fn size(&self) -> Result<Size>;
 
-    /// Bytes read from disk by one search, as the engine explains it.
+    /// What one search took, as the engine explains it.
     ///
     /// # Errors
     /// The engine's.
-    fn read_bytes(&self, query: &[f32], wanted: Wanted) -> Result<u64>;
+    fn work(&self, query: &[f32], wanted: Wanted) -> Result<Work>;
 
     /// The vectors that it keeps of these rows of the base, as they were sent; none where it has no such
     /// row.

@@ -20,7 +20,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
-use super::{Engine, Found, Process, Searcher, Size, VECTOR, Wanted, Writer, row_of, wire};
+use super::{Engine, Found, Process, Searcher, Size, VECTOR, Wanted, Work, Writer, row_of, wire};
 use crate::{Error, Result};
 
 /// Looks at a server's segments that have to agree before it counts as settled, and the pause between them.
@@ -231,12 +231,16 @@ impl Engine for Remote {
         })
     }
 
-    fn read_bytes(&self, query: &[f32], wanted: Wanted) -> Result<u64> {
+    fn work(&self, query: &[f32], wanted: Wanted) -> Result<Work> {
         let connection = self.connect(Builder::new_current_thread())?;
         let request = connection.request(wire::search(&self.collection, query, wanted, true)?);
         let answer = connection.runtime.block_on(connection.search_client().search(request)).map_err(told)?;
         let explain = answer.into_inner().explain.ok_or("the server did not explain a search")?;
-        Ok(explain.stages.iter().map(|stage| stage.read_bytes).sum())
+        let sum = |work: Work, stage: &pb::Stage| Work {
+            read_bytes: work.read_bytes + stage.read_bytes,
+            scored: work.scored + stage.scored,
+        };
+        Ok(explain.stages.iter().fold(Work::default(), sum))
     }
 
     fn vectors(&self, rows: &[usize]) -> Result<Vec<Option<Vec<f32>>>> {

@@ -1,6 +1,6 @@
 //! An engine for tests of the bench itself: the hit of a query is the row that its first element names.
 
-use super::{Engine, Found, Process, Result, Searcher, Size, Wanted, Writer};
+use super::{Engine, Found, Process, Result, Searcher, Size, Wanted, Work, Writer};
 
 /// Answers at once; with `fails_at`, fails on queries whose first element is that.
 #[derive(Default)]
@@ -32,8 +32,8 @@ impl Engine for Echo {
         Ok(Size::default())
     }
 
-    fn read_bytes(&self, _query: &[f32], _wanted: Wanted) -> Result<u64> {
-        Ok(0)
+    fn work(&self, _query: &[f32], _wanted: Wanted) -> Result<Work> {
+        Ok(Work::default())
     }
 
     fn vectors(&self, _rows: &[usize]) -> Result<Vec<Option<Vec<f32>>>> {
