@@ -25,9 +25,9 @@ pub enum Durability {
 pub struct Settings {
     /// When a write is acknowledged.
     pub durability: Durability,
-    /// Caps the dense vectors of segments and the cells over them that are kept in memory, in bytes; vectors
-    /// beyond it are read from disk when they are scored. Text, sparse and payload indexes, fresh rows
-    /// and the row cache come on top.
+    /// Caps the dense vectors of segments, and the cells or sign codes over them, that are kept in memory, in
+    /// bytes; vectors beyond it are read from disk when they are scored. Text, sparse and payload indexes,
+    /// fresh rows and the row cache come on top.
     pub memory_budget_bytes: u64,
     /// Fresh rows a collection holds in memory before they are built into a segment on disk.
     pub fresh_rows_max: usize,

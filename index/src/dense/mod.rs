@@ -104,7 +104,9 @@ pub trait VectorIndex: Send + Sync {
         scores: &mut [f32],
         scratch: &mut Scratch,
         counters: &mut Counters,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        self.flat().score(query, docs, scores, scratch, counters)
+    }
 
     /// Bytes of memory that the index keeps.
     fn memory_bytes(&self) -> usize;

@@ -232,17 +232,6 @@ impl VectorIndex for Signs {
         Ok(())
     }
 
-    fn score(
-        &self,
-        query: &[f32],
-        docs: &[DocId],
-        scores: &mut [f32],
-        scratch: &mut Scratch,
-        counters: &mut Counters,
-    ) -> Result<()> {
-        self.flat.score(query, docs, scores, scratch, counters)
-    }
-
     fn memory_bytes(&self) -> usize {
         self.flat.memory_bytes() + self.codes.memory_bytes()
     }

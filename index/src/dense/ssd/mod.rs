@@ -24,7 +24,7 @@ mod search;
 
 use std::sync::Arc;
 
-use spandrel_storage::{DenseSpec, DocId, RowId};
+use spandrel_storage::{DenseSpec, RowId};
 
 use self::cells::Cells;
 pub use self::cells::{Tier, resident_bytes};
@@ -169,17 +169,6 @@ impl VectorIndex for Ssd {
             self.search(query, ask, top, scratch, counters)?;
         }
         Ok(())
-    }
-
-    fn score(
-        &self,
-        query: &[f32],
-        docs: &[DocId],
-        scores: &mut [f32],
-        scratch: &mut Scratch,
-        counters: &mut Counters,
-    ) -> Result<()> {
-        self.flat.score(query, docs, scores, scratch, counters)
     }
 
     fn memory_bytes(&self) -> usize {

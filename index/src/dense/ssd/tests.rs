@@ -4,7 +4,7 @@
 
 use roaring::RoaringBitmap;
 use spandrel_storage::io::Extent;
-use spandrel_storage::{Element, Metric};
+use spandrel_storage::{DocId, Element, Metric};
 
 use super::*;
 use crate::allow::Allow;
