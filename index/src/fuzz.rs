@@ -10,6 +10,7 @@ use spandrel_storage::{DenseSpec, Element, Metric, RowId, SparseVector, Value};
 
 use crate::dense::flat::{Flat, FlatBuilder};
 use crate::dense::signs::Codes;
+use crate::dense::ssd::{Ssd, Tier};
 use crate::dense::vectors::{ChunkSource, Residency};
 use crate::dense::{Ask, Signs};
 use crate::payload::{PayloadIndex, Predicate};
@@ -98,6 +99,36 @@ pub fn signs(bytes: &[u8]) {
     }
 }
 
+/// A section of cells, as that of every metric of 8 dimensions, with every part of it in memory or not.
+pub fn cells(bytes: &[u8]) {
+    const DIM: u32 = 8;
+    let Some(count) = bytes.get(15..19).and_then(|four| four.try_into().ok()).map(u32::from_le_bytes) else {
+        return;
+    };
+    // With fewer allowed docs no cell would be searched.
+    let count = count.clamp(1, 4 * ROWS);
+    let source: Arc<dyn ChunkSource> = Arc::new(Bytes(bytes.to_vec()));
+    let vector = |at: u32| (0..DIM).map(|dim| ((at * 7 + dim * 13) % 31) as f32 - 15.0).collect::<Vec<f32>>();
+    let rows: Vec<RowId> = (0..u64::from(count)).map(RowId).collect();
+    for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
+        let spec = DenseSpec { dim: DIM, metric, element: Element::F32, index: Default::default() };
+        for tier in [Tier::Hot, Tier::Default, Tier::Lean] {
+            let Ok(mut flat) = FlatBuilder::new(&spec) else { continue };
+            if (0..count).any(|at| flat.push(Some(&vector(at))).is_err()) {
+                continue;
+            }
+            let Ok(index) = Ssd::open("fuzz", &spec, flat.finish(), &source, tier) else { continue };
+            let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
+            for query in [vector(3), vec![1e18; DIM as usize]] {
+                let (mut top, allow) = (TopK::new(10), Allow::all(count));
+                let ask = Ask::new(&rows, &allow);
+                let _ = index.search(&query, &ask, &mut top, &mut scratch, &mut counters);
+            }
+            let _ = index.trained();
+        }
+    }
+}
+
 /// The statistics of a text index.
 pub fn text_totals(bytes: &[u8]) {
     let _ = crate::text::read_totals(bytes);
@@ -107,8 +138,8 @@ fn rows() -> Vec<RowId> {
     (0..u64::from(ROWS)).map(RowId).collect()
 }
 
-/// A section in memory.
-struct Bytes(Vec<u8>);
+/// A section in memory; reads past the end fail as a file's do.
+pub(crate) struct Bytes(pub(crate) Vec<u8>);
 
 impl ChunkSource for Bytes {
     fn bytes(&self) -> u64 {
@@ -121,8 +152,10 @@ impl ChunkSource for Bytes {
         Ok(())
     }
 
+    /// Lands the extents last one first, as a device may.
     fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
-        for (index, extent) in extents.iter().enumerate() {
+        assert!(!extents.is_empty() && extents.iter().all(|extent| extent.len > 0), "nothing to read");
+        for (index, extent) in extents.iter().enumerate().rev() {
             let mut bytes = vec![0; extent.len];
             self.read(extent.offset, &mut bytes)?;
             done(index, &bytes);

@@ -2,9 +2,9 @@
 //! against single bit for bit; damaged bytes.
 
 use roaring::RoaringBitmap;
-use spandrel_storage::io::Extent;
 
 use super::*;
+use crate::fuzz::Bytes;
 use crate::simd::{self, dot_error_max, l2_error_max};
 use crate::topk::Scored;
 
@@ -36,33 +36,6 @@ impl Random {
         let mut vector: Vec<f32> = (0..dim).map(|_| value(self)).collect();
         vector[0] += if vector.iter().all(|value| *value == 0.0) { 1.0 } else { 0.0 };
         vector
-    }
-}
-
-/// Bytes of a section in memory; reads past the end fail as a file's do.
-struct Bytes(Vec<u8>);
-
-impl ChunkSource for Bytes {
-    fn bytes(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
-        let range = at as usize..at as usize + out.len();
-        let bytes = self.0.get(range).ok_or_else(|| Error::Invalid("read past the end".into()))?;
-        out.copy_from_slice(bytes);
-        Ok(())
-    }
-
-    /// Lands the extents last one first, as a device may.
-    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
-        assert!(!extents.is_empty() && extents.iter().all(|extent| extent.len > 0));
-        for (index, extent) in extents.iter().enumerate().rev() {
-            let mut bytes = vec![0; extent.len];
-            self.read(extent.offset, &mut bytes)?;
-            done(index, &bytes);
-        }
-        Ok(())
     }
 }
 

@@ -3,38 +3,15 @@
 //! with what fails.
 
 use roaring::RoaringBitmap;
-use spandrel_storage::io::Extent;
 use spandrel_storage::{Element, Metric, RowId};
 
 use super::*;
 use crate::allow::Allow;
 use crate::dense::SearchParams;
 use crate::dense::vectors::Residency;
+use crate::fuzz::Bytes;
 use crate::random::Random;
 use crate::topk::Scored;
-
-struct Bytes(Vec<u8>);
-
-impl ChunkSource for Bytes {
-    fn bytes(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
-        let bytes = self.0.get(at as usize..at as usize + out.len());
-        out.copy_from_slice(bytes.ok_or_else(|| Error::Invalid("read past the end".into()))?);
-        Ok(())
-    }
-
-    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
-        for (index, extent) in extents.iter().enumerate() {
-            let mut bytes = vec![0; extent.len];
-            self.read(extent.offset, &mut bytes)?;
-            done(index, &bytes);
-        }
-        Ok(())
-    }
-}
 
 fn float(random: &mut Random) -> f32 {
     (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0

@@ -19,6 +19,7 @@ use super::cells::Parts;
 use super::closure::Placement;
 use super::cluster::{Centroids, Work};
 use super::codebook::{self, Codebook, Training};
+use super::groups;
 use super::halves;
 use super::layout::Layout;
 use super::refine;
@@ -111,6 +112,7 @@ fn learn(spec: &DenseSpec, rows: Rows<'_>, count: u32, work: Work) -> (Layout, P
         &placement.primary,
         width,
     );
+    let groups = groups::arrange(&mut placement, work);
     let codebook = train(&projected.values, &placement, width, work);
     let given = Given { space: &space, rows, projected: &projected, placement: &placement };
     let steps = given.half_steps(&mut more_axes);
@@ -121,6 +123,7 @@ fn learn(spec: &DenseSpec, rows: Rows<'_>, count: u32, work: Work) -> (Layout, P
         field_dim: spec.dim,
         vectors: count,
         cells: radii.len() as u32,
+        groups: groups.len() as u32 - 1,
         lookups: lookups as u32,
         width: width as u32,
         blocks: starts.last().copied().unwrap_or(0),
@@ -138,6 +141,7 @@ fn learn(spec: &DenseSpec, rows: Rows<'_>, count: u32, work: Work) -> (Layout, P
         centroids: placement.centroids,
         radii,
         starts,
+        groups,
         more_axes,
         steps,
         halves,
@@ -163,7 +167,8 @@ fn adapt(rows: Rows<'_>, count: u32, work: Work, trained: &Trained) -> Option<(L
     let (projected, refine) = project(&space, rows, total, &parts.axes, work);
     let values = Matrix::new(&projected.values, coded);
     let centroids = Centroids::fit(values, total.div_ceil(CELL_VECTORS), Some(&parts.centroids), work);
-    let placement = Placement::of(values, centroids, work);
+    let mut placement = Placement::of(values, centroids, work);
+    let groups = groups::arrange(&mut placement, work);
     let codebook = Codebook { width: layout.width as usize, words: parts.words.clone() };
     let (starts, postings, radii) = encode(&projected, &placement, &codebook, work);
     if mean_square(&radii) > SPREAD_MAX * mean_square(&parts.radii) {
@@ -174,12 +179,13 @@ fn adapt(rows: Rows<'_>, count: u32, work: Work, trained: &Trained) -> Option<(L
     let layout = Layout {
         vectors: count,
         cells: radii.len() as u32,
+        groups: groups.len() as u32 - 1,
         blocks: starts.last().copied().unwrap_or(0),
         radius: space.radius,
         ..layout.clone()
     };
-    let parts =
-        Parts { centroids: placement.centroids, radii, starts, halves, refine, postings, ..parts.clone() };
+    let centroids = placement.centroids;
+    let parts = Parts { centroids, radii, starts, groups, halves, refine, postings, ..parts.clone() };
     Some((layout, parts))
 }
 

@@ -4,6 +4,8 @@
 //! `step * (sum of query * byte) + zero * (sum of query)`, the sum by the integer kernels. Memory: a byte a
 //! number and 8 bytes a row.
 
+use std::ops::Range;
+
 use crate::large::Large;
 use crate::matrix::Matrix;
 pub(super) use crate::quant::scalar::{ByteQuery, quantize};
@@ -41,13 +43,26 @@ impl ByteRows {
         sums: &mut Vec<i32>,
         products: &mut Vec<f32>,
     ) {
-        sums.resize(self.rows(), 0);
-        kernels.byte_dots(&query.values, &self.bytes, self.stride, sums);
         products.clear();
+        self.products_of(kernels, 0..self.rows(), query, sums, products);
+    }
+
+    /// Appends the product of the query with every row of `range`.
+    pub(super) fn products_of(
+        &self,
+        kernels: &Kernels,
+        range: Range<usize>,
+        query: &ByteQuery,
+        sums: &mut Vec<i32>,
+        products: &mut Vec<f32>,
+    ) {
+        sums.resize(range.len(), 0);
+        let bytes = &self.bytes[range.start * self.stride..range.end * self.stride];
+        kernels.byte_dots(&query.values, bytes, self.stride, sums);
         products.extend(
             sums.iter()
-                .zip(&self.steps)
-                .zip(&self.zeros)
+                .zip(&self.steps[range.clone()])
+                .zip(&self.zeros[range])
                 .map(|((sum, step), zero)| *sum as f32 * (step * query.step) + zero * query.sum),
         );
     }

@@ -9,6 +9,7 @@ use spandrel_storage::io::Extent;
 use super::build::Trained;
 use super::bytes::ByteRows;
 use super::codebook::Codebook;
+use super::groups::Groups;
 use super::halves::{self, Halves};
 use super::layout::{HEADER_BYTES, Layout, Part};
 use super::refine::{self, Refine};
@@ -156,6 +157,7 @@ pub(super) struct Cells {
     pub(super) radii: Vec<f32>,
     /// First block of each cell, and the end.
     pub(super) starts: Vec<u32>,
+    pub(super) groups: Groups,
     pub(super) postings: Rows,
     pub(super) fine: Fine,
     pub(super) fine_rows: Rows,
@@ -170,6 +172,7 @@ pub(super) struct Parts {
     pub(super) centroids: Vec<f32>,
     pub(super) radii: Vec<f32>,
     pub(super) starts: Vec<u32>,
+    pub(super) groups: Vec<u32>,
     pub(super) more_axes: Vec<f32>,
     pub(super) steps: Vec<f32>,
     /// One of these two is empty where cells are open.
@@ -218,6 +221,7 @@ impl Cells {
             codebook,
             centroids: ByteRows::of(centroids),
             centroid_norms: super::cluster::norms_squared(centroids),
+            groups: Groups::of(parts.groups, centroids, &parts.radii, &parts.starts),
             radii: parts.radii,
             starts: parts.starts,
             postings,
@@ -331,6 +335,7 @@ impl Cells {
             + self.axes.memory_bytes()
             + self.centroids.memory_bytes()
             + 4 * floats
+            + self.groups.memory_bytes()
             + self.postings.memory_bytes()
             + self.fine_rows.memory_bytes()
             + fine
@@ -349,12 +354,12 @@ pub fn resident_bytes(section: &str, source: &dyn ChunkSource, tier: Tier) -> Re
         Fineness::Bytes => 0,
         Fineness::Halves => (layout.halves as usize).saturating_sub(coded) * dim,
     };
-    let quantized = (coded * dim + more_axes + layout.cells as usize * coded) as u64;
+    let quantized = (coded * dim + more_axes + (layout.cells + layout.groups) as usize * coded) as u64;
     let rows = match tier {
         Tier::Lean => 0,
         _ => layout.bytes(Part::Postings) + layout.bytes(fineness.part()),
     };
-    Ok(quantized + rows + layout.bytes(Part::Words) + u64::from(layout.cells) * 20)
+    Ok(quantized + rows + layout.bytes(Part::Words) + u64::from(layout.cells + layout.groups) * 20)
 }
 
 /// The parts of a section that are no rows and no postings.
@@ -373,19 +378,23 @@ fn read_parts(section: &str, layout: &Layout, source: &dyn ChunkSource) -> Resul
             false => Err(damaged(format!("a value of its {name} is not finite"))),
         }
     };
-    let starts = read(source, layout.at(Part::Starts), layout.bytes(Part::Starts))?;
-    let starts: Vec<u32> = starts.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
-    let ordered = starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&layout.blocks);
-    if !ordered {
-        return Err(damaged("the starts of its postings do not ascend to their end".into()));
-    }
+    // From 0 to `end`.
+    let ascending = |part: Part, end: u32, name: &str| -> Result<Vec<u32>> {
+        let bytes = read(source, layout.at(part), layout.bytes(part))?;
+        let starts: Vec<u32> = bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        match starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&end) {
+            true => Ok(starts),
+            false => Err(damaged(format!("the starts of its {name} do not ascend to their end"))),
+        }
+    };
     Ok(Parts {
         mean: floats(Part::Mean, "mean")?,
         axes: floats(Part::Axes, "axes")?,
         words: floats(Part::Words, "words")?,
         centroids: floats(Part::Centroids, "centroids")?,
         radii: floats(Part::Radii, "radii")?,
-        starts,
+        starts: ascending(Part::Starts, layout.blocks, "postings")?,
+        groups: ascending(Part::Groups, layout.cells, "groups")?,
         more_axes: floats(Part::MoreAxes, "axes")?,
         steps: floats(Part::Steps, "steps")?,
         halves: Large::zeroed(0),
@@ -448,14 +457,15 @@ pub(super) fn write(layout: &Layout, parts: &Parts, out: &mut impl std::io::Writ
         f32::encode(values, &mut bytes);
         bytes
     };
-    let starts: Vec<u8> = parts.starts.iter().flat_map(|start| start.to_le_bytes()).collect();
+    let ints = |values: &[u32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let small = [
         floats(&parts.mean),
         floats(&parts.axes),
         floats(&parts.words),
         floats(&parts.centroids),
         floats(&parts.radii),
-        starts,
+        ints(&parts.starts),
+        ints(&parts.groups),
         floats(&parts.more_axes),
         floats(&parts.steps),
     ];

@@ -56,6 +56,15 @@ impl Placement {
         placement
     }
 
+    /// Numbers the cells anew: cell `order[at]` becomes cell `at`.
+    pub(super) fn reorder(&mut self, order: &[u32]) {
+        let mut names = vec![0; order.len()];
+        order.iter().zip(0..).for_each(|(old, new)| names[*old as usize] = new);
+        self.centroids = order.iter().flat_map(|old| self.centroid(*old)).copied().collect();
+        let cells = self.primary.iter_mut().chain(&mut self.secondary);
+        cells.filter(|cell| **cell != NONE).for_each(|cell| *cell = names[*cell as usize]);
+    }
+
     /// Centroid of a cell.
     pub(super) fn centroid(&self, cell: u32) -> &[f32] {
         &self.centroids[cell as usize * self.dim..][..self.dim]

@@ -133,6 +133,12 @@ pub(super) struct Halves {
 }
 
 impl Halves {
+    /// The cell that the row of an ordinal names.
+    pub(super) fn cell(&self, rows: &[u8], ordinal: u32) -> u32 {
+        let stride = stride(self.steps.len());
+        cell(&rows[ordinal as usize * stride..][..stride])
+    }
+
     /// Squared distances of the query to the rows of `ordinals`; `cells` has those of the centroids.
     ///
     /// A row of a cell that is not there is infinitely far.

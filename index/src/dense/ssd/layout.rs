@@ -10,6 +10,7 @@
 //! | centroids | `cells x coded dims` f32 |
 //! | radii | root mean squared distance of a cell's vectors from its centroid, f32 |
 //! | starts | first block of each cell, and the end, u32 |
+//! | groups | first cell of each group, and the end, u32 |
 //! | more axes | projection beyond the coded dimensions: `(halves - coded dims) x dims` f32 |
 //! | steps | of `halves` half bytes, f32 |
 //! | halves | `vectors` rows of [`halves`](super::halves) |
@@ -28,7 +29,7 @@ use crate::dense::vectors::PAGE_BYTES;
 use crate::simd::{HALF_GROUP, nibble};
 
 const MAGIC: &[u8; 8] = b"SPCELLS\0";
-const VERSION: u16 = 4;
+const VERSION: u16 = 5;
 pub(super) const HEADER_BYTES: u64 = PAGE_BYTES;
 /// Most calibrated points a header holds.
 pub(super) const POINTS_MAX: usize = 160;
@@ -40,6 +41,7 @@ pub(super) struct Layout {
     pub(super) field_dim: u32,
     pub(super) vectors: u32,
     pub(super) cells: u32,
+    pub(super) groups: u32,
     pub(super) lookups: u32,
     pub(super) width: u32,
     pub(super) blocks: u32,
@@ -62,6 +64,7 @@ pub(super) enum Part {
     Centroids,
     Radii,
     Starts,
+    Groups,
     MoreAxes,
     Steps,
     Halves,
@@ -69,13 +72,14 @@ pub(super) enum Part {
     Postings,
 }
 
-pub(super) const PARTS: [Part; 11] = [
+pub(super) const PARTS: [Part; 12] = [
     Part::Mean,
     Part::Axes,
     Part::Words,
     Part::Centroids,
     Part::Radii,
     Part::Starts,
+    Part::Groups,
     Part::MoreAxes,
     Part::Steps,
     Part::Halves,
@@ -103,6 +107,7 @@ impl Layout {
             Part::Centroids => 4 * cells * coded,
             Part::Radii => 4 * cells,
             Part::Starts => 4 * (cells + 1),
+            Part::Groups => 4 * (u64::from(self.groups) + 1),
             Part::MoreAxes => 4 * dims * u64::from(self.halves).saturating_sub(coded),
             Part::Steps => 4 * u64::from(self.halves),
             Part::Halves if self.halves == 0 => 0,
@@ -132,8 +137,8 @@ impl Layout {
             Metric::Ip => 1,
             Metric::Cosine => 2,
         });
-        let sizes = [self.field_dim, self.vectors, self.cells, self.lookups, self.width, self.blocks];
-        for value in sizes.into_iter().chain([self.halves, self.learned]) {
+        let sizes = [self.field_dim, self.vectors, self.cells, self.groups, self.lookups, self.width];
+        for value in sizes.into_iter().chain([self.blocks, self.halves, self.learned]) {
             header.u32(value);
         }
         for value in [self.scale, self.radius, self.query_norm] {
@@ -165,6 +170,7 @@ impl Layout {
             && (nibble::GROUP..=nibble::LOOKUPS_MAX).contains(&(layout.lookups as usize))
             && (layout.lookups as usize).is_multiple_of(nibble::GROUP)
             && (1..=layout.vectors).contains(&layout.cells)
+            && (1..=layout.cells).contains(&layout.groups)
             && u64::from(layout.blocks) * nibble::BLOCK_ROWS as u64 >= u64::from(layout.vectors)
             && layout.blocks <= layout.vectors.saturating_mul(2)
             && [layout.scale, layout.query_norm].iter().all(|value| value.is_normal() && *value > 0.0)
@@ -185,11 +191,11 @@ impl Layout {
         let mut header = Decoder::new(header);
         let ours = header.take(MAGIC.len(), "magic")? == MAGIC && header.u16("version")? == VERSION;
         let metric = [Metric::L2, Metric::Ip, Metric::Cosine].get(usize::from(header.u8("metric")?)).copied();
-        let mut sizes = [0; 8];
+        let mut sizes = [0; 9];
         for size in &mut sizes {
             *size = header.u32("sizes")?;
         }
-        let [field_dim, vectors, cells, lookups, width, blocks, halves, learned] = sizes;
+        let [field_dim, vectors, cells, groups, lookups, width, blocks, halves, learned] = sizes;
         let mut scales = [0.0; 3];
         for scale in &mut scales {
             *scale = f64::from_bits(header.u64("scales")?);
@@ -217,6 +223,7 @@ impl Layout {
                 field_dim,
                 vectors,
                 cells,
+                groups,
                 lookups,
                 width,
                 blocks,

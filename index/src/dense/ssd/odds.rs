@@ -57,8 +57,13 @@ fn exp(x: f32) -> f32 {
 }
 
 impl Odds {
+    /// Forgets all cells.
+    pub(super) fn clear(&mut self) {
+        self.weights.clear();
+    }
+
     /// Sets the cells of a query, whose centroids are at these squared distances; their vectors have `dims`
-    /// dimensions that matter.
+    /// dimensions that matter. Those that there were before come first, and stay visited.
     pub(super) fn set(&mut self, kernels: &Kernels, distances: &[f32], radii: &[f32], dims: f32) {
         let cells = distances.len();
         self.steepness = (dims * STEEPNESS_PER_DIM).min(STEEPNESS_MAX);
@@ -98,7 +103,8 @@ impl Odds {
             before += count;
             1.0 / (1.0 + rank)
         });
-        self.weights.iter_mut().zip(&self.steps).for_each(|(weight, step)| *weight = weights[at(step)]);
+        let each = self.weights.iter_mut().zip(&self.steps);
+        each.for_each(|(weight, step)| *weight = weights[at(step)].copysign(*weight));
     }
 
     /// The cell was visited.

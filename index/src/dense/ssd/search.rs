@@ -1,6 +1,7 @@
 //! Searches cells: which of them, in which order, and when to stop.
 //!
-//! 1. The query is placed, projected and compared with all centroids, in bytes.
+//! 1. The query is placed, projected and compared with the centroids of groups and then of the cells in those
+//!    that are worth it ([`met`](super::met)), in bytes.
 //! 2. The nearest cells are visited until there are as many vectors as wanted; the worst of them is at
 //!    squared distance T. Of the cells that are left, the most promising are visited, until all the rest
 //!    together are expected to hold less than the share that may be missed ([`odds`](super::odds)); T falls
@@ -23,10 +24,14 @@ use spandrel_storage::io::Extent;
 use super::bytes::ByteQuery;
 use super::cells::{Cells, Fine};
 use super::halves::HalfQuery;
-use super::odds::Odds;
+use super::met::{Met, Place, enough, least};
 
 /// Cells visited before there is a threshold.
 const NEAREST: usize = 2;
+/// Cells that are met before there is a threshold.
+const CELLS_OPEN: usize = 96;
+/// Share of what may be missed that may be in groups that stay closed.
+const GROUP_MISSING: f32 = 0.5;
 /// At least as many cells, or times as many as before, are visited until the rest is looked at again.
 const PART: usize = 8;
 const GROWTH: usize = 4;
@@ -76,10 +81,7 @@ pub(crate) struct CellsScratch {
     more: Vec<f32>,
     half_query: HalfQuery,
     sums: Vec<i32>,
-    products: Vec<f32>,
-    /// Squared distances of the centroids.
-    distances_to: Vec<f32>,
-    odds: Odds,
+    met: Met,
     /// What orders cells, and the cell, so that integers order them.
     order: Vec<u64>,
     table_products: Vec<[f32; ENTRIES]>,
@@ -104,8 +106,16 @@ pub(crate) struct CellsScratch {
     best: BinaryHeap<u64>,
 }
 
+#[cfg(test)]
+impl CellsScratch {
+    /// How many cells the last search has met.
+    pub(super) fn met(&self) -> usize {
+        self.met.open.len()
+    }
+}
+
 /// A distance as bits that order like it, and an id: negative distances (of rounding) count as zero.
-fn key(distance: f32, id: u32) -> u64 {
+pub(super) fn key(distance: f32, id: u32) -> u64 {
     u64::from(distance.max(0.0).to_bits()) << 32 | u64::from(id)
 }
 
@@ -186,13 +196,15 @@ impl Cells {
         let Some(ready) = self.ready(kernels, asked.query, scratch) else {
             return Ok(false);
         };
-        self.order_cells(kernels, &ready, scratch);
+        let place = Place { cells: self, kernels, query: &scratch.projected_query, squared: ready.squared };
+        scratch.met.begin(place);
         scratch.seen.resize((self.layout.vectors as usize).div_ceil(64), 0);
         scratch.best.clear();
         // A search that failed has left its candidates.
         scratch.picked.clear();
         scratch.pending.clear();
-        let mut walk = Walk { cells: self, kernels, ready, asked, filter, limit: f32::INFINITY };
+        let mut walk =
+            Walk { cells: self, kernels, ready, asked, filter, limit: f32::INFINITY, is_open: false };
         let walked = walk.run(scratch, counters);
         scratch.marked.drain(..).for_each(|id| scratch.seen[id as usize / 64] = 0);
         walked?;
@@ -200,36 +212,6 @@ impl Cells {
         found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         Ok(true)
     }
-
-    /// Distances to all centroids, and what they say about cells.
-    fn order_cells(&self, kernels: &Kernels, ready: &Ready, scratch: &mut CellsScratch) {
-        let CellsScratch { projected_query, sums, products, distances_to, odds, .. } = scratch;
-        self.centroids.products(kernels, projected_query, sums, products);
-        let distance = |(product, norm): (&f32, &f32)| (ready.squared + norm - 2.0 * product).max(0.0);
-        distances_to.clear();
-        distances_to.extend(products.iter().zip(&self.centroid_norms).map(distance));
-        odds.set(kernels, distances_to, &self.radii, self.dims_that_matter);
-    }
-}
-
-/// Moves the `wanted` least to the front, in order, and returns how many there are.
-fn least(order: &mut [u64], wanted: usize) -> usize {
-    let part = wanted.min(order.len());
-    if part < order.len() && part > 0 {
-        order.select_nth_unstable(part - 1);
-    }
-    order[..part].sort_unstable();
-    part
-}
-
-/// How many of the first cells in order are expected to hold as much as `left`.
-fn enough(order: &[u64], odds: &Odds, mut left: f32) -> usize {
-    let wanted = order.iter().position(|key| {
-        let enough = left <= 0.0;
-        left -= odds.expected(*key as u32 as usize);
-        enough
-    });
-    wanted.unwrap_or(order.len())
 }
 
 /// One walk over the cells.
@@ -241,6 +223,8 @@ struct Walk<'a> {
     filter: Option<Filter<'a>>,
     /// Squared distance of the worst of the best, once there are enough.
     limit: f32,
+    /// Whether all groups are open that are worth it.
+    is_open: bool,
 }
 
 impl Walk<'_> {
@@ -251,30 +235,38 @@ impl Walk<'_> {
             if let Some(allow) = self.asked.allow {
                 allow.check_stop()?;
             }
-            let CellsScratch { odds, order, distances_to, .. } = &mut *scratch;
-            let (left, wanted) = if self.limit.is_finite() {
-                let missing = self.asked.effort.missing;
-                (odds.choose(self.kernels, self.limit, missing, order), PART.max(GROWTH * visited))
+            let wanted =
+                if self.limit.is_finite() { PART.max(GROWTH * visited) } else { NEAREST.max(visited) };
+            if self.limit.is_infinite() {
+                self.met(scratch, |met, place, order| {
+                    met.open_nearest(place, (visited + wanted).max(CELLS_OPEN), order);
+                });
+            } else if visited >= PART {
+                self.open_worthy(scratch);
+            }
+            let CellsScratch { met, order, .. } = &mut *scratch;
+            let left = if self.limit.is_finite() {
+                met.odds.choose(self.kernels, self.limit, self.asked.effort.missing, order)
             } else {
                 // By distance, as long as there is nothing to compare with.
-                order.clear();
-                let open = distances_to.iter().zip(0..).filter(|(_, cell)| !odds.is_visited(*cell as usize));
-                order.extend(open.map(|(distance, cell)| key(*distance, cell)));
-                (f32::INFINITY, NEAREST.max(visited))
+                met.order_by_distance(order);
+                f32::INFINITY
             };
             let part = least(order, wanted);
-            let mut part = enough(&order[..part], odds, left);
+            let mut part = enough(&order[..part], &met.odds, left);
             if self.cells.postings.at_hand().is_none() {
                 part = self.read_postings(part, scratch, counters)?;
             }
             let mut read = 0;
             for at in 0..part {
-                let CellsScratch { order, odds, postings, .. } = &mut *scratch;
-                let cell = order[at] as u32 as usize;
-                odds.visit(cell);
+                let CellsScratch { order, met, postings, .. } = &mut *scratch;
+                let at_met = order[at] as u32 as usize;
+                met.odds.visit(at_met);
+                let cell = met.open[at_met] as usize;
                 if let Some(all) = self.cells.postings.at_hand() {
                     if let Some(next) = order[..part].get(at + 1) {
-                        let posting = &all[self.cells.posting(*next as u32 as usize)];
+                        let next = met.open[*next as u32 as usize] as usize;
+                        let posting = &all[self.cells.posting(next)];
                         self.kernels.prefetch(&posting[..posting.len().min(PREFETCH_BYTES)]);
                     }
                     self.visit(cell, &all[self.cells.posting(cell)], scratch, counters)?;
@@ -289,11 +281,29 @@ impl Walk<'_> {
             }
             std::mem::swap(&mut scratch.picked, &mut scratch.pending);
             self.refine(scratch, counters)?;
-            if part == 0 {
+            if part == 0 && self.is_open {
                 return Ok(());
+            }
+            if part == 0 {
+                self.open_worthy(scratch);
             }
             visited += part;
         }
+    }
+
+    /// Opens, once, all groups but those that may be missed.
+    fn open_worthy(&mut self, scratch: &mut CellsScratch) {
+        if !std::mem::replace(&mut self.is_open, true) {
+            let missing = GROUP_MISSING * self.asked.effort.missing;
+            self.met(scratch, |met, place, order| met.open_worthy(place, self.limit, missing, order));
+        }
+    }
+
+    /// Works on what the query has met.
+    fn met(&self, scratch: &mut CellsScratch, work: impl FnOnce(&mut Met, Place<'_>, &mut Vec<u64>)) {
+        let CellsScratch { projected_query: query, met, order, .. } = scratch;
+        let place = Place { cells: self.cells, kernels: self.kernels, query, squared: self.ready.squared };
+        work(met, place, order);
     }
 
     /// Reads the postings of the first cells in order, up to `part` of them; returns of how many.
@@ -303,11 +313,11 @@ impl Walk<'_> {
         scratch: &mut CellsScratch,
         counters: &mut Counters,
     ) -> Result<usize> {
-        let CellsScratch { order, extents, postings, .. } = scratch;
+        let CellsScratch { order, met, extents, postings, .. } = scratch;
         extents.clear();
         let mut bytes = 0;
         for key in &order[..part] {
-            let posting = self.cells.posting(*key as u32 as usize);
+            let posting = self.cells.posting(met.open[*key as u32 as usize] as usize);
             bytes += posting.len();
             if bytes > READ_BYTES_MAX && !extents.is_empty() {
                 break;
@@ -327,7 +337,7 @@ impl Walk<'_> {
         scratch: &mut CellsScratch,
         counters: &mut Counters,
     ) -> Result<()> {
-        let distance = scratch.distances_to[cell];
+        let distance = scratch.met.distances[cell];
         let bounds = Bounds {
             base: distance,
             step: self.ready.step,
@@ -388,10 +398,11 @@ impl Walk<'_> {
     fn refine(&mut self, scratch: &mut CellsScratch, counters: &mut Counters) -> Result<()> {
         let CellsScratch {
             query,
+            projected_query,
+            met,
             half_query,
             sums,
             picked,
-            distances_to,
             distances,
             best,
             extents,
@@ -421,7 +432,10 @@ impl Walk<'_> {
                 refine.distances(self.kernels, query, rows, sums, distances);
             }
             Fine::Halves { halves, .. } => {
-                let query = (&*half_query, &**distances_to);
+                let Walk { cells, kernels, ready, .. } = &*self;
+                let place = Place { cells, kernels, query: projected_query, squared: ready.squared };
+                rows.1.iter().for_each(|id| met.measure(place, halves.cell(rows.0, *id)));
+                let query = (&*half_query, &*met.distances);
                 halves.distances(self.kernels, query, rows, sums, distances);
             }
         }

@@ -2,6 +2,8 @@
 //! and sets that are not; filters, kernel levels, damage. Every set is made from a seed that is printed with
 //! what fails.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use roaring::RoaringBitmap;
 use spandrel_storage::io::Extent;
 use spandrel_storage::{DocId, Element, Metric};
@@ -10,33 +12,12 @@ use super::*;
 use crate::allow::Allow;
 use crate::dense::SearchParams;
 use crate::dense::flat::FlatBuilder;
+use crate::dense::vectors::Residency;
 use crate::error::Error;
+use crate::fuzz::Bytes;
 use crate::random::Random;
 use crate::stop::Stop;
 use crate::topk::Scored;
-
-struct Bytes(Vec<u8>);
-
-impl ChunkSource for Bytes {
-    fn bytes(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
-        let bytes = self.0.get(at as usize..at as usize + out.len());
-        out.copy_from_slice(bytes.ok_or_else(|| Error::Invalid("read past the end".into()))?);
-        Ok(())
-    }
-
-    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
-        for (index, extent) in extents.iter().enumerate() {
-            let mut bytes = vec![0; extent.len];
-            self.read(extent.offset, &mut bytes)?;
-            done(index, &bytes);
-        }
-        Ok(())
-    }
-}
 
 fn float(random: &mut Random) -> f32 {
     (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
@@ -435,5 +416,137 @@ fn what_was_learned_serves_other_vectors_of_the_field() {
         let other = Mixture::new(&mut random, 48, 4);
         let elsewhere: Vec<Vec<f32>> = (0..5_000).map(|_| other.vector(&mut random, 3.0)).collect();
         assert_eq!(layout(&elsewhere).learned, 5_000);
+    }
+}
+
+/// A section some of whose reads fail.
+struct Failing {
+    bytes: Bytes,
+    /// Reads until one fails; it and all after it do.
+    left: AtomicUsize,
+}
+
+impl Failing {
+    fn step(&self) -> Result<()> {
+        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        taken.map(|_| ()).map_err(|_| Error::Invalid("a read that was to fail".into()))
+    }
+}
+
+impl ChunkSource for Failing {
+    fn bytes(&self) -> u64 {
+        self.bytes.bytes()
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        self.step()?;
+        self.bytes.read(at, out)
+    }
+
+    /// Some extents land before one fails.
+    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+        for (index, extent) in extents.iter().enumerate() {
+            self.step()?;
+            self.bytes.read_batch(&[*extent], &mut |_, bytes| done(index, bytes))?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn whichever_read_fails_the_search_says_so_and_the_next_one_is_whole() {
+    let mut random = Random(12);
+    let mixture = Mixture::new(&mut random, 24, 30);
+    let vectors: Vec<Vec<f32>> = (0..5_000).map(|_| mixture.vector(&mut random, 0.5)).collect();
+    let query = mixture.vector(&mut random, 0.5);
+    let case = Case::new(Metric::L2, Element::F32, &vectors);
+    let flat = || {
+        let mut flat = FlatBuilder::new(&case.spec).unwrap();
+        vectors.iter().for_each(|vector| flat.push(Some(vector)).unwrap());
+        flat
+    };
+    // Vectors are read too.
+    let mut section = Vec::new();
+    flat().write(&mut section).unwrap();
+    let failing =
+        |bytes: &[u8]| Arc::new(Failing { bytes: Bytes(bytes.to_vec()), left: AtomicUsize::new(usize::MAX) });
+    for tier in TIERS {
+        let (cells, vectors) = (failing(&case.section), failing(&section));
+        let flat = Flat::open("flat", &case.spec, vectors.clone(), Residency::Disk).unwrap();
+        let source: Arc<dyn ChunkSource> = cells.clone();
+        let ssd = Ssd::open("cells", &case.spec, flat, &source, tier).unwrap();
+        let (all, mut scratch) = (Allow::all(5_000), Scratch::new());
+        let mut search = || {
+            let (mut top, mut counters) = (TopK::new(10), Counters::default());
+            let ask = Ask::new(&case.rows, &all);
+            let searched = ssd.search(&query, &ask, &mut top, &mut scratch, &mut counters);
+            searched.map(|()| top.into_sorted())
+        };
+        let whole = search().unwrap();
+        for from in [&cells, &vectors] {
+            let mut failed = 0;
+            loop {
+                from.left.store(failed, Ordering::Relaxed);
+                let found = search();
+                from.left.store(usize::MAX, Ordering::Relaxed);
+                assert_eq!(search().unwrap(), whole, "{tier:?}, after read {failed} failed");
+                if found.is_ok() {
+                    break;
+                }
+                failed += 1;
+            }
+            let reads = Arc::ptr_eq(from, &vectors) || tier == Tier::Lean;
+            assert_eq!(failed > 0, reads, "{tier:?}: {failed} reads failed");
+        }
+        // A section that cannot be opened says so, wherever reading it stops.
+        let mut failed = 0;
+        loop {
+            cells.left.store(failed, Ordering::Relaxed);
+            let flat = Flat::open("flat", &case.spec, vectors.clone(), Residency::Disk).unwrap();
+            if Ssd::open("cells", &case.spec, flat, &source, tier).is_ok() {
+                break;
+            }
+            failed += 1;
+        }
+        assert!(failed > 4, "{tier:?}: {failed} reads open the section");
+    }
+}
+
+/// Enough cells for groups, of which a search opens a few.
+#[test]
+fn groups_that_stay_closed_hold_next_to_nothing() {
+    let mut random = Random(13);
+    let mixture = Mixture::new(&mut random, 24, 200);
+    let vectors: Vec<Vec<f32>> = (0..40_000).map(|_| mixture.vector(&mut random, 0.4)).collect();
+    let near: Vec<Vec<f32>> = (0..60).map(|_| mixture.vector(&mut random, 0.4)).collect();
+    let far: Vec<Vec<f32>> = (0..30).map(|_| (0..24).map(|_| 2.0 * normal(&mut random)).collect()).collect();
+    for metric in [Metric::L2, Metric::Ip] {
+        let case = Case::new(metric, Element::F32, &vectors);
+        let cells = &case.ssd.cells;
+        assert!(cells.layout.groups > 40, "{} groups of {} cells", cells.layout.groups, cells.layout.cells);
+        let all = Allow::all(40_000);
+        for (k, asked, floor) in [(1, 0.9, 0.89), (10, 0.95, 0.94), (100, 0.99, 0.98)] {
+            let found = case.recall(&near, &all, k, asked);
+            assert!(found >= floor, "{metric:?}, k {k}: {found} found of {asked}");
+        }
+        // With every cell met it is 0.90.
+        let found = case.recall(&far, &all, 10, 0.95);
+        assert!(found >= 0.88, "{metric:?}, queries from elsewhere: {found}");
+        let met = |effort: Effort| {
+            let (mut scratch, mut found) = (CellsScratch::default(), Vec::new());
+            let met: usize = near
+                .iter()
+                .map(|query| {
+                    let asked = Query { query, depth: 12, effort, allow: None };
+                    let (kernels, counters) = (Kernels::best(), &mut Counters::default());
+                    assert!(cells.search(kernels, asked, None, &mut scratch, &mut found, counters).unwrap());
+                    scratch.met()
+                })
+                .sum();
+            met as f64 / (near.len() as u32 * cells.layout.cells) as f64
+        };
+        let share = met(Effort { missing: 0.05, slack: 0.2 });
+        assert!(share < 0.5, "{metric:?}: {share} of the cells are met");
+        assert_eq!(met(Effort::ALL), 1.0, "{metric:?}: every cell is met where none may be missed");
     }
 }
