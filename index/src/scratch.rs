@@ -8,7 +8,7 @@ use spandrel_storage::DocId;
 
 use crate::dense::flat::FlatScratch;
 use crate::dense::signs::SignsScratch;
-use crate::dense::ssd::CellsScratch;
+use crate::dense::ssd::{CellsScratch, TogetherScratch};
 use crate::sparse::SparseScratch;
 
 /// Buffers of one thread. Holds nothing between two searches that a result depends on.
@@ -20,6 +20,7 @@ pub struct Scratch {
     pub(crate) signs: SignsScratch,
     /// Of searches over cells, and what they found before it has exact scores.
     pub(crate) cells: CellsScratch,
+    pub(crate) together: TogetherScratch,
     pub(crate) found: Vec<(f32, u32)>,
     pub(crate) docs: Vec<DocId>,
     pub(crate) scores: Vec<f32>,

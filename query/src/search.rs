@@ -94,8 +94,8 @@ pub fn search_batch(shared: &Shared, requests: &[SearchRequest], stop: &Stop) ->
         }
         let routes: Vec<&CheckedRoute> = group.iter().map(|at| &checked[*at][0]).collect();
         let limits: Vec<usize> = group.iter().map(|at| requests[*at].k + requests[*at].offset).collect();
-        let name = format!("{}, {} queries together", route::name(shared, routes[0]), routes.len());
-        let lists = search.timed(&name, |search| route::run_together(search, &routes, &limits))?;
+        let name = |_: &_| format!("{}, {} queries together", route::name(shared, routes[0]), routes.len());
+        let lists = search.timed(name, |search| route::run_together(search, &routes, &limits))?;
         for (at, list) in group.into_iter().zip(lists) {
             let mut one = search.with_request(&requests[at]);
             answers[at] = Some(one.finish(&checked[at], vec![list], started)?);
@@ -274,13 +274,17 @@ impl<'a> Search<'a> {
     }
 
     /// Runs a stage and, when asked to explain, notes what it did.
-    pub fn timed<T>(&mut self, name: &str, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    pub fn timed<T>(
+        &mut self,
+        name: impl FnOnce(&Self) -> String,
+        run: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
         if !self.request.explain {
             return run(self);
         }
         let started = Instant::now();
         let at = self.stages.len();
-        self.stages.push(Stage { name: name.to_owned(), ..Stage::default() });
+        self.stages.push(Stage { name: name(self), ..Stage::default() });
         let result = run(self)?;
         self.stages[at].time_us = started.elapsed().as_micros() as u64;
         Ok(result)
@@ -299,8 +303,8 @@ impl<'a> Search<'a> {
             .map(|(route, asked)| {
                 let engine = if routes.len() > 1 { wanted.max(FUSED_CANDIDATES_MIN) } else { wanted };
                 let limit = if asked.candidates == 0 { engine } else { asked.candidates.max(wanted) };
-                let name = route::name(self.shared, route);
-                self.timed(&name, |search| route::run(search, route, limit.min(K_MAX)))
+                let name = |search: &Self| route::name(search.shared, route);
+                self.timed(name, |search| route::run(search, route, limit.min(K_MAX)))
             })
             .collect()
     }
@@ -316,7 +320,7 @@ impl<'a> Search<'a> {
         let request = self.request;
         let mut ranked = match lists.len() {
             1 => lists[0].iter().enumerate().map(|(at, hit)| Ranked::single(at, hit)).collect(),
-            _ => self.timed("fuse", |search| search.fuse(routes, &lists))?,
+            _ => self.timed(|_| "fuse".into(), |search| search.fuse(routes, &lists))?,
         };
         let found = ranked.len();
         if let Some(threshold) = request.score_threshold {
@@ -325,7 +329,7 @@ impl<'a> Search<'a> {
         let passed = ranked.len();
         ranked.drain(..request.offset.min(passed));
         ranked.truncate(request.k);
-        let hits = self.timed("fetch", |search| search.fetch(ranked))?;
+        let hits = self.timed(|_| "fetch".into(), |search| search.fetch(ranked))?;
         let short = (hits.len() < request.k).then(|| match self.snapshot.tenant_rows(self.tenant) {
             0 => Short::EmptyTenant,
             _ if passed < found => Short::Threshold,

@@ -77,8 +77,9 @@ pub trait VectorIndex: Send + Sync {
         counters: &mut Counters,
     ) -> Result<()>;
 
-    /// Searches with every query (`queries: q x dim`, `tops: q`): the same results, bit for bit, as one
-    /// [`search`](Self::search) each, with the vectors read once for all.
+    /// Searches with every query (`queries: q x dim`, `tops: q`), with what they have in common read once for
+    /// all. Of an exact index the results are the same, bit for bit, as of one [`search`](Self::search) each;
+    /// any other finds as many of the nearest, not always the same.
     ///
     /// # Errors
     /// As [`search`](Self::search); also when there is not one `top` a query.

@@ -11,6 +11,7 @@
 
 mod build;
 mod layout;
+mod lists;
 mod query;
 mod scan;
 

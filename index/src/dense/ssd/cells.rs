@@ -312,6 +312,12 @@ impl Cells {
         }
     }
 
+    /// Appends where the rows of these vectors are.
+    pub(super) fn fine_extents(&self, ids: &[u32], extents: &mut Vec<Extent>) {
+        let len = self.fine_stride();
+        extents.extend(ids.iter().map(|id| Extent { offset: u64::from(*id) * len as u64, len }));
+    }
+
     /// The error for bytes of these cells that cannot be.
     pub(super) fn damaged(&self, what: String) -> Error {
         Error::Section { section: self.section.to_string(), what }

@@ -23,6 +23,8 @@ mod met;
 mod odds;
 mod refine;
 mod search;
+mod together;
+mod walk;
 
 use std::sync::Arc;
 
@@ -32,6 +34,8 @@ use self::cells::Cells;
 pub use self::cells::{Tier, resident_bytes};
 pub(crate) use self::search::CellsScratch;
 use self::search::{Effort, Filter, Query};
+use self::together::TILE;
+pub(crate) use self::together::TogetherScratch;
 use super::space;
 use super::vectors::ChunkSource;
 use super::{Ask, Flat, VectorIndex};
@@ -167,8 +171,9 @@ impl VectorIndex for Ssd {
         if tops.iter().any(|top| self.effort(ask, top.k()).is_none()) || queries.rows() != tops.len() {
             return self.flat.search_batch(queries, ask, tops, scratch, counters);
         }
-        for (query, top) in queries.iter().zip(tops) {
-            self.search(query, ask, top, scratch, counters)?;
+        for (first, tops) in (0..).step_by(TILE).zip(tops.chunks_mut(TILE)) {
+            let queries = queries.slice(first..first + tops.len());
+            self.search_tile(queries, ask, tops, scratch, counters)?;
         }
         Ok(())
     }
@@ -187,6 +192,53 @@ impl VectorIndex for Ssd {
 }
 
 impl Ssd {
+    /// Searches with a few queries together.
+    fn search_tile(
+        &self,
+        queries: Matrix<'_, f32>,
+        ask: &Ask<'_>,
+        tops: &mut [TopK],
+        scratch: &mut Scratch,
+        counters: &mut Counters,
+    ) -> Result<()> {
+        let doc_of = |ordinal: u32| self.flat.doc(ordinal);
+        let all = ask.allow.is_unrestricted(self.flat.docs());
+        let filter: Option<Filter<'_>> = (!all).then_some((ask.allow, &doc_of));
+        let mut asked = Vec::with_capacity(tops.len());
+        for (query, top) in queries.iter().zip(&*tops) {
+            self.flat.check(query, ask.rows)?;
+            let effort = self.effort(ask, top.k()).unwrap_or(Effort::ALL);
+            let depth = self.cells.fineness().depth(top.k());
+            asked.push(Query { query, depth, effort, allow: Some(ask.allow) });
+        }
+        let (mut docs, mut ends, mut far) = (std::mem::take(&mut scratch.docs), Vec::new(), Vec::new());
+        docs.clear();
+        let (kernels, buffers) = (self.kernels, &mut scratch.together);
+        together::search(&self.cells, kernels, &asked, filter, buffers, counters, |at, found| {
+            match found {
+                Some(found) => docs.extend(found.iter().map(|(_, ordinal)| self.flat.doc(*ordinal))),
+                None => far.push(at),
+            }
+            ends.push(docs.len());
+        })?;
+        let mut scores = std::mem::take(&mut scratch.scores);
+        scores.resize(docs.len(), 0.0);
+        self.flat.score_lists(queries, (&docs, &ends), &mut scores, scratch, counters)?;
+        let mut scored = docs.iter().zip(&scores).map(|(doc, score)| (*score, ask.rows[*doc as usize]));
+        let mut start = 0;
+        for (end, top) in ends.iter().zip(&mut *tops) {
+            scored.by_ref().take(end - start).for_each(|(score, row)| {
+                top.push(score, row);
+            });
+            start = *end;
+        }
+        (scratch.docs, scratch.scores) = (docs, scores);
+        for at in far {
+            self.flat.search(queries.row(at), ask, &mut tops[at], scratch, counters)?;
+        }
+        Ok(())
+    }
+
     /// Offers what was found, with exact scores.
     fn rescore(
         &self,

@@ -276,7 +276,7 @@ fn filters_and_deletions_never_leave_an_answer_short() {
 }
 
 #[test]
-fn batches_and_all_levels_of_kernels_find_the_same() {
+fn all_levels_of_kernels_find_the_same() {
     let mut random = Random(7);
     let mixture = Mixture::new(&mut random, 40, 30);
     let vectors: Vec<Vec<f32>> = (0..5_000).map(|_| mixture.vector(&mut random, 0.6)).collect();
@@ -290,18 +290,59 @@ fn batches_and_all_levels_of_kernels_find_the_same() {
         case.ssd.cells.search(kernels, asked, None, &mut scratch, &mut found, &mut counters).unwrap();
         (found.iter().map(|(distance, id)| (distance.to_bits(), *id)).collect::<Vec<_>>(), counters)
     };
-    let all = Allow::all(5_000);
-    let ask = Ask::new(&case.rows, &all);
-    let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
-    let flat: Vec<f32> = queries.concat();
-    let mut tops = vec![TopK::new(7); queries.len()];
-    case.ssd.search_batch(Matrix::new(&flat, 40), &ask, &mut tops, &mut scratch, &mut counters).unwrap();
-    for (query, top) in queries.iter().zip(tops) {
+    for query in &queries {
         let expected = found(Kernels::available()[0], query);
         for kernels in Kernels::available() {
             assert_eq!(found(kernels, query), expected, "{}", kernels.level());
         }
-        assert_eq!(top.into_sorted(), case.search(query, &all, 7, SearchParams::default()).0);
+    }
+}
+
+#[test]
+fn queries_together_find_as_much_as_alone() {
+    let mut random = Random(14);
+    let mixture = Mixture::new(&mut random, 40, 30);
+    let vectors: Vec<Vec<f32>> = (0..6_000).map(|_| mixture.vector(&mut random, 0.6)).collect();
+    let mut queries: Vec<Vec<f32>> = (0..50).map(|_| mixture.vector(&mut random, 0.6)).collect();
+    // Too far off for codes.
+    queries[21] = vec![-3e18; 40];
+    let filter: RoaringBitmap = (0..6_000).filter(|_| random.below(2) == 0).collect();
+    for (metric, filter) in [(Metric::Ip, None), (Metric::L2, Some(&filter))] {
+        let case = Case::new(metric, Element::F32, &vectors);
+        let mut section = Vec::new();
+        let mut flat = FlatBuilder::new(&case.spec).unwrap();
+        vectors.iter().for_each(|vector| flat.push(Some(vector)).unwrap());
+        flat.write(&mut section).unwrap();
+        let (section, cells): (Arc<dyn ChunkSource>, Arc<dyn ChunkSource>) =
+            (Arc::new(Bytes(section)), Arc::new(Bytes(case.section.clone())));
+        let allow = Allow { filter, ..Allow::all(6_000) };
+        let ask = Ask::new(&case.rows, &allow);
+        let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
+        let all = queries.concat();
+        for tier in TIERS {
+            let flat = Flat::open("flat", &case.spec, Arc::clone(&section), Residency::Disk).unwrap();
+            let ssd = Ssd::open("cells", &case.spec, flat, &cells, tier).unwrap();
+            let mut tops: Vec<TopK> = (0..queries.len()).map(|at| TopK::new([7, 20][at % 2])).collect();
+            ssd.search_batch(Matrix::new(&all, 40), &ask, &mut tops, &mut scratch, &mut counters).unwrap();
+            let (mut together, mut alone) = (0, 0);
+            for (query, top) in queries.iter().zip(tops) {
+                let k = top.k();
+                let exact = SearchParams { exact: true, ..SearchParams::default() };
+                let truth = case.search(query, &allow, k, exact).0;
+                let count = |found: &[Scored]| found.iter().filter(|found| truth.contains(found)).count();
+                let found = top.into_sorted();
+                assert_eq!(found.len(), k, "{tier:?}");
+                assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "order, or a row twice: {found:?}");
+                let docs: Vec<DocId> = found.iter().map(|scored| (scored.row.0 / 3) as DocId).collect();
+                assert!(docs.iter().all(|doc| allow.contains(*doc)));
+                let mut scores = vec![0.0; k];
+                ssd.score(query, &docs, &mut scores, &mut scratch, &mut counters).unwrap();
+                assert!(found.iter().zip(&scores).all(|(found, score)| found.score == *score), "exact");
+                together += count(&found);
+                alone += count(&case.search_in(&ssd, query, &allow, k, SearchParams::default()).0);
+            }
+            assert!(together * 100 >= alone * 99, "{metric:?}, {tier:?}: {together} found, {alone} alone");
+        }
     }
 }
 
@@ -458,7 +499,7 @@ fn whichever_read_fails_the_search_says_so_and_the_next_one_is_whole() {
     let mut random = Random(12);
     let mixture = Mixture::new(&mut random, 24, 30);
     let vectors: Vec<Vec<f32>> = (0..5_000).map(|_| mixture.vector(&mut random, 0.5)).collect();
-    let query = mixture.vector(&mut random, 0.5);
+    let [query, other] = [(); 2].map(|()| mixture.vector(&mut random, 0.5));
     let case = Case::new(Metric::L2, Element::F32, &vectors);
     let flat = || {
         let mut flat = FlatBuilder::new(&case.spec).unwrap();
@@ -479,8 +520,13 @@ fn whichever_read_fails_the_search_says_so_and_the_next_one_is_whole() {
         let mut search = || {
             let (mut top, mut counters) = (TopK::new(10), Counters::default());
             let ask = Ask::new(&case.rows, &all);
-            let searched = ssd.search(&query, &ask, &mut top, &mut scratch, &mut counters);
-            searched.map(|()| top.into_sorted())
+            ssd.search(&query, &ask, &mut top, &mut scratch, &mut counters)?;
+            let mut tops = vec![TopK::new(10); 3];
+            let queries = [&query[..], &other, &query].concat();
+            let queries = Matrix::new(&queries, 24);
+            ssd.search_batch(queries, &ask, &mut tops, &mut scratch, &mut counters)?;
+            tops.push(top);
+            Ok::<_, Error>(tops.into_iter().map(TopK::into_sorted).collect::<Vec<_>>())
         };
         let whole = search().unwrap();
         for from in [&cells, &vectors] {

@@ -1,0 +1,333 @@
+//! One search's walk over cells: chooses them, scans their postings, refines what is found.
+//!
+//! A round chooses cells ([`Walk::choose`]), scans each ([`Walk::visit`]) and refines candidates
+//! ([`Walk::refine`]). In memory the candidates of a posting are refined when the next one has been scanned:
+//! their rows are on the way by then. On disk those of a round are, with all reads in flight together.
+//! [`together`](super::together) takes the same steps for many queries at a time.
+
+use crate::counters::Counters;
+use crate::error::Result;
+use crate::simd::Kernels;
+use crate::simd::nibble::Bounds;
+use spandrel_storage::io::Extent;
+
+use super::cells::{Cells, Fine};
+use super::met::{Met, Place, enough, least};
+use super::search::{CellsScratch, Filter, Query, Ready, distance_of, key};
+
+/// Cells visited before there is a threshold.
+const NEAREST: usize = 2;
+/// Cells that are met before there is a threshold.
+const CELLS_OPEN: usize = 96;
+/// Share of what may be missed that may be in groups that stay closed.
+const GROUP_MISSING: f32 = 0.5;
+/// At least as many cells, or times as many as before, are visited until the rest is looked at again.
+const PART: usize = 8;
+const GROWTH: usize = 4;
+/// Candidates of the first cells that are refined before there is a threshold, a wanted result.
+const OPENING: usize = 2;
+/// Bytes of postings that are read at once, at most.
+const READ_BYTES_MAX: usize = 4 << 20;
+/// Bytes of the next posting that are asked for while this one is scanned.
+const PREFETCH_BYTES: usize = 1024;
+
+/// One walk over the cells.
+pub(super) struct Walk<'a> {
+    cells: &'a Cells,
+    kernels: &'a Kernels,
+    ready: Ready,
+    asked: Query<'a>,
+    filter: Option<Filter<'a>>,
+    /// Squared distance of the worst of the best, once there are enough.
+    limit: f32,
+    /// Whether all groups are open that are worth it.
+    is_open: bool,
+    /// Cells chosen so far.
+    visited: usize,
+}
+
+impl<'a> Walk<'a> {
+    /// A walk that has visited nothing, for a query that is ready and has met groups.
+    pub(super) fn new(
+        cells: &'a Cells,
+        kernels: &'a Kernels,
+        ready: Ready,
+        asked: Query<'a>,
+        filter: Option<Filter<'a>>,
+    ) -> Self {
+        Self { cells, kernels, ready, asked, filter, limit: f32::INFINITY, is_open: false, visited: 0 }
+    }
+
+    /// Visits cells until the rest is not worth it.
+    pub(super) fn run(&mut self, scratch: &mut CellsScratch, counters: &mut Counters) -> Result<()> {
+        loop {
+            let mut part = self.choose(scratch)?;
+            if part == 0 {
+                return Ok(());
+            }
+            if let Some(all) = self.cells.postings.at_hand() {
+                for at in 0..part {
+                    if at + 1 < part {
+                        prefetch(self.kernels, &all[self.cells.posting(scratch.cell(at + 1))]);
+                    }
+                    let cell = scratch.cell(at);
+                    self.visit(cell, &all[self.cells.posting(cell)], scratch, counters)?;
+                    self.refine(scratch, counters)?;
+                    self.rest(scratch);
+                }
+            } else {
+                part = self.read_postings(part, scratch, counters)?;
+                let postings = std::mem::take(&mut scratch.postings);
+                let mut rest = &postings[..];
+                for at in 0..part {
+                    let cell = scratch.cell(at);
+                    let posting = rest.split_off(..self.cells.posting(cell).len()).unwrap_or_default();
+                    self.visit(cell, posting, scratch, counters)?;
+                    self.refine(scratch, counters)?;
+                    self.rest(scratch);
+                }
+                scratch.postings = postings;
+            }
+            self.chosen(part, scratch);
+            self.settle(scratch);
+            self.refine(scratch, counters)?;
+        }
+    }
+
+    /// Puts the cells to visit next at the front of the order; returns how many, none at the end.
+    pub(super) fn choose(&mut self, scratch: &mut CellsScratch) -> Result<usize> {
+        loop {
+            if let Some(allow) = self.asked.allow {
+                allow.check_stop()?;
+            }
+            let visited = self.visited;
+            let wanted =
+                if self.limit.is_finite() { PART.max(GROWTH * visited) } else { NEAREST.max(visited) };
+            if self.limit.is_infinite() {
+                self.met(scratch, |met, place, order| {
+                    met.open_nearest(place, (visited + wanted).max(CELLS_OPEN), order);
+                });
+            } else if visited >= PART {
+                self.open_worthy(scratch);
+            }
+            let CellsScratch { met, order, .. } = &mut *scratch;
+            let left = if self.limit.is_finite() {
+                met.odds.choose(self.kernels, self.limit, self.asked.effort.missing, order)
+            } else {
+                // By distance, as long as there is nothing to compare with.
+                met.order_by_distance(order);
+                f32::INFINITY
+            };
+            let part = least(order, wanted);
+            let part = enough(&order[..part], &met.odds, left);
+            if part > 0 || self.is_open {
+                return Ok(part);
+            }
+            self.open_worthy(scratch);
+        }
+    }
+
+    /// The first cells in order are as good as visited.
+    pub(super) fn chosen(&mut self, part: usize, scratch: &mut CellsScratch) {
+        (0..part).for_each(|at| scratch.met.odds.visit(scratch.order[at] as u32 as usize));
+        self.visited += part;
+    }
+
+    /// Everything that waits to be refined is to be refined now; whether there is anything.
+    pub(super) fn settle(&self, scratch: &mut CellsScratch) -> bool {
+        let CellsScratch { picked, pending, .. } = scratch;
+        picked.append(pending);
+        !picked.is_empty()
+    }
+
+    /// Whether as many were found as are wanted.
+    pub(super) fn has_limit(&self) -> bool {
+        self.limit.is_finite()
+    }
+
+    /// Opens, once, all groups but those that may be missed.
+    fn open_worthy(&mut self, scratch: &mut CellsScratch) {
+        if !std::mem::replace(&mut self.is_open, true) {
+            let missing = GROUP_MISSING * self.asked.effort.missing;
+            self.met(scratch, |met, place, order| met.open_worthy(place, self.limit, missing, order));
+        }
+    }
+
+    /// Works on what the query has met.
+    fn met(&self, scratch: &mut CellsScratch, work: impl FnOnce(&mut Met, Place<'_>, &mut Vec<u64>)) {
+        let CellsScratch { projected_query: query, met, order, .. } = scratch;
+        let place = Place { cells: self.cells, kernels: self.kernels, query, squared: self.ready.squared };
+        work(met, place, order);
+    }
+
+    /// Reads the postings of the first cells in order, up to `part` of them; returns of how many.
+    fn read_postings(
+        &self,
+        part: usize,
+        scratch: &mut CellsScratch,
+        counters: &mut Counters,
+    ) -> Result<usize> {
+        let CellsScratch { order, met, extents, postings, .. } = scratch;
+        extents.clear();
+        let mut bytes = 0;
+        for key in &order[..part] {
+            let posting = self.cells.posting(met.open[*key as u32 as usize] as usize);
+            bytes += posting.len();
+            if bytes > READ_BYTES_MAX && !extents.is_empty() {
+                break;
+            }
+            extents.push(Extent { offset: posting.start as u64, len: posting.len() });
+        }
+        let count = extents.len();
+        self.cells.postings.read(extents, postings, counters)?;
+        Ok(count)
+    }
+
+    /// Scans a posting: its candidates are picked, or wait until the next one is scanned.
+    pub(super) fn visit(
+        &mut self,
+        cell: usize,
+        posting: &[u8],
+        scratch: &mut CellsScratch,
+        counters: &mut Counters,
+    ) -> Result<()> {
+        let distance = scratch.met.distances[cell];
+        let bounds = Bounds {
+            base: distance,
+            step: self.ready.step,
+            bias: self.ready.bias,
+            slack: self.asked.effort.slack * distance.sqrt(),
+            threshold: self.limit,
+        };
+        scratch.candidates.clear();
+        self.kernels.nibble_scan(&scratch.table, posting, &bounds, &mut scratch.candidates);
+        counters.scored += u64::from(self.cells.starts[cell + 1] - self.cells.starts[cell]) * 32;
+        let CellsScratch { candidates, picked, pending, keys, seen, marked, .. } = scratch;
+        let vectors = self.cells.layout.vectors;
+        if let Some(id) = candidates.ids.iter().find(|id| **id >= vectors) {
+            return Err(self.cells.damaged(format!("a posting names vector {id} of {vectors}")));
+        }
+        let fresh = candidates.ids.iter().zip(&candidates.bounds).filter(|(id, _)| {
+            let (word, bit) = (**id as usize / 64, 1_u64 << (**id % 64));
+            seen[word] & bit == 0 && self.filter.is_none_or(|(allow, doc_of)| allow.contains(doc_of(**id)))
+        });
+        if self.limit.is_finite() {
+            let rows = self.cells.fine_rows.at_hand();
+            if rows.is_some() {
+                // The rows of these are asked for, and those of the posting before are refined.
+                std::mem::swap(picked, pending);
+            }
+            let first = pending.len();
+            pending.extend(fresh.map(|(id, _)| *id));
+            let stride = self.cells.fine_stride();
+            if let Some(rows) = rows {
+                for id in &pending[first..] {
+                    self.kernels.prefetch(&rows[*id as usize * stride..][..stride]);
+                }
+            }
+            mark(&pending[first..], seen, marked);
+            return Ok(());
+        }
+        // Nothing rules a vector out yet: the most promising first, so that something soon does.
+        keys.clear();
+        keys.extend(fresh.map(|(id, bound)| key(*bound, *id)));
+        let first = (OPENING * self.asked.depth).min(keys.len());
+        if first > 0 && first < keys.len() {
+            keys.select_nth_unstable(first - 1);
+        }
+        picked.extend(keys.drain(..first).map(|key| key as u32));
+        mark(picked, seen, marked);
+        Ok(())
+    }
+
+    /// What was not promising enough to be picked first waits, where it is still promising.
+    pub(super) fn rest(&self, scratch: &mut CellsScratch) {
+        let CellsScratch { pending, keys, seen, marked, .. } = scratch;
+        if !keys.is_empty() {
+            let first = pending.len();
+            let near = keys.drain(..).filter(|key| distance_of(*key) < self.limit);
+            pending.extend(near.map(|key| key as u32));
+            mark(&pending[first..], seen, marked);
+        }
+    }
+
+    /// Gives the picked vectors their refine distances, and the best of them a place; none is picked then.
+    pub(super) fn refine(&mut self, scratch: &mut CellsScratch, counters: &mut Counters) -> Result<()> {
+        if scratch.picked.is_empty() {
+            return Ok(());
+        }
+        if let Some(all) = self.cells.fine_rows.at_hand() {
+            self.rank(all, true, scratch, counters);
+            return Ok(());
+        }
+        let mut rows = std::mem::take(&mut scratch.rows);
+        scratch.extents.clear();
+        self.cells.fine_extents(&scratch.picked, &mut scratch.extents);
+        self.cells.fine_rows.read(&mut scratch.extents, &mut rows, counters)?;
+        self.rank(&rows, false, scratch, counters);
+        scratch.rows = rows;
+        Ok(())
+    }
+
+    /// As [`refine`](Self::refine), by rows of all vectors or only of those picked, in their order.
+    pub(super) fn rank(
+        &mut self,
+        rows: &[u8],
+        of_all: bool,
+        scratch: &mut CellsScratch,
+        counters: &mut Counters,
+    ) {
+        let CellsScratch {
+            query,
+            projected_query,
+            met,
+            half_query,
+            sums,
+            picked,
+            distances,
+            best,
+            places,
+            ..
+        } = scratch;
+        counters.rescored += picked.len() as u64;
+        places.clear();
+        places.extend(0..if of_all { 0 } else { picked.len() as u32 });
+        let rows = (rows, if of_all { &**picked } else { &**places });
+        match &self.cells.fine {
+            Fine::Bytes(refine) => {
+                let query = (&*query, self.ready.own_squared);
+                refine.distances(self.kernels, query, rows, sums, distances);
+            }
+            Fine::Halves { halves, .. } => {
+                let Walk { cells, kernels, ready, .. } = &*self;
+                let place = Place { cells, kernels, query: projected_query, squared: ready.squared };
+                rows.1.iter().for_each(|id| met.measure(place, halves.cell(rows.0, *id)));
+                let query = (&*half_query, &*met.distances);
+                halves.distances(self.kernels, query, rows, sums, distances);
+            }
+        }
+        for (id, distance) in picked.iter().zip(distances.iter()) {
+            if *distance < self.limit || best.len() < self.asked.depth {
+                best.push(key(*distance, *id));
+                if best.len() > self.asked.depth {
+                    best.pop();
+                }
+                if best.len() == self.asked.depth {
+                    self.limit = best.peek().map_or(f32::INFINITY, |key| distance_of(*key));
+                }
+            }
+        }
+        picked.clear();
+    }
+}
+
+/// Asks for the beginning of a posting.
+pub(super) fn prefetch(kernels: &Kernels, posting: &[u8]) {
+    kernels.prefetch(&posting[..posting.len().min(PREFETCH_BYTES)]);
+}
+
+/// Notes that these vectors were picked.
+fn mark(ids: &[u32], seen: &mut [u64], marked: &mut Vec<u32>) {
+    ids.iter().for_each(|id| seen[*id as usize / 64] |= 1 << (id % 64));
+    marked.extend_from_slice(ids);
+}
