@@ -9,7 +9,7 @@
 //! 3. A visited posting is scanned by nibble codes; vectors whose lower bound is below T are candidates, get
 //!    their refine distance and may enter the best.
 //!
-//! Cost: about 2 ns a scanned vector, 50 ns a candidate, and 10 us a query at 100,000 x 384.
+//! Cost: about 1 ns a scanned vector (3 where it comes from memory), 30 ns a candidate, and 10 us a query.
 
 use std::collections::BinaryHeap;
 
