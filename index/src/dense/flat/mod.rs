@@ -11,6 +11,7 @@
 
 mod build;
 mod layout;
+mod near;
 mod query;
 mod scan;
 
