@@ -6,12 +6,13 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use spandrel_storage::io::Extent;
-use spandrel_storage::{DenseSpec, Element, Metric, RowId, SparseVector, Value};
+use spandrel_storage::{DenseSpec, Element, IndexKind, Metric, RowId, SparseVector, Value};
 
 use crate::dense::flat::{Flat, FlatBuilder};
+use crate::dense::hnsw::{self, Graph};
 use crate::dense::signs::Codes;
 use crate::dense::vectors::{ChunkSource, Residency};
-use crate::dense::{Ask, Signs};
+use crate::dense::{Ask, Hnsw, Signs};
 use crate::payload::{PayloadIndex, Predicate};
 use crate::sparse::{SparseFlat, SparseIndex};
 use crate::{Allow, Counters, Error, Result, Scratch, TopK, VectorIndex};
@@ -96,6 +97,44 @@ pub fn signs(bytes: &[u8]) {
             let _ = index.search(&query, &Ask::new(&rows(), &allow), &mut top, &mut scratch, &mut counters);
         }
     }
+}
+
+/// A graph, as that of every metric of 4 dimensions. What it starts with is the number of its vectors.
+pub fn graph(bytes: &[u8]) {
+    let Some((count, bytes)) = bytes.split_first_chunk() else { return };
+    let count = u32::from_le_bytes(*count).min(2 * hnsw::VECTORS_MIN);
+    for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
+        let spec = DenseSpec { dim: 4, metric, element: Element::F32, index: IndexKind::Hnsw };
+        let Ok(graph) = Graph::decode("fuzz", &spec, count, bytes) else { continue };
+        let Ok(flat) = some_vectors(&spec, count) else { continue };
+        let index = Hnsw::new(flat.finish(), graph);
+        let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
+        let rows: Vec<RowId> = (0..u64::from(count)).map(RowId).collect();
+        for query in [[1.0, -2.0, 0.5, 3.0], [1e18; 4]] {
+            let (mut top, allow) = (TopK::new(10), Allow::all(count));
+            let _ = index.search(&query, &Ask::new(&rows, &allow), &mut top, &mut scratch, &mut counters);
+        }
+    }
+}
+
+/// The section of a graph over some vectors, as [`graph`] takes it.
+pub fn graph_sample(count: u32) -> Vec<u8> {
+    let spec = DenseSpec { dim: 4, metric: Metric::L2, element: Element::F32, index: IndexKind::Hnsw };
+    let mut bytes = count.to_le_bytes().to_vec();
+    let Ok(flat) = some_vectors(&spec, count) else { return bytes };
+    let written = hnsw::build(&spec, &|at, out| flat.row(at, out), count, 1).write(&mut bytes);
+    debug_assert!(written.is_ok(), "a buffer takes everything");
+    bytes
+}
+
+fn some_vectors(spec: &DenseSpec, count: u32) -> Result<FlatBuilder> {
+    let mut flat = FlatBuilder::new(spec)?;
+    for at in 0..count {
+        // Some twice.
+        let value = |dim: u32| ((at % 3000 * 7 + dim * 13) % 1009) as f32 - 504.5;
+        flat.push(Some(&(0..spec.dim).map(value).collect::<Vec<f32>>()))?;
+    }
+    Ok(flat)
 }
 
 /// The statistics of a text index.

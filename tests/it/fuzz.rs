@@ -63,6 +63,7 @@ fn disk_samples(samples: &mut Vec<(&'static str, Vec<u8>)>) {
         SegmentFile::open(&segment(&folder.path().join("segments").join("2")), spandrel_storage::io::probe())
             .unwrap();
     samples.push(("signs", file.require("signs/0").unwrap().read_all().unwrap()));
+    samples.push(("graph", spandrel_index::fuzz::graph_sample(2_500)));
     let segments = folder.path().join("segments").join("1");
     samples.push(("manifest", std::fs::read(segments.join("MANIFEST")).unwrap()));
     let path = segment(&segments);

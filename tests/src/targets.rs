@@ -17,7 +17,7 @@ use spandrel_storage::fuzz as storage;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 22] = [
+pub const TARGETS: [(&str, Target); 23] = [
     ("manifest", storage::manifest),
     ("record", storage::record),
     ("seal", storage::seal),
@@ -29,6 +29,7 @@ pub const TARGETS: [(&str, Target); 22] = [
     ("catalogue", storage::catalogue),
     ("dense", index::flat),
     ("signs", index::signs),
+    ("graph", index::graph),
     ("sparse", index::sparse),
     ("payload", index::payload),
     ("text_stats", index::text_totals),
