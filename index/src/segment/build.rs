@@ -70,8 +70,8 @@ pub(super) const TEXT_PREFIX: &str = "text/";
 pub struct Plan<'a> {
     /// Threads that may work on it; 0: as many as the machine runs.
     pub threads: usize,
-    /// Whether many vectors get cells, or the graph that their field asks for. Signs cost next to nothing, which suits a segment that is about to be
-    /// merged.
+    /// Whether many vectors get cells, or the graph that their field asks for. Signs cost next to nothing,
+    /// which suits a segment that is about to be merged.
     pub cells: bool,
     /// The segments that the docs are from: their vectors are taken as they are.
     pub merge: Option<Merge<'a>>,

@@ -185,11 +185,6 @@ fn link(linked: &[u32], count: usize, placed: Placed<'_>) -> (Vec<Layer>, u32) {
         let layer = &mut layers[at];
         mend::choose(layer, links, placed);
     }
-    (
-        layers,
-        inserted
-            .iter()
-            .max_by_key(|(highest, _)| *highest)
-            .map_or(0, |(_, point)| point.get_origin_id() as u32),
-    )
+    let highest = inserted.iter().max_by_key(|(highest, _)| *highest);
+    (layers, highest.map_or(0, |(_, point)| point.get_origin_id() as u32))
 }

@@ -6,9 +6,9 @@
 //! widths, and between two numbers of results, widths are interpolated in logarithms.
 //!
 //! Unlike cells, a walk has no way of knowing that it missed something: a beam that is just wide enough for
-//! vectors of the field finds 0.7 for far-off queries where 0.95 was asked. So a quarter of what may be missed
-//! is what a beam may miss here. Measured, queries of twice the extent of the vectors then find 0.90 for
-//! 0.95, and vectors of the field 0.99.
+//! vectors of the field finds 0.7 for far-off queries where 0.95 was asked. So a quarter of what may be
+//! missed is what a beam may miss here. Measured, queries of twice the extent of the vectors then find 0.90
+//! for 0.95, and vectors of the field 0.99.
 
 use parking_lot::Mutex;
 

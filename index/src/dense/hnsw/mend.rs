@@ -9,7 +9,7 @@
 //! is reached.
 
 use super::calibrate::Placed;
-use super::graph::{Layer, NONE};
+use super::graph::Layer;
 use super::search::{WalkScratch, walk_to_the_end};
 use crate::parallel::for_parts;
 
@@ -100,7 +100,7 @@ pub(super) fn is_connected(layer: &Layer, entry: u32, is_copy: impl Fn(u32) -> b
     let (mut reached, mut open) = (vec![false; layer.count()], vec![entry]);
     while let Some(at) = open.pop() {
         if !std::mem::replace(&mut reached[at as usize], true) {
-            open.extend(layer.links(at).inspect(|link| assert_ne!(*link, NONE)));
+            open.extend(layer.links(at));
         }
     }
     (0..layer.count() as u32).all(|at| reached[at as usize] || is_copy(layer.vector(at)))

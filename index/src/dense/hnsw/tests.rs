@@ -1,6 +1,6 @@
 //! Graphs against the exact index over the same vectors: recall at what was asked for, on sets that are kind
 //! and sets that are not; filters, copies, deadlines, damage. Every set is made from a seed that is printed
-//! with what fails. Floors lie a little below what is asked for: recall is a mean over some dozens of queries.
+//! with what fails. Floors lie a little below what is asked for: recall is a mean over a hundred queries.
 
 use std::time::Instant;
 
@@ -120,7 +120,8 @@ impl Case {
     }
 
     /// Mean share of the true `k` nearest that is found, ties counting as found, and how many vectors a query
-    /// is compared with. Every result is checked: its length, its order, its scores, no row twice, all allowed.
+    /// is compared with. Every result is checked: its length, its order, its scores, no row twice, all
+    /// allowed.
     fn recall(&self, queries: &[Vec<f32>], allow: &Allow<'_>, k: usize, recall: f32) -> (f64, u64) {
         let (mut hits, mut wanted, mut scored) = (0, 0, 0);
         for query in queries {
