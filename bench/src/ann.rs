@@ -2,7 +2,10 @@
 //!
 //! The base is streamed into the engine, and streamed again afterwards to judge the answers, so that the
 //! memory reported is the engine's and not the bench's. Latency is that of a call, which carries `batch`
-//! queries.
+//! queries. Several recalls give the curve of queries a second over recall, as rows and, with `--plot`, as a
+//! picture.
+
+mod place;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -10,14 +13,15 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
-use spandrel::{DenseSpec, Element, ErrorKind, IndexKind, Row, Settings};
+use spandrel::{Element, ErrorKind, IndexKind, Residency, Row};
 use tempfile::TempDir;
 
 use crate::dataset::{self, Matrix};
 use crate::drive::{self, Load, Pass};
-use crate::engine::{self, Access, COLLECTION, Embedded, Engine, Remote, Size, VECTOR, Wanted};
+use crate::engine::{Access, COLLECTION, Engine, Size, VECTOR, Wanted};
 use crate::latency::Latency;
 use crate::machine::{self, Machine};
+use crate::plot::{self, Curve};
 use crate::recall;
 use crate::report::{self, Column, Goal, Report};
 use crate::set::VectorSet;
@@ -25,8 +29,6 @@ use crate::{Error, Result};
 
 /// Rows an upsert carries while the base is loaded.
 const LOAD_ROWS: usize = 1_024;
-/// Rows that are compared with the base where the collection was there.
-const COMPARED_ROWS: usize = 8;
 /// Queries explained to count pages.
 const EXPLAINED_QUERIES: usize = 50;
 const PAGE_BYTES: f64 = 4_096.0;
@@ -71,22 +73,31 @@ pub struct Args {
     /// rows: 0.9,0.95,0.99; left out: the engine's default and no goal
     #[arg(long, value_delimiter = ',', value_parser = share)]
     recall: Vec<f64>,
-    /// Index: auto or flat
-    #[arg(long, default_value = "auto", value_parser = named::<IndexKind>)]
+    /// The most of cells that is kept in memory, within the budget: auto, lean, default or hot
+    #[arg(long, default_value = "auto", value_parser = named::<Residency>)]
+    residency: Residency,
+    /// Before every pass the database is opened anew, with its files dropped from the page cache, and nothing
+    /// warms up
+    #[arg(long, conflicts_with = "remote")]
+    cold: bool,
+    /// Index: ssd (also called auto: the engine's choice), hnsw or flat
+    #[arg(long, default_value = "ssd", value_parser = index)]
     index: IndexKind,
     /// Elements kept in segments: f32, f16 or i8
     #[arg(long, default_value = "f32", value_parser = named::<Element>)]
     element: Element,
     /// Measure this server through gRPC, for example http://127.0.0.1:7780
-    #[arg(long, conflicts_with = "dir")]
+    #[arg(long)]
     remote: Option<String>,
     #[command(flatten)]
     #[serde(skip)]
     access: Access,
-    /// Folder of the database: kept, and used again without a build when it holds the collection; left out: a
-    /// temporary one
-    #[arg(long)]
-    dir: Option<PathBuf>,
+    /// Build in this folder and keep it; left out: in a temporary one
+    #[arg(long, conflicts_with_all = ["open", "remote"])]
+    keep: Option<PathBuf>,
+    /// Measure what an earlier run kept in this folder
+    #[arg(long, conflicts_with = "remote")]
+    open: Option<PathBuf>,
     /// Collection; one that is there is searched without a build
     #[arg(long, default_value = COLLECTION)]
     collection: String,
@@ -96,6 +107,9 @@ pub struct Args {
     /// Queries each thread sends before the clock starts
     #[arg(long, default_value_t = 100)]
     warm_up: usize,
+    /// Draw queries a second over recall to this file, as SVG: a curve for each number of threads and batch
+    #[arg(long, requires = "recall")]
+    plot: Option<PathBuf>,
     /// Write the report to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -158,17 +172,16 @@ pub fn run(args: &Args) -> Result<()> {
     let base_rows = args.set.check(&queries)?;
 
     let kept_until_the_end = TempDir::new()?;
-    let dir = args.dir.as_deref().unwrap_or(kept_until_the_end.path());
-    let (engine, was_there) = open(args, queries.dim, dir)?;
-    let engine = engine.as_ref();
-    let build_s = if was_there { None } else { Some(build(engine, &args.set.base, base_rows)?) };
+    let folder = args.keep.as_deref().or(args.open.as_deref()).unwrap_or(kept_until_the_end.path());
+    let (mut engine, was_there) = place::open(args, queries.dim, folder, false)?;
+    let build_s = if was_there { None } else { Some(build(&*engine, &args.set.base, base_rows)?) };
     let size = engine.size()?;
     if size.rows != base_rows as u64 {
         let name = &args.collection;
         return Err(format!("the collection '{name}' holds {} rows, the base {base_rows}", size.rows).into());
     }
     if was_there {
-        compare(engine, args, base_rows)?;
+        place::compare(&*engine, args, base_rows)?;
     }
     let build_peak_mb = machine::memory(engine.process()).map_or(0.0, |memory| memory.peak_rss_mb);
     machine::reset_peak(engine.process());
@@ -176,18 +189,28 @@ pub fn run(args: &Args) -> Result<()> {
     let mut measured = Vec::new();
     for recall in asked(args) {
         let wanted = Wanted { k: args.set.k, recall };
-        let pages_per_query = pages(engine, &queries, wanted)?;
+        let pages_per_query = pages(&*engine, &queries, wanted)?;
         for &threads in &args.threads {
             for &batch in &args.batch {
-                let load = Load { wanted, threads, batch, warm_up: args.warm_up };
-                measured.push((measure(engine, &queries, load, args.repeat)?, pages_per_query));
+                let load = Load { wanted, threads, batch, warm_up: if args.cold { 0 } else { args.warm_up } };
+                let mut passes = Passes::new(load)?;
+                for _ in 0..args.repeat {
+                    if args.cold {
+                        engine.close()?;
+                        drop(engine);
+                        place::forget_pages(folder)?;
+                        engine = place::open(args, queries.dim, folder, true)?.0;
+                    }
+                    passes.add(drive::pass(&*engine, &queries, load)?)?;
+                }
+                measured.push((passes.end(&*engine)?, pages_per_query));
             }
         }
     }
     let disk_bytes = engine.close()?;
 
     let truth = args.set.truth(&queries, base_rows)?;
-    let (mut rows, mut goals) = (Vec::new(), Vec::new());
+    let (mut rows, mut goals, mut curves) = (Vec::new(), Vec::new(), Vec::<Curve>::new());
     for (mut run, pages_per_query) in measured {
         let quality = args.set.judge(&queries, &truth, &run.last.found)?;
         run.last.found = Vec::new();
@@ -197,61 +220,23 @@ pub fn run(args: &Args) -> Result<()> {
             let what = format!("recall@{}, {} threads, batch {}", args.set.k, point.threads, point.batch);
             goals.push(Goal::at_least(what, quality.recall, goal));
         }
+        let name = format!("{} threads, batch {}", point.threads, point.batch);
+        let at = (point.recall, point.qps);
+        match curves.iter_mut().find(|curve| curve.name == name) {
+            Some(curve) => curve.points.push(at),
+            None => curves.push(Curve { name, points: vec![at] }),
+        }
         rows.push(report::row(point)?);
+    }
+    if let Some(path) = &args.plot {
+        let set = args.set.base.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        plot::recall_over_rate(path, &format!("{set}, {base_rows} rows, k = {}", args.set.k), &curves)?;
+        println!("wrote {}", path.display());
     }
     let engine = json!({"simd": size.simd, "reader": size.reader, "segments": size.segments});
     let set = json!({"rows": base_rows, "dim": queries.dim, "queries": queries.rows()});
     let settings = json!({"command": "ann", "arguments": args, "set": set, "engine": engine});
     Report { machine, settings, rows, goals }.publish(&COLUMNS, args.json.as_deref())
-}
-
-/// Compares some of the rows that are there with the base: a collection of other vectors would be searched as
-/// if nothing were wrong, and only its recall would be odd.
-fn compare(engine: &dyn Engine, args: &Args, base_rows: usize) -> Result<()> {
-    let mut rows: Vec<usize> =
-        (0..COMPARED_ROWS).map(|at| at * (base_rows - 1) / (COMPARED_ROWS - 1)).collect();
-    rows.dedup();
-    let stored = engine.vectors(&rows)?;
-    let mut at = 0;
-    dataset::chunks(&args.set.base, base_rows, |first, chunk| {
-        while let Some(row) = rows.get(at).filter(|row| **row < first + chunk.rows()) {
-            let expected = chunk.row(row - first);
-            if stored.get(at).and_then(Option::as_deref) != Some(expected) {
-                return Err(format!(
-                    "the collection '{}' was there and holds other vectors: its row {row} is not that of {}; name \
-                     another one with --collection, or drop it",
-                    args.collection,
-                    args.set.base.display()
-                )
-                .into());
-            }
-            at += 1;
-        }
-        Ok(())
-    })
-}
-
-fn open(args: &Args, dim: usize, dir: &Path) -> Result<(Box<dyn Engine>, bool)> {
-    let spec = DenseSpec {
-        dim: u32::try_from(dim)?,
-        metric: args.set.metric,
-        element: args.element,
-        index: args.index,
-    };
-    let schema = engine::vector_schema(spec);
-    if let Some(url) = &args.remote {
-        if args.memory_mb.is_some() {
-            eprintln!("--memory-mb does not reach a server: start it with --memory-budget");
-        }
-        let (remote, was_there) = Remote::open(url, &args.access, &args.collection, &schema)?;
-        return Ok((Box::new(remote), was_there));
-    }
-    let mut settings = Settings::default();
-    if let Some(mb) = args.memory_mb {
-        settings.memory_budget_bytes = mb << 20;
-    }
-    let (embedded, was_there) = Embedded::open(dir, &args.collection, settings, schema)?;
-    Ok((Box::new(embedded), was_there))
 }
 
 /// Loads `rows` rows of the base, builds them into segments and lets merging end: seconds until all is done.
@@ -300,17 +285,31 @@ pub fn progress(rows: u64, message: &'static str) -> Result<ProgressBar> {
     Ok(ProgressBar::new(rows).with_style(style).with_message(message))
 }
 
-fn measure(engine: &dyn Engine, queries: &Matrix, load: Load, repeat: usize) -> Result<Measured> {
-    let mut latency = Latency::new()?;
-    let mut passes = Vec::new();
-    for _ in 0..repeat {
-        let pass = drive::pass(engine, queries, load)?;
-        latency.add(&pass.latency)?;
-        passes.push(pass);
+/// The passes of one load.
+struct Passes {
+    load: Load,
+    qps_runs: Vec<f64>,
+    latency: Latency,
+    last: Option<Pass>,
+}
+
+impl Passes {
+    fn new(load: Load) -> Result<Self> {
+        Ok(Self { load, qps_runs: Vec::new(), latency: Latency::new()?, last: None })
     }
-    let qps_runs = passes.iter().map(|pass| pass.qps).collect();
-    let last = passes.pop().ok_or_else(|| Error::from("--repeat is at least 1"))?;
-    Ok(Measured { load, qps_runs, latency, last, memory: machine::memory(engine.process()) })
+
+    fn add(&mut self, pass: Pass) -> Result<()> {
+        self.latency.add(&pass.latency)?;
+        self.qps_runs.push(pass.qps);
+        self.last = Some(pass);
+        Ok(())
+    }
+
+    fn end(self, engine: &dyn Engine) -> Result<Measured> {
+        let Self { load, qps_runs, latency, last } = self;
+        let last = last.ok_or_else(|| Error::from("--repeat is at least 1"))?;
+        Ok(Measured { load, qps_runs, latency, last, memory: machine::memory(engine.process()) })
+    }
 }
 
 /// Mean 4 KiB pages read from disk by a search.
@@ -355,6 +354,11 @@ fn asked(args: &Args) -> Vec<Option<f64>> {
         true => vec![None],
         false => args.recall.iter().copied().map(Some).collect(),
     }
+}
+
+/// An index by the name that its folder has, or that of the schema.
+fn index(text: &str) -> Result<IndexKind, String> {
+    named(if text == "ssd" { "auto" } else { text })
 }
 
 /// A value by the name that the schema's JSON uses.

@@ -18,6 +18,7 @@ mod import;
 mod latency;
 mod machine;
 mod peer;
+mod plot;
 mod recall;
 mod report;
 mod scale;

@@ -7,10 +7,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::dense::ssd::Tier;
+
 /// Bytes that may be resident, and how many are.
 #[derive(Debug)]
 pub struct MemoryBudget {
     limit_bytes: u64,
+    tier_max: Tier,
     used_bytes: AtomicU64,
     returning_bytes: AtomicU64,
 }
@@ -18,7 +21,23 @@ pub struct MemoryBudget {
 impl MemoryBudget {
     /// A budget of `limit_bytes`, none of it used.
     pub fn new(limit_bytes: u64) -> Self {
-        Self { limit_bytes, used_bytes: AtomicU64::new(0), returning_bytes: AtomicU64::new(0) }
+        Self {
+            limit_bytes,
+            tier_max: Tier::Hot,
+            used_bytes: AtomicU64::new(0),
+            returning_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// The same, with cells held to a tier where there would be room for more. Below [`Tier::Hot`] the
+    /// vectors under cells stay on disk.
+    pub fn with_tier_max(self, tier_max: Tier) -> Self {
+        Self { tier_max, ..self }
+    }
+
+    /// The most of cells that is kept.
+    pub fn tier_max(&self) -> Tier {
+        self.tier_max
     }
 
     /// Lets reservations use `bytes` that are about to be given back, while the guard lives: the output of a

@@ -6,13 +6,14 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use spandrel_storage::io::Extent;
-use spandrel_storage::{DenseSpec, Element, Metric, RowId, SparseVector, Value};
+use spandrel_storage::{DenseSpec, Element, IndexKind, Metric, RowId, SparseVector, Value};
 
 use crate::dense::flat::{Flat, FlatBuilder};
+use crate::dense::hnsw::{self, Graph};
 use crate::dense::signs::Codes;
-use crate::dense::ssd::{Ssd, Tier};
+use crate::dense::ssd::{self, Ssd, Tier};
 use crate::dense::vectors::{ChunkSource, Residency};
-use crate::dense::{Ask, Signs};
+use crate::dense::{Ask, Hnsw, Signs};
 use crate::payload::{PayloadIndex, Predicate};
 use crate::sparse::{SparseFlat, SparseIndex};
 use crate::{Allow, Counters, Error, Result, Scratch, TopK, VectorIndex};
@@ -99,27 +100,21 @@ pub fn signs(bytes: &[u8]) {
     }
 }
 
-/// A section of cells, as that of every metric of 8 dimensions, with every part of it in memory or not.
+/// A section of cells, as that of every metric of 8 dimensions, with all of it in memory or not. What it
+/// starts with is the number of its vectors.
 pub fn cells(bytes: &[u8]) {
-    const DIM: u32 = 8;
-    let Some(count) = bytes.get(15..19).and_then(|four| four.try_into().ok()).map(u32::from_le_bytes) else {
-        return;
-    };
+    let Some((count, bytes)) = bytes.split_first_chunk() else { return };
     // With fewer allowed docs no cell would be searched.
-    let count = count.clamp(1, 4 * ROWS);
+    let count = u32::from_le_bytes(*count).min(4 * ROWS);
     let source: Arc<dyn ChunkSource> = Arc::new(Bytes(bytes.to_vec()));
-    let vector = |at: u32| (0..DIM).map(|dim| ((at * 7 + dim * 13) % 31) as f32 - 15.0).collect::<Vec<f32>>();
     let rows: Vec<RowId> = (0..u64::from(count)).map(RowId).collect();
     for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
-        let spec = DenseSpec { dim: DIM, metric, element: Element::F32, index: Default::default() };
+        let spec = DenseSpec { dim: 8, metric, element: Element::F32, index: Default::default() };
         for tier in [Tier::Hot, Tier::Default, Tier::Lean] {
-            let Ok(mut flat) = FlatBuilder::new(&spec) else { continue };
-            if (0..count).any(|at| flat.push(Some(&vector(at))).is_err()) {
-                continue;
-            }
+            let Ok(flat) = some_vectors(&spec, count) else { continue };
             let Ok(index) = Ssd::open("fuzz", &spec, flat.finish(), &source, tier) else { continue };
             let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
-            for query in [vector(3), vec![1e18; DIM as usize]] {
+            for query in [[1.0, -2.0, 0.5, 3.0, 0.0, 90.0, -7.0, 1.0], [1e18; 8]] {
                 let (mut top, allow) = (TopK::new(10), Allow::all(count));
                 let ask = Ask::new(&rows, &allow);
                 let _ = index.search(&query, &ask, &mut top, &mut scratch, &mut counters);
@@ -127,6 +122,54 @@ pub fn cells(bytes: &[u8]) {
             let _ = index.trained();
         }
     }
+}
+
+/// A graph, as that of every metric of 4 dimensions. What it starts with is the number of its vectors.
+pub fn graph(bytes: &[u8]) {
+    let Some((count, bytes)) = bytes.split_first_chunk() else { return };
+    let count = u32::from_le_bytes(*count).min(2 * hnsw::VECTORS_MIN);
+    for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
+        let spec = DenseSpec { dim: 4, metric, element: Element::F32, index: IndexKind::Hnsw };
+        let Ok(graph) = Graph::decode("fuzz", &spec, count, bytes) else { continue };
+        let Ok(flat) = some_vectors(&spec, count) else { continue };
+        let index = Hnsw::new(flat.finish(), graph);
+        let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
+        let rows: Vec<RowId> = (0..u64::from(count)).map(RowId).collect();
+        for query in [[1.0, -2.0, 0.5, 3.0], [1e18; 4]] {
+            let (mut top, allow) = (TopK::new(10), Allow::all(count));
+            let _ = index.search(&query, &Ask::new(&rows, &allow), &mut top, &mut scratch, &mut counters);
+        }
+    }
+}
+
+/// The section of cells over some vectors, as [`cells`] takes it.
+pub fn cells_sample(count: u32) -> Vec<u8> {
+    let spec = DenseSpec { dim: 8, metric: Metric::Ip, element: Element::F32, index: Default::default() };
+    let mut bytes = count.to_le_bytes().to_vec();
+    let Ok(flat) = some_vectors(&spec, count) else { return bytes };
+    let written = ssd::build(&spec, &|at, out| flat.row(at, out), count, 1, None).write(&mut bytes);
+    debug_assert!(written.is_ok(), "a buffer takes everything");
+    bytes
+}
+
+/// The section of a graph over some vectors, as [`graph`] takes it.
+pub fn graph_sample(count: u32) -> Vec<u8> {
+    let spec = DenseSpec { dim: 4, metric: Metric::L2, element: Element::F32, index: IndexKind::Hnsw };
+    let mut bytes = count.to_le_bytes().to_vec();
+    let Ok(flat) = some_vectors(&spec, count) else { return bytes };
+    let written = hnsw::build(&spec, &|at, out| flat.row(at, out), count, 1).write(&mut bytes);
+    debug_assert!(written.is_ok(), "a buffer takes everything");
+    bytes
+}
+
+fn some_vectors(spec: &DenseSpec, count: u32) -> Result<FlatBuilder> {
+    let mut flat = FlatBuilder::new(spec)?;
+    for at in 0..count {
+        // Some twice.
+        let value = |dim: u32| ((at % 3000 * 7 + dim * 13) % 1009) as f32 - 504.5;
+        flat.push(Some(&(0..spec.dim).map(value).collect::<Vec<f32>>()))?;
+    }
+    Ok(flat)
 }
 
 /// The statistics of a text index.

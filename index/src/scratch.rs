@@ -7,6 +7,7 @@
 use spandrel_storage::DocId;
 
 use crate::dense::flat::FlatScratch;
+use crate::dense::hnsw::WalkScratch;
 use crate::dense::signs::SignsScratch;
 use crate::dense::ssd::{CellsScratch, TogetherScratch};
 use crate::sparse::SparseScratch;
@@ -18,6 +19,8 @@ pub struct Scratch {
     pub(crate) flat: FlatScratch,
     /// Of scans of sign codes.
     pub(crate) signs: SignsScratch,
+    /// Of walks over graphs.
+    pub(crate) walk: WalkScratch,
     /// Of searches over cells, and what they found before it has exact scores.
     pub(crate) cells: CellsScratch,
     pub(crate) together: TogetherScratch,

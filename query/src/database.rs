@@ -80,7 +80,9 @@ impl Database {
         let store = Arc::new(Store::open(&path.join(ROWS), &options)?);
         let reader = spandrel_storage::io::probe();
         let inner = Arc::new(Inner {
-            memory: Arc::new(MemoryBudget::new(settings.memory_budget_bytes)),
+            memory: Arc::new(
+                MemoryBudget::new(settings.memory_budget_bytes).with_tier_max(settings.residency.tier_max()),
+            ),
             path,
             settings,
             components,

@@ -65,7 +65,7 @@ pub use response::{
     CollectionStats, DatabaseStats, Explain, Hit, PackedChunk, RetrieveResponse, RouteScore, ScrollResponse,
     SearchResponse, Short, Stage, Written,
 };
-pub use settings::{Components, Durability, Settings};
+pub use settings::{Components, Durability, Residency, Settings};
 pub use spandrel_index::stop::{Cancel, Stop};
 pub use spandrel_storage::{
     Chunk, DenseSpec, Element, Field, FieldKind, FieldValue, IndexKind, Metric, PayloadKind, Row, Schema,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use spandrel_index::dense::ssd::Tier;
 
 use crate::error::{Error, Result};
 use crate::rag::embed::Embedder;
@@ -19,16 +20,44 @@ pub enum Durability {
     Buffered,
 }
 
+/// How much of the cells over dense vectors is kept in memory, at most: docs/dense.md has a table of what
+/// each costs. The memory budget bounds it in any case: what has no room in it takes the next lesser.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Residency {
+    /// As much as the memory budget has room for.
+    #[default]
+    Auto,
+    /// Centroids only; codes and vectors are read from disk.
+    Lean,
+    /// Short codes; vectors are read from disk.
+    Default,
+    /// Long codes, and the vectors where there is room: what `Auto` takes first.
+    Hot,
+}
+
+impl Residency {
+    pub(crate) fn tier_max(self) -> Tier {
+        match self {
+            Self::Auto | Self::Hot => Tier::Hot,
+            Self::Default => Tier::Default,
+            Self::Lean => Tier::Lean,
+        }
+    }
+}
+
 /// How a database behaves. Every value has a default that suits a laptop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// When a write is acknowledged.
     pub durability: Durability,
-    /// Caps the dense vectors of segments, and the cells or sign codes over them, that are kept in memory, in
-    /// bytes; vectors beyond it are read from disk when they are scored. Text, sparse and payload indexes,
-    /// fresh rows and the row cache come on top.
+    /// Caps the dense vectors of segments, and the cells, graphs or sign codes over them, that are kept in
+    /// memory, in bytes; vectors beyond it are read from disk when they are scored. Text, sparse and payload
+    /// indexes, fresh rows and the row cache come on top.
     pub memory_budget_bytes: u64,
+    /// Holds cells to less memory than the budget has room for.
+    pub residency: Residency,
     /// Fresh rows a collection holds in memory before they are built into a segment on disk.
     pub fresh_rows_max: usize,
     /// Bytes of fresh rows a collection holds in memory before they are built into a segment on disk.
@@ -48,6 +77,7 @@ impl Default for Settings {
         Self {
             durability: Durability::Sync,
             memory_budget_bytes: 1 << 30,
+            residency: Residency::Auto,
             fresh_rows_max: 32_768,
             fresh_bytes_max: 64 << 20,
             backlog_bytes_max: 512 << 20,

@@ -59,6 +59,8 @@ pub enum IndexKind {
     Auto,
     /// Exact scan.
     Flat,
+    /// A graph over vectors that stay in memory.
+    Hnsw,
 }
 
 /// A dense vector field.

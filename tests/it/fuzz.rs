@@ -6,10 +6,7 @@ use std::path::Path;
 
 use half::f16;
 use prost::Message;
-use spandrel::{
-    Database, DenseSpec, Element, IndexKind, Metric, PayloadKind, Row, Schema, Settings, SparseVector,
-};
-use spandrel_index::dense::ssd;
+use spandrel::{Database, Metric, PayloadKind, Row, Schema, Settings, SparseVector};
 use spandrel_proto::v1 as pb;
 use spandrel_storage::file::SegmentFile;
 use spandrel_tests::targets::TARGETS;
@@ -19,7 +16,7 @@ use crate::rng::Rng;
 /// Mutations of each sample.
 const ROUNDS: usize = 400;
 /// Longest sample kept whole; of a longer one, the beginning.
-const SAMPLE_BYTES_MAX: usize = 16 << 10;
+const SAMPLE_BYTES_MAX: usize = 512 << 10;
 
 /// Files and sections of a database with every kind of field.
 fn disk_samples(samples: &mut Vec<(&'static str, Vec<u8>)>) {
@@ -66,13 +63,8 @@ fn disk_samples(samples: &mut Vec<(&'static str, Vec<u8>)>) {
         SegmentFile::open(&segment(&folder.path().join("segments").join("2")), spandrel_storage::io::probe())
             .unwrap();
     samples.push(("signs", file.require("signs/0").unwrap().read_all().unwrap()));
-    let spec = DenseSpec { dim: 8, metric: Metric::Ip, element: Element::F32, index: IndexKind::Auto };
-    let value = |at: usize, dim: usize| ((at * 7 + dim * 13) % 31) as f32 - 15.0;
-    let rows =
-        |at: usize, out: &mut [f32]| out.iter_mut().enumerate().for_each(|(dim, out)| *out = value(at, dim));
-    let mut cells = Vec::new();
-    ssd::build(&spec, &rows, 2_500, 1, None).write(&mut cells).unwrap();
-    samples.push(("cells", cells));
+    samples.push(("cells", spandrel_index::fuzz::cells_sample(2_500)));
+    samples.push(("graph", spandrel_index::fuzz::graph_sample(2_500)));
     let segments = folder.path().join("segments").join("1");
     samples.push(("manifest", std::fs::read(segments.join("MANIFEST")).unwrap()));
     let path = segment(&segments);

@@ -269,3 +269,83 @@ fn a_query_of_an_i8_field_need_not_be_of_integers() {
     assert_eq!(collection.search(&zero).unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(collection.upsert(vec![ints("c", [0.5; 4])]).unwrap_err().kind(), ErrorKind::Invalid);
 }
+
+/// Clustered vectors: `seed` says which.
+fn clustered(seed: u64, dim: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..dim).map(|at| ((seed % 40) as f32 * (at + 3) as f32).sin() + 0.4 * next()).collect()
+}
+
+#[test]
+fn a_field_that_asks_for_a_graph_keeps_its_recall_through_merges_reopening_and_deletes() {
+    const ROWS: u64 = 3_000;
+    let folder = tempfile::TempDir::new().unwrap();
+    let spec = DenseSpec { dim: 32, metric: Metric::Ip, element: Element::F32, index: IndexKind::Hnsw };
+    let schema = Schema::new().field("v", FieldKind::Dense(spec)).payload("n", PayloadKind::Integer);
+    let json = serde_json::to_string(&schema).unwrap();
+    assert!(json.contains(r#""index":"hnsw""#), "{json}");
+    let row =
+        |key: u64| Row::new(format!("{key}")).dense("v", clustered(key + 7, 32)).payload("n", key as i64);
+    let request = |query: u64| SearchRequest {
+        fields: Fields::None,
+        explain: true,
+        ..SearchRequest::new(Route::dense("v", clustered(1_000_000 + query, 32))).k(10)
+    };
+    // Recall of 50 queries, and vectors scored for each.
+    let recall = |collection: &Collection, filter: Option<Filter>| {
+        let (mut hits, mut scored) = (0, 0);
+        for query in 0..50 {
+            let asked = SearchRequest { filter: filter.clone(), ..request(query) };
+            let found = collection.search(&asked).unwrap();
+            let truth = collection.search(&SearchRequest { exact: true, ..asked }).unwrap();
+            scored += found.explain.unwrap().stages.iter().map(|stage| stage.scored).sum::<u64>();
+            let truth: Vec<&str> = truth.hits.iter().map(|hit| hit.row.key.as_str()).collect();
+            assert_eq!(found.hits.len(), truth.len());
+            hits += found.hits.iter().filter(|hit| truth.contains(&hit.row.key.as_str())).count();
+        }
+        (hits as f64 / 500.0, scored / 50)
+    };
+    let database = Database::open(folder.path(), Settings::default()).unwrap();
+    let collection = database.create_collection("graph", schema).unwrap();
+    for first in (0..ROWS).step_by(500) {
+        collection.upsert((first..first + 500).map(row).collect()).unwrap();
+    }
+    assert!(recall(&collection, None).0 >= 0.95, "fresh");
+    collection.flush().unwrap();
+    assert!(recall(&collection, None).0 >= 0.95, "flushed");
+    collection.optimize().unwrap();
+    let (found, scored) = recall(&collection, None);
+    assert!(found >= 0.95 && scored < ROWS / 2, "{found}, {scored} scored: a walk, not a scan");
+    database.close().unwrap();
+    drop((collection, database));
+
+    // Room for everything, and for nothing.
+    for memory_budget_bytes in [1 << 30, 0] {
+        let settings = Settings { memory_budget_bytes, ..Settings::default() };
+        let database = Database::open(folder.path(), settings).unwrap();
+        let collection = database.collection("graph").unwrap();
+        assert!(recall(&collection, None).0 >= 0.95, "{memory_budget_bytes} bytes");
+        let half = serde_json::json!({"range": {"field": "n", "lt": 1_500}});
+        let half: Filter = serde_json::from_value(half).unwrap();
+        assert!(recall(&collection, Some(half)).0 >= 0.95, "{memory_budget_bytes} bytes, filtered");
+        database.close().unwrap();
+    }
+
+    let (database, keys) = (Database::open(folder.path(), Settings::default()).unwrap(), 0..ROWS / 3);
+    let collection = database.collection("graph").unwrap();
+    let keys: Vec<String> = keys.map(|key| key.to_string()).collect();
+    collection.delete("", &keys).unwrap();
+    assert!(recall(&collection, None).0 >= 0.95, "deleted");
+    let best = collection.search(&request(0)).unwrap().hits;
+    assert!(
+        best.iter().all(|hit| hit.row.key.parse::<u64>().unwrap() >= ROWS / 3),
+        "what is gone is not found"
+    );
+    collection.optimize().unwrap();
+    assert!(recall(&collection, None).0 >= 0.95, "deleted and merged");
+    database.close().unwrap();
+}

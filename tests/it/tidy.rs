@@ -105,6 +105,8 @@ fn third_party_crates_have_one_home() {
         ("tokio::", &["server/", "bench/"]),
         ("io_uring::", &["storage/src/io/uring"]),
         ("faer::", &["index/src/linalg.rs"]),
+        ("hnsw_rs::", &["index/src/dense/hnsw/build.rs"]),
+        ("plotters::", &["bench/src/plot.rs"]),
         ("tiktoken_rs::", &["query/src/rag/"]),
         ("text_splitter::", &["query/src/rag/"]),
         ("parquet::", &["query/src/import/"]),

@@ -17,7 +17,7 @@ use spandrel_storage::fuzz as storage;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 23] = [
+pub const TARGETS: [(&str, Target); 24] = [
     ("manifest", storage::manifest),
     ("record", storage::record),
     ("seal", storage::seal),
@@ -30,6 +30,7 @@ pub const TARGETS: [(&str, Target); 23] = [
     ("dense", index::flat),
     ("signs", index::signs),
     ("cells", index::cells),
+    ("graph", index::graph),
     ("sparse", index::sparse),
     ("payload", index::payload),
     ("text_stats", index::text_totals),

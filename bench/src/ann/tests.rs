@@ -103,13 +103,43 @@ fn a_folder_of_another_set_is_not_searched() {
     let (one, two, kept) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
     make_set(one.path(), 7);
     make_set(two.path(), 8);
-    let dir = format!("--dir {}", kept.path().display());
-    run(&args(one.path(), &dir)).unwrap();
-    // The same again is searched without a build.
-    run(&args(one.path(), &dir)).unwrap();
-    let text = std::fs::read_to_string(one.path().join("out.json")).unwrap();
-    let report: Value = serde_json::from_str(&text).unwrap();
-    assert!(report["rows"][0]["build_s"].is_null());
-    let error = run(&args(two.path(), &dir)).unwrap_err().to_string();
+    let flag = |name: &str| format!("--{name} {}", kept.path().display());
+    assert!(
+        run(&args(one.path(), &flag("open"))).unwrap_err().to_string().contains("bench"),
+        "nothing there"
+    );
+    run(&args(one.path(), &flag("keep"))).unwrap();
+    // The same again is searched without a build, warm or cold.
+    for cold in ["", " --cold --repeat 2 --residency lean"] {
+        run(&args(one.path(), &(flag("open") + cold))).unwrap();
+        let text = std::fs::read_to_string(one.path().join("out.json")).unwrap();
+        let report: Value = serde_json::from_str(&text).unwrap();
+        assert!(report["rows"][0]["build_s"].is_null() && report["rows"][0]["recall"] == 1.0);
+    }
+    assert!(
+        run(&args(one.path(), &flag("keep"))).unwrap_err().to_string().contains("measure it with --open")
+    );
+    let error = run(&args(two.path(), &flag("open"))).unwrap_err().to_string();
     assert!(error.contains("holds other vectors: its row 0"), "{error}");
+}
+
+#[test]
+fn a_sweep_is_drawn_as_one_curve_with_a_point_for_each_row() {
+    let folder = TempDir::new().unwrap();
+    make_set(folder.path(), 9);
+    let path = folder.path().join("curve.svg");
+    run(&args(folder.path(), &format!("--plot {} --recall 0.9,0.99", path.display()))).unwrap();
+    let report = std::fs::read_to_string(folder.path().join("out.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let svg = std::fs::read_to_string(path).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!((rows.len(), svg.matches("<circle").count()), (3, 3));
+    assert_eq!(svg.matches("1 threads, batch 1").count(), 1);
+}
+
+#[test]
+fn indexes_have_the_names_of_their_folders() {
+    let names = ["ssd", "auto", "hnsw", "flat"].map(|name| index(name).unwrap());
+    assert_eq!(names, [IndexKind::Auto, IndexKind::Auto, IndexKind::Hnsw, IndexKind::Flat]);
+    assert!(index("ivf").is_err());
 }

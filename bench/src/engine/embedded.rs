@@ -29,15 +29,33 @@ impl Embedded {
         } else {
             database.create_collection(name, schema.clone())?
         };
-        if collection.schema() != &schema {
+        Ok((Self::of(database, collection, dir, &schema)?, was_there))
+    }
+
+    /// Opens the database in `dir` and its collection `name`, which are there.
+    ///
+    /// # Errors
+    /// The engine's; they are not there, or the collection has another schema.
+    pub fn reopen(dir: &Path, name: &str, settings: Settings, schema: &Schema) -> Result<Self> {
+        if !dir.exists() {
+            return Err(format!("{} is not there", dir.display()).into());
+        }
+        let database = Database::open(dir, settings)?;
+        let collection = database.collection(name)?;
+        Self::of(database, collection, dir, schema)
+    }
+
+    fn of(database: Database, collection: Arc<Collection>, dir: &Path, schema: &Schema) -> Result<Self> {
+        if collection.schema() != schema {
             return Err(format!(
-                "{} holds a collection '{name}' of another schema (dimension, metric, element or index); \
+                "{} holds a collection '{}' of another schema (dimension, metric, element or index); \
                  name another folder or delete this one",
-                dir.display()
+                dir.display(),
+                collection.name()
             )
             .into());
         }
-        Ok((Self { database, collection, dir: dir.to_owned() }, was_there))
+        Ok(Self { database, collection, dir: dir.to_owned() })
     }
 }
 

@@ -104,6 +104,7 @@ fn field_kind(kind: &FieldKind) -> pb::field::Kind {
             let index = match spec.index {
                 IndexKind::Auto => pb::IndexKind::Auto,
                 IndexKind::Flat => pb::IndexKind::Flat,
+                IndexKind::Hnsw => pb::IndexKind::Hnsw,
             };
             pb::field::Kind::Dense(pb::DenseField {
                 dim: spec.dim,

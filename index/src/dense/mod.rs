@@ -4,12 +4,14 @@
 //! other index. Vectors may be absent: a doc without a vector in the field is never found and has no score.
 
 pub mod flat;
+pub mod hnsw;
 pub mod signs;
 mod space;
 pub mod ssd;
 pub mod vectors;
 
 pub use flat::Flat;
+pub use hnsw::Hnsw;
 pub use signs::Signs;
 pub use ssd::Ssd;
 

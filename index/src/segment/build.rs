@@ -5,8 +5,9 @@
 //! | `rows` | first and last write covered, then the row of each doc, u64 each |
 //! | `tenants` | (tenant, first doc) of each tenant, u32 each |
 //! | `dense/N`, `sparse/N`, `payload/N` | the index of field N, in its own layout |
-//! | `signs/N` | the sign codes of the vectors of field N, when there are enough of them and not too many |
+//! | `signs/N` | the sign codes of the vectors of field N, when there are enough of them and no cells |
 //! | `cells/N` | the cells over the vectors of field N, when there are enough of them |
+//! | `graph/N` | the graph over the vectors of field N, when it asks for one and there are enough of them |
 //! | `text/FILE` | the files of the text index |
 //!
 //! Docs are read once for everything but dense fields, and once more for each of those, so that one field's
@@ -24,7 +25,7 @@ use super::fresh::FieldBuilder;
 use super::keys::{self, Keys};
 use super::{IndexDoc, IndexValue, Indexer, Order, Segment};
 use crate::dense::flat::{AppendBuffers, FlatBuilder};
-use crate::dense::{signs, ssd};
+use crate::dense::{hnsw, signs, ssd};
 use crate::error::{Error, Result};
 use crate::text::TextBuilder;
 
@@ -56,6 +57,11 @@ pub(super) fn signs_name(id: usize) -> String {
     format!("signs/{id}")
 }
 
+/// The section of the graph over a dense field.
+pub(super) fn graph_name(id: usize) -> String {
+    format!("graph/{id}")
+}
+
 /// Section names of the files of the text index start with this.
 pub(super) const TEXT_PREFIX: &str = "text/";
 
@@ -64,8 +70,8 @@ pub(super) const TEXT_PREFIX: &str = "text/";
 pub struct Plan<'a> {
     /// Threads that may work on it; 0: as many as the machine runs.
     pub threads: usize,
-    /// Whether many vectors get cells. Signs cost next to nothing, which suits a segment that is about to be
-    /// merged.
+    /// Whether many vectors get cells, or the graph that their field asks for. Signs cost next to nothing,
+    /// which suits a segment that is about to be merged.
     pub cells: bool,
     /// The segments that the docs are from: their vectors are taken as they are.
     pub merge: Option<Merge<'a>>,
@@ -193,12 +199,17 @@ fn write_dense(
     let (vectors, at) = (builder.vectors(), usize::from(id.0));
     write_section(writer, &format!("dense/{at}"), |section| builder.write(section))?;
     let rows = |at: usize, out: &mut [f32]| builder.row(at, out);
+    let threads = crate::parallel::threads(plan.threads);
+    if plan.cells && hnsw::has_graph(spec, vectors) {
+        let graph = hnsw::build(spec, &rows, vectors, threads);
+        write_section(writer, &graph_name(at), |section| graph.write(section))?;
+    }
     if plan.cells && wants_cells(spec, vectors) {
         let trained = plan.merge.and_then(|merge| merge.trained(id)).transpose()?;
-        let threads = crate::parallel::threads(plan.threads);
         let cells = ssd::build(spec, &rows, vectors, threads, trained.as_ref());
         write_section(writer, &cells_name(at), |section| cells.write(section))?;
     } else if signs::has_signs(spec, vectors) {
+        // Beside a graph, too: they serve where memory has no room for that.
         let codes = signs::Codes::encode(spec, &rows, vectors);
         write_section(writer, &signs_name(at), |section| codes.write(section))?;
     }
@@ -206,8 +217,16 @@ fn write_dense(
 }
 
 /// Whether so many vectors of a field are worth cells.
-pub(super) fn wants_cells(spec: &DenseSpec, vectors: u32) -> bool {
-    spec.index != IndexKind::Flat && vectors >= ssd::VECTORS_MIN
+fn wants_cells(spec: &DenseSpec, vectors: u32) -> bool {
+    spec.index == IndexKind::Auto && vectors >= ssd::VECTORS_MIN
+}
+
+/// The section that makes searches of so many vectors fast and that a segment may lack.
+pub(super) fn wanted(spec: &DenseSpec, vectors: u32, id: usize) -> Option<String> {
+    if hnsw::has_graph(spec, vectors) {
+        return Some(graph_name(id));
+    }
+    wants_cells(spec, vectors).then(|| cells_name(id))
 }
 
 /// Takes the vectors of a field from the inputs of a merge.

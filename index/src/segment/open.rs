@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use spandrel_storage::file::{Section, SegmentFile};
 use spandrel_storage::io::{BatchRead, Extent};
-use spandrel_storage::{FieldKind, PayloadKind, RowId, TenantId};
+use spandrel_storage::{DenseSpec, FieldKind, PayloadKind, RowId, TenantId};
 
-use super::build::{KIND, TEXT_PREFIX, cells_name, section_name, signs_name, wants_cells};
+use super::build::{KIND, TEXT_PREFIX, cells_name, graph_name, section_name, signs_name, wanted};
 use super::keys::{self, Keys};
 use super::{FieldIndex, Indexer, Place, Segment};
 use crate::budget::{MemoryBudget, Reservation};
-use crate::dense::Signs;
 use crate::dense::flat::Flat;
 use crate::dense::ssd::{self, Ssd, Tier};
 use crate::dense::vectors::{ChunkSource, Residency};
+use crate::dense::{Hnsw, Signs, VectorIndex};
 use crate::error::{Error, Result};
 use crate::payload::PayloadIndex;
 use crate::sparse::{SparseFlat, SparseIndex};
@@ -51,22 +51,12 @@ impl Segment {
             fields.push(match &field.kind {
                 FieldKind::Payload { kind: PayloadKind::Json } | FieldKind::Text(_) => FieldIndex::None,
                 FieldKind::Dense(spec) => {
-                    let flat_section = file.require(&name)?;
-                    // The cells first: they are what makes most searches fast.
-                    let cells = open_cells(&file, &cells_name(at), memory, &mut reserved)?;
-                    let signs = open_signs(&file, &signs_name(at), memory, &mut reserved);
-                    let residency = residency(memory, flat_section.len(), &mut reserved);
-                    let source: Arc<dyn ChunkSource> = Arc::new(SectionSource(flat_section));
-                    let flat = Flat::open(&name, spec, source, residency)?;
+                    let index = open_dense(&file, (at, spec), memory, &mut reserved)?;
+                    let flat = index.flat();
                     check_docs(&name, flat.docs(), rows.len())?;
-                    plain |= wants_cells(spec, flat.vectors()) && file.section(&cells_name(at)).is_none();
-                    FieldIndex::Dense(match (cells, signs) {
-                        (Some((cells, tier)), _) => {
-                            Box::new(Ssd::open(&cells_name(at), spec, flat, &cells, tier)?)
-                        }
-                        (None, Some(codes)) => Box::new(Signs::open(&signs_name(at), spec, flat, &codes)?),
-                        (None, None) => Box::new(flat),
-                    })
+                    let wanted = wanted(spec, flat.vectors(), at);
+                    plain |= wanted.is_some_and(|wanted| file.section(&wanted).is_none());
+                    FieldIndex::Dense(index)
                 }
                 FieldKind::Sparse => {
                     let index = SparseFlat::read(&file.require(&name)?.read_all()?)?;
@@ -111,6 +101,39 @@ fn check_docs(section: &str, found: u32, expected: usize) -> Result<()> {
     }
 }
 
+/// The index of a dense field: the first of graph, cells, codes and scan that the file has and the budget has
+/// room for.
+fn open_dense(
+    file: &SegmentFile,
+    (at, spec): (usize, &DenseSpec),
+    memory: &Arc<MemoryBudget>,
+    reserved: &mut Vec<Reservation>,
+) -> Result<Box<dyn VectorIndex>> {
+    let name = format!("dense/{at}");
+    let vectors = file.require(&name)?;
+    if let Some(graph) = file.section(&graph_name(at))
+        // Both or neither: a walk reads a vector at every step.
+        && residency(memory, vectors.len() + graph.len(), reserved) == Residency::Memory
+    {
+        let flat = Flat::open(&name, spec, Arc::new(SectionSource(vectors)), Residency::Memory)?;
+        let graph: Arc<dyn ChunkSource> = Arc::new(SectionSource(graph));
+        return Ok(Box::new(Hnsw::open(&graph_name(at), spec, flat, &graph)?));
+    }
+    // What is searched first: it is what makes most searches fast.
+    let cells = open_cells(file, &cells_name(at), memory, reserved)?;
+    let signs = open_signs(file, &signs_name(at), memory, reserved);
+    let residency = match (&cells, memory.tier_max()) {
+        (None, _) | (_, Tier::Hot) => residency(memory, vectors.len(), reserved),
+        _ => Residency::Disk,
+    };
+    let flat = Flat::open(&name, spec, Arc::new(SectionSource(vectors)), residency)?;
+    Ok(match (cells, signs) {
+        (Some((cells, tier)), _) => Box::new(Ssd::open(&cells_name(at), spec, flat, &cells, tier)?),
+        (None, Some(codes)) => Box::new(Signs::open(&signs_name(at), spec, flat, &codes)?),
+        (None, None) => Box::new(flat),
+    })
+}
+
 /// The cells of a field, when it has some, and as much of them as the budget has room for.
 fn open_cells(
     file: &SegmentFile,
@@ -120,7 +143,7 @@ fn open_cells(
 ) -> Result<Option<(Arc<dyn ChunkSource>, Tier)>> {
     let Some(section) = file.section(name) else { return Ok(None) };
     let source: Arc<dyn ChunkSource> = Arc::new(SectionSource(section));
-    for tier in [Tier::Hot, Tier::Default, Tier::Lean] {
+    for tier in Tier::ALL.into_iter().filter(|tier| *tier <= memory.tier_max()) {
         let bytes = ssd::resident_bytes(name, source.as_ref(), tier)?;
         if residency(memory, bytes, reserved) == Residency::Memory {
             return Ok(Some((source, tier)));

@@ -280,3 +280,50 @@ fn exact(segment: &Segment, tenant: TenantId, query: usize) -> Vec<Scored> {
     crate::dense::VectorIndex::search(flat, &query, &ask, &mut top, &mut scratch, &mut counters).unwrap();
     top.into_sorted()
 }
+
+/// Whether a graph is written and opened is decided by the field, the plan and the memory there is.
+#[test]
+fn a_graph_is_there_for_fields_that_ask_where_memory_has_room() {
+    use spandrel_storage::{DenseSpec, Element, FieldKind, IndexKind};
+    let spec = DenseSpec { dim: 4, metric: Metric::L2, element: Element::F32, index: IndexKind::Hnsw };
+    let schema = Schema::new().text("body").field("vec", FieldKind::Dense(spec));
+    let indexer = Indexer::new(Arc::new(schema.sparse("terms").payload("n", PayloadKind::Integer))).unwrap();
+    let doc = |row: u64| {
+        let vector = FieldValue::Dense(vec![row as f32, (row % 7) as f32, -2.0, 0.5]);
+        let values = indexer.values(&[(DENSE, vector)]).unwrap();
+        Arc::new(IndexDoc { row: RowId(row), tenant: TenantId(0), key: None, values })
+    };
+    let docs: Vec<_> = (1..=4_000).map(doc).collect();
+    let folder = tempfile::TempDir::new().unwrap();
+    let resident = on_disk(&indexer, &docs, folder.path(), 1 << 30);
+    let section = |name: &str| {
+        let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
+        let file = spandrel_storage::file::SegmentFile::open(&folder.path().join("7.seg"), reader).unwrap();
+        file.section(name).map(|section| section.len())
+    };
+    let graph = section("graph/1").unwrap();
+    assert!(section("cells/1").is_none() && !resident.is_plain());
+    let tight = on_disk(&indexer, &docs, folder.path(), graph);
+    assert!(!tight.is_plain() && tight.memory_bytes() + graph / 2 < resident.memory_bytes());
+    for query in [3.0, 1_700.0, 3_999.0] {
+        let (found, expected) = (nearest(&resident, TenantId(0), query), nearest(&tight, TenantId(0), query));
+        assert_eq!(found, expected, "near {query}");
+    }
+}
+
+/// Cells take no more than they are told to, whatever room there is.
+#[test]
+fn cells_are_held_to_their_tier() {
+    let indexer = indexer();
+    let folder = tempfile::TempDir::new().unwrap();
+    let docs = docs(&indexer, 12_000);
+    on_disk(&indexer, &docs, folder.path(), 0);
+    let open = |tier| {
+        let memory = Arc::new(MemoryBudget::new(1 << 30).with_tier_max(tier));
+        let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
+        Segment::open(&indexer, &folder.path().join("7.seg"), &reader, &memory).unwrap()
+    };
+    use crate::dense::ssd::Tier;
+    let [hot, default, lean] = Tier::ALL.map(|tier| open(tier).memory_bytes());
+    assert!(lean < default && default < hot, "{lean}, {default} and {hot} bytes");
+}

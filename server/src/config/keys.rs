@@ -224,6 +224,12 @@ pub const KEYS: &[Key] = &[
         "Caps dense vectors, cells and keys in memory; with less room, shorter codes are kept and vectors read from disk.",
     ),
     key(
+        "engine.residency",
+        Kind::Choice(&["auto", "lean", "default", "hot"]),
+        "auto",
+        "The most of cells that is kept in memory, within the budget: see docs/dense.md.",
+    ),
+    key(
         "engine.fresh_rows_max",
         Kind::Whole,
         "32768",

@@ -48,6 +48,7 @@ fn dense_from_wire(dense: &pb::DenseField) -> Result<DenseSpec> {
     let index = match pb::IndexKind::try_from(dense.index) {
         Ok(pb::IndexKind::Unspecified | pb::IndexKind::Auto) => IndexKind::Auto,
         Ok(pb::IndexKind::Flat) => IndexKind::Flat,
+        Ok(pb::IndexKind::Hnsw) => IndexKind::Hnsw,
         Err(_) => return Err(unknown("index", dense.index)),
     };
     Ok(DenseSpec { dim: dense.dim, metric, element, index })
@@ -106,6 +107,7 @@ fn dense_to_wire(dense: &DenseSpec) -> pb::DenseField {
     let index = match dense.index {
         IndexKind::Auto => pb::IndexKind::Auto,
         IndexKind::Flat => pb::IndexKind::Flat,
+        IndexKind::Hnsw => pb::IndexKind::Hnsw,
     };
     pb::DenseField { dim: dense.dim, metric: metric.into(), element: element.into(), index: index.into() }
 }

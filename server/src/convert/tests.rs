@@ -124,7 +124,7 @@ fn schemas_come_back_as_they_were() {
     let mut schema = Schema::new().sparse("s").text("plain");
     for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
         for element in [Element::F32, Element::F16, Element::I8] {
-            for index in [IndexKind::Auto, IndexKind::Flat] {
+            for index in [IndexKind::Auto, IndexKind::Flat, IndexKind::Hnsw] {
                 let name = format!("{metric:?}{element:?}{index:?}");
                 schema = schema.field(name, FieldKind::Dense(DenseSpec { dim: 3, metric, element, index }));
             }

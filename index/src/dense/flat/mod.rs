@@ -12,6 +12,7 @@
 mod build;
 mod layout;
 mod lists;
+mod near;
 mod query;
 mod scan;
 

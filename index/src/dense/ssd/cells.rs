@@ -24,17 +24,22 @@ use crate::simd::{Element, nibble};
 /// Bytes read at once when a part is loaded.
 const READ_BYTES: usize = 1 << 20;
 
-/// How much of the cells is in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How much of the cells is in memory, from the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
-    /// Postings, and a byte a dimension to rank candidates by: next to no vector needs to be read that is not
-    /// a result.
-    Hot,
-    /// Postings, and half a byte for the dimensions that matter: about two vectors are read for a result.
-    Default,
     /// Centroids only: postings are read, and then half a byte for the dimensions that matter of every
     /// candidate.
     Lean,
+    /// Postings, and half a byte for the dimensions that matter: about two vectors are read for a result.
+    Default,
+    /// Postings, and a byte a dimension to rank candidates by: next to no vector needs to be read that is not
+    /// a result.
+    Hot,
+}
+
+impl Tier {
+    /// All, from the most.
+    pub const ALL: [Self; 3] = [Self::Hot, Self::Default, Self::Lean];
 }
 
 /// What candidates are ranked by.
