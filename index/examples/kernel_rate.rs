@@ -131,11 +131,11 @@ impl ChunkSource for Section {
         &self,
         extents: &[Extent],
         done: &mut dyn FnMut(usize, &[u8]),
-    ) -> spandrel_index::Result<()> {
+    ) -> spandrel_index::Result<u64> {
         for (index, extent) in extents.iter().enumerate() {
             done(index, &self.0[extent.offset as usize..][..extent.len]);
         }
-        Ok(())
+        Ok(extents.iter().map(|extent| extent.len as u64).sum())
     }
 }
 

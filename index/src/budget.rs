@@ -1,13 +1,15 @@
 //! One bound on the memory of resident indexes, shared by all segments of a database.
 //!
 //! An index asks before it keeps its data in memory and gives the bytes back when it is dropped; one that is
-//! refused reads from disk instead. The bound is on what stays resident, not on buffers of queries and
-//! builds.
+//! refused reads from disk instead. What nobody has asked for is used for pages that were read lately
+//! ([`pages`](crate::pages)), and taken from them again when somebody does. The bound is on what stays
+//! resident, not on buffers of queries and builds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::dense::ssd::Tier;
+use crate::pages::PageCache;
 
 /// Bytes that may be resident, and how many are.
 #[derive(Debug)]
@@ -16,6 +18,7 @@ pub struct MemoryBudget {
     tier_max: Tier,
     used_bytes: AtomicU64,
     returning_bytes: AtomicU64,
+    pages: PageCache,
 }
 
 impl MemoryBudget {
@@ -26,6 +29,7 @@ impl MemoryBudget {
             tier_max: Tier::Hot,
             used_bytes: AtomicU64::new(0),
             returning_bytes: AtomicU64::new(0),
+            pages: PageCache::default(),
         }
     }
 
@@ -52,10 +56,26 @@ impl MemoryBudget {
         let limit = self.limit_bytes.saturating_add(self.returning_bytes.load(Ordering::Acquire));
         let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= limit);
         self.used_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
+        self.pages.shrink(self.left_bytes());
         Some(Reservation { budget: Arc::clone(self), bytes })
     }
 
-    /// Bytes in use.
+    /// Bytes that nobody has reserved: what pages may take.
+    pub(crate) fn left_bytes(&self) -> u64 {
+        self.limit_bytes.saturating_sub(self.used_bytes())
+    }
+
+    /// Pages that were read lately.
+    pub(crate) fn pages(&self) -> &PageCache {
+        &self.pages
+    }
+
+    /// Bytes of pages that were read lately.
+    pub fn page_bytes(&self) -> u64 {
+        self.pages.bytes()
+    }
+
+    /// Bytes that are reserved.
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes.load(Ordering::Acquire)
     }

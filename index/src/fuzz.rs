@@ -12,7 +12,7 @@ use crate::dense::flat::{Flat, FlatBuilder};
 use crate::dense::hnsw::{self, Graph};
 use crate::dense::signs::Codes;
 use crate::dense::ssd::{self, Ssd, Tier};
-use crate::dense::vectors::{ChunkSource, Residency};
+use crate::dense::vectors::{ChunkSource, Residency, page_bytes};
 use crate::dense::{Ask, Hnsw, Signs};
 use crate::payload::{PayloadIndex, Predicate};
 use crate::sparse::{SparseFlat, SparseIndex};
@@ -196,13 +196,13 @@ impl ChunkSource for Bytes {
     }
 
     /// Lands the extents last one first, as a device may.
-    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<u64> {
         assert!(!extents.is_empty() && extents.iter().all(|extent| extent.len > 0), "nothing to read");
         for (index, extent) in extents.iter().enumerate().rev() {
             let mut bytes = vec![0; extent.len];
             self.read(extent.offset, &mut bytes)?;
             done(index, &bytes);
         }
-        Ok(())
+        Ok(page_bytes(extents))
     }
 }

@@ -39,11 +39,12 @@ pub trait ChunkSource: Send + Sync {
     fn read(&self, at: u64, out: &mut [u8]) -> Result<()>;
 
     /// Reads every extent, none of them empty, and calls `done(index, bytes)` once for each as it lands, in
-    /// any order; all may be in flight together.
+    /// any order; all may be in flight together. Returns the bytes of the pages that were read for that; one
+    /// that two extents share counts twice.
     ///
     /// # Errors
     /// As [`read`](Self::read); `done` may have been called for some.
-    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()>;
+    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<u64>;
 }
 
 /// Whether vectors are loaded when an index is opened.
@@ -194,8 +195,7 @@ impl<T: Stored> Vectors<T> {
                 let (values, extents) = T::buffers(buffers);
                 values.resize(range.len() * self.dim, T::default());
                 let start = at + u64::from(range.start) * self.row_bytes() as u64;
-                read_run(&**source, start, values, extents)?;
-                counters.bytes_read += page_bytes(start, values.len() * T::BYTES);
+                counters.bytes_read += read_run(&**source, start, values, extents)?;
                 Ok(Matrix::new(values, self.dim))
             }
         }
@@ -228,22 +228,20 @@ impl<T: Stored> Vectors<T> {
                 extents.extend(ordinals.iter().map(extent));
                 values.resize(ordinals.len() * self.dim, T::default());
                 if !extents.is_empty() {
-                    source.read_batch(extents, &mut |index, bytes| {
+                    counters.bytes_read += source.read_batch(extents, &mut |index, bytes| {
                         T::decode_into(bytes, &mut values[index * self.dim..(index + 1) * self.dim]);
                     })?;
                 }
-                // A page that two of them share counts twice here, though it is read once.
-                counters.bytes_read +=
-                    extents.iter().map(|read| page_bytes(read.offset, read.len)).sum::<u64>();
             }
         }
         Ok(Matrix::new(values, self.dim))
     }
 }
 
-/// Bytes of the pages that a read touches: what the device transfers.
-pub(crate) fn page_bytes(offset: u64, len: usize) -> u64 {
-    (offset + len as u64).next_multiple_of(PAGE_BYTES) - offset / PAGE_BYTES * PAGE_BYTES
+/// Bytes of the pages that reads touch: what the device transfers.
+pub(crate) fn page_bytes(extents: &[Extent]) -> u64 {
+    let end = |extent: &Extent| (extent.offset + extent.len as u64).next_multiple_of(PAGE_BYTES);
+    extents.iter().map(|extent| end(extent) - extent.offset / PAGE_BYTES * PAGE_BYTES).sum()
 }
 
 /// Fills `values` from byte `at` on by reads of [`READ_BYTES`].
@@ -252,7 +250,7 @@ fn read_run<T: Stored>(
     at: u64,
     values: &mut [T],
     extents: &mut Vec<Extent>,
-) -> Result<()> {
+) -> Result<u64> {
     let per_read = READ_BYTES / T::BYTES;
     extents.clear();
     extents.extend((0..values.len()).step_by(per_read).map(|first| Extent {
@@ -260,7 +258,7 @@ fn read_run<T: Stored>(
         len: per_read.min(values.len() - first) * T::BYTES,
     }));
     if extents.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     source.read_batch(extents, &mut |index, bytes| {
         let first = index * per_read;

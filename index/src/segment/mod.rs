@@ -12,6 +12,7 @@ mod fresh;
 mod keys;
 mod open;
 pub mod policy;
+mod source;
 
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use spandrel_storage::file::{Section, SegmentFile};
-use spandrel_storage::io::{BatchRead, Extent};
+use spandrel_storage::file::SegmentFile;
+use spandrel_storage::io::BatchRead;
 use spandrel_storage::{DenseSpec, FieldKind, PayloadKind, RowId, TenantId};
 
 use super::build::{KIND, TEXT_PREFIX, cells_name, graph_name, section_name, signs_name, wanted};
 use super::keys::{self, Keys};
+use super::source::SectionSource;
 use super::{FieldIndex, Indexer, Place, Segment};
 use crate::budget::{MemoryBudget, Reservation};
 use crate::dense::flat::Flat;
@@ -115,8 +116,8 @@ fn open_dense(
         // Both or neither: a walk reads a vector at every step.
         && residency(memory, vectors.len() + graph.len(), reserved) == Residency::Memory
     {
-        let flat = Flat::open(&name, spec, Arc::new(SectionSource(vectors)), Residency::Memory)?;
-        let graph: Arc<dyn ChunkSource> = Arc::new(SectionSource(graph));
+        let flat = Flat::open(&name, spec, SectionSource::new(vectors, memory), Residency::Memory)?;
+        let graph = SectionSource::new(graph, memory);
         return Ok(Box::new(Hnsw::open(&graph_name(at), spec, flat, &graph)?));
     }
     // What is searched first: it is what makes most searches fast.
@@ -126,7 +127,7 @@ fn open_dense(
         (None, _) | (_, Tier::Hot) => residency(memory, vectors.len(), reserved),
         _ => Residency::Disk,
     };
-    let flat = Flat::open(&name, spec, Arc::new(SectionSource(vectors)), residency)?;
+    let flat = Flat::open(&name, spec, SectionSource::new(vectors, memory), residency)?;
     Ok(match (cells, signs) {
         (Some((cells, tier)), _) => Box::new(Ssd::open(&cells_name(at), spec, flat, &cells, tier)?),
         (None, Some(codes)) => Box::new(Signs::open(&signs_name(at), spec, flat, &codes)?),
@@ -142,7 +143,7 @@ fn open_cells(
     reserved: &mut Vec<Reservation>,
 ) -> Result<Option<(Arc<dyn ChunkSource>, Tier)>> {
     let Some(section) = file.section(name) else { return Ok(None) };
-    let source: Arc<dyn ChunkSource> = Arc::new(SectionSource(section));
+    let source = SectionSource::new(section, memory);
     for tier in Tier::ALL.into_iter().filter(|tier| *tier <= memory.tier_max()) {
         let bytes = ssd::resident_bytes(name, source.as_ref(), tier)?;
         if residency(memory, bytes, reserved) == Residency::Memory {
@@ -161,7 +162,7 @@ fn open_signs(
 ) -> Option<Arc<dyn ChunkSource>> {
     let section = file.section(name)?;
     let resident = residency(memory, section.len(), reserved) == Residency::Memory;
-    resident.then(|| Arc::new(SectionSource(section)) as Arc<dyn ChunkSource>)
+    resident.then(|| SectionSource::new(section, memory))
 }
 
 /// The keys, when there are some and the budget has room for them.
@@ -237,24 +238,4 @@ fn open_text(file: &SegmentFile, docs: usize) -> Result<Box<dyn TextIndex>> {
     let index = SegmentText::open(files)?;
     check_docs(TEXT_PREFIX, index.doc_count(), docs)?;
     Ok(Box::new(index))
-}
-
-/// A section of a segment file, for indexes that read it in parts.
-struct SectionSource(Section);
-
-impl ChunkSource for SectionSource {
-    fn bytes(&self) -> u64 {
-        self.0.len()
-    }
-
-    fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
-        Ok(self.0.read_into(at, out)?)
-    }
-
-    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
-        Ok(self.0.read_batch(extents, &mut |index, bytes| {
-            done(index, bytes);
-            Ok(())
-        })?)
-    }
 }

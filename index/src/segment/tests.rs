@@ -12,6 +12,7 @@ use crate::allow::Allow;
 use crate::budget::MemoryBudget;
 use crate::counters::Counters;
 use crate::dense::Ask;
+use crate::dense::ssd::Tier;
 use crate::payload::Predicate;
 use crate::scratch::Scratch;
 use crate::topk::{Scored, TopK};
@@ -323,7 +324,43 @@ fn cells_are_held_to_their_tier() {
         let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
         Segment::open(&indexer, &folder.path().join("7.seg"), &reader, &memory).unwrap()
     };
-    use crate::dense::ssd::Tier;
     let [hot, default, lean] = Tier::ALL.map(|tier| open(tier).memory_bytes());
     assert!(lean < default && default < hot, "{lean}, {default} and {hot} bytes");
+}
+
+/// Pages that a search has read are at hand for the next, in what the budget has left; whoever reserves memory
+/// takes it from them.
+#[test]
+fn pages_are_read_once_while_there_is_memory() {
+    let indexer = indexer();
+    let folder = tempfile::TempDir::new().unwrap();
+    let docs = docs(&indexer, 12_000);
+    on_disk(&indexer, &docs, folder.path(), 0);
+    let open = |budget_bytes| {
+        let memory = Arc::new(MemoryBudget::new(budget_bytes).with_tier_max(Tier::Lean));
+        let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
+        let path = folder.path().join("7.seg");
+        (Segment::open(&indexer, &path, &reader, &memory).unwrap(), memory)
+    };
+    let search = |segment: &Segment, query: f32| {
+        let allow = Allow::all(segment.docs());
+        let (mut top, mut counters) = (TopK::new(5), Counters::default());
+        let ask = Ask::new(segment.rows(), &allow);
+        let index = segment.dense(DENSE).unwrap();
+        index.search(&[query, 1.0, -2.0, 0.5], &ask, &mut top, &mut Scratch::new(), &mut counters).unwrap();
+        (top.into_sorted(), counters.bytes_read)
+    };
+    let (segment, memory) = open(1 << 30);
+    let (found, read) = search(&segment, 700.0);
+    assert!(read > 0 && memory.page_bytes() > 0, "{read} bytes read, {} kept", memory.page_bytes());
+    assert_eq!(search(&segment, 700.0), (found.clone(), 0));
+    let left = memory.limit_bytes() - memory.used_bytes();
+    let reserved = memory.reserve(left - 9_000).unwrap();
+    assert!(memory.page_bytes() <= 9_000, "{} bytes of pages", memory.page_bytes());
+    let again = search(&segment, 700.0);
+    assert!(again.0 == found && again.1 > 0);
+    drop(reserved);
+    search(&segment, 700.0);
+    assert_eq!(search(&segment, 700.0), (found, 0));
+    assert!(memory.used_bytes() + memory.page_bytes() <= memory.limit_bytes());
 }

@@ -15,7 +15,7 @@ use super::layout::{HEADER_BYTES, Layout, Part};
 use super::refine::{self, Refine};
 use super::space::Space;
 use crate::counters::Counters;
-use crate::dense::vectors::{ChunkSource, PAGE_BYTES, page_bytes};
+use crate::dense::vectors::{ChunkSource, PAGE_BYTES};
 use crate::error::{Error, Result};
 use crate::large::Large;
 use crate::matrix::Matrix;
@@ -119,15 +119,15 @@ impl Rows {
             starts.push(bytes);
             bytes += extent.len;
             extent.offset += at;
-            counters.bytes_read += page_bytes(extent.offset, extent.len);
         }
         out.resize(bytes, 0);
         if extents.is_empty() {
             return Ok(());
         }
-        source.read_batch(extents, &mut |index, bytes| {
+        counters.bytes_read += source.read_batch(extents, &mut |index, bytes| {
             out[starts[index]..starts[index] + bytes.len()].copy_from_slice(bytes);
-        })
+        })?;
+        Ok(())
     }
 
     fn memory_bytes(&self) -> usize {

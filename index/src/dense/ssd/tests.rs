@@ -485,12 +485,13 @@ impl ChunkSource for Failing {
     }
 
     /// Some extents land before one fails.
-    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<u64> {
+        let mut read = 0;
         for (index, extent) in extents.iter().enumerate() {
             self.step()?;
-            self.bytes.read_batch(&[*extent], &mut |_, bytes| done(index, bytes))?;
+            read += self.bytes.read_batch(&[*extent], &mut |_, bytes| done(index, bytes))?;
         }
-        Ok(())
+        Ok(read)
     }
 }
 

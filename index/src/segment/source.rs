@@ -1,0 +1,101 @@
+//! A section of a segment file, for indexes that read it in parts.
+//!
+//! What searches read of it, a few pages at a time, is kept in the [page cache](crate::pages); scans of whole
+//! sections, and what is loaded into memory, pass by it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use spandrel_storage::Section;
+use spandrel_storage::io::Extent;
+
+use crate::budget::MemoryBudget;
+use crate::dense::vectors::{ChunkSource, PAGE_BYTES, page_bytes};
+use crate::error::Result;
+
+/// Longer reads are of scans.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
+pub(super) struct SectionSource {
+    section: Section,
+    memory: Arc<MemoryBudget>,
+    /// No other section that is or was open has it.
+    number: u64,
+}
+
+impl SectionSource {
+    pub(super) fn new(section: Section, memory: &Arc<MemoryBudget>) -> Arc<dyn ChunkSource> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { section, memory: Arc::clone(memory), number })
+    }
+
+    /// The whole pages that an extent is on.
+    fn pages(&self, extent: &Extent) -> Extent {
+        let offset = extent.offset - extent.offset % PAGE_BYTES;
+        let end = extent.offset.saturating_add(extent.len as u64);
+        // An extent past the end stays so, for the section to refuse.
+        let whole = end.next_multiple_of(PAGE_BYTES).min(self.section.len().max(end));
+        Extent { offset, len: (whole - offset) as usize }
+    }
+
+    /// Fills `out` with the bytes of an extent, if all its pages are at hand.
+    fn copy(&self, extent: &Extent, out: &mut [u8]) -> bool {
+        let mut at = extent.offset;
+        let mut left = out;
+        while !left.is_empty() {
+            let inside = (at % PAGE_BYTES) as usize;
+            let (here, rest) = left.split_at_mut(left.len().min(PAGE_BYTES as usize - inside));
+            if !self.memory.pages().copy((self.number, (at / PAGE_BYTES) as u32), inside, here) {
+                return false;
+            }
+            at += here.len() as u64;
+            left = rest;
+        }
+        true
+    }
+}
+
+impl ChunkSource for SectionSource {
+    fn bytes(&self) -> u64 {
+        self.section.len()
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        Ok(self.section.read_into(at, out)?)
+    }
+
+    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<u64> {
+        if extents.iter().any(|extent| extent.len > KEPT_BYTES_MAX) {
+            self.section.read_batch(extents, &mut |index, bytes| {
+                done(index, bytes);
+                Ok(())
+            })?;
+            return Ok(page_bytes(extents));
+        }
+        let (mut indices, mut missing, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, extent) in extents.iter().enumerate() {
+            bytes.resize(extent.len, 0);
+            if self.copy(extent, &mut bytes) {
+                done(index, &bytes);
+            } else {
+                indices.push(index);
+                missing.push(self.pages(extent));
+            }
+        }
+        if missing.is_empty() {
+            return Ok(0);
+        }
+        let limit_bytes = self.memory.left_bytes();
+        self.section.read_batch(&missing, &mut |at, bytes| {
+            let (whole, extent) = (missing[at], extents[indices[at]]);
+            for (page, bytes) in (whole.offset / PAGE_BYTES..).zip(bytes.chunks(PAGE_BYTES as usize)) {
+                self.memory.pages().keep((self.number, page as u32), bytes, limit_bytes);
+            }
+            let inside = (extent.offset - whole.offset) as usize;
+            done(indices[at], &bytes[inside..inside + extent.len]);
+            Ok(())
+        })?;
+        Ok(page_bytes(&missing))
+    }
+}
