@@ -123,8 +123,9 @@ impl<'a> Placed<'a> {
 
     /// The squared distance: finite, and never below zero, whatever the rows.
     pub(super) fn distance(&self, a: &[f32], b: &[f32]) -> f32 {
-        // `max` and `min` give the number where the other is none.
-        self.kernels.l2(a, b).max(0.0).min(f32::MAX)
+        let squared = self.kernels.l2(a, b);
+        // What is no number is the farthest, too.
+        if squared <= f32::MAX { squared.max(0.0) } else { f32::MAX }
     }
 
     /// Scores of vectors for a placed query.
