@@ -1,14 +1,14 @@
 //! How wide a beam has to be for a recall: measured when a graph is built.
 //!
 //! Two samples are searched with beams of growing width and compared with the truth: vectors of the field,
-//! each not met by its own search, and strangers, every dimension of which is taken from another vector: of
-//! the same extent, and where no vectors are. What is written down is the mean of what both find. Between two
-//! widths, and between two numbers of results, widths are interpolated in logarithms.
+//! each not met by its own search, and strangers, every dimension of which is a sum of two vectors' less a
+//! third one's: 1.7 times the extent, and where no vectors are. Between two widths, and between two numbers
+//! of results, widths are interpolated in logarithms.
 //!
 //! Unlike cells, a walk has no way of knowing that it missed something: a beam that is just wide enough for
-//! vectors of the field finds 0.7 for far-off queries where 0.95 was asked. So a quarter of what may be
-//! missed is what a beam may miss here. Measured, queries of twice the extent of the vectors then find 0.90
-//! for 0.95, and vectors of the field 0.99.
+//! vectors of the field finds 0.7 for far-off queries where 0.95 was asked. So what is written down is what
+//! the sample finds that finds less, nearly always the strangers, and queries like the vectors find more than
+//! they asked for. A beam that widens with the distances that it meets would be cheaper for those.
 
 use parking_lot::Mutex;
 
@@ -28,8 +28,6 @@ pub(super) const COUNTS: [usize; 3] = [1, 10, 100];
 const BEAMS: [u32; 14] = [10, 14, 20, 28, 40, 56, 80, 113, 160, 226, 320, 640, 1280, 2560];
 /// Most rungs that a section holds.
 pub(super) const RUNGS_MAX: usize = 32;
-/// Share of what may be missed that is missed by the queries there are.
-const MISSED_SHARE: f32 = 0.25;
 /// More than this is not told apart by the queries there are; no rung follows one that finds as much.
 const ENOUGH_RECALL: f32 = 0.9985;
 /// Queries that one thread takes at once, and rows that are compared with them at once.
@@ -89,18 +87,17 @@ impl Calibration {
 
     /// The narrowest beam that finds `recall` of the count `at`, and its cost.
     fn least(&self, at: usize, recall: f32) -> Option<(f32, f32)> {
-        let wanted = 1.0 - MISSED_SHARE * (1.0 - recall);
         let of = |rung: &Rung| (rung.beam as f32, rung.cost);
-        if wanted > ENOUGH_RECALL {
+        if recall > ENOUGH_RECALL {
             // The widest, which is the first that finds enough.
             return self.rungs.last().filter(|rung| rung.recalls[at] >= ENOUGH_RECALL).map(of);
         }
-        let reached = self.rungs.iter().position(|rung| rung.recalls[at] >= wanted)?;
+        let reached = self.rungs.iter().position(|rung| rung.recalls[at] >= recall)?;
         let rung = &self.rungs[reached];
         let Some(before) = reached.checked_sub(1).map(|at| &self.rungs[at]) else { return Some(of(rung)) };
         let missed = |recall: f32| (1.0 - recall).max(1e-4).ln();
         let (from, to) = (missed(before.recalls[at]), missed(rung.recalls[at]));
-        let share = if from > to { (from - missed(wanted)) / (from - to) } else { 1.0 };
+        let share = if from > to { (from - missed(recall)) / (from - to) } else { 1.0 };
         let between = |from: f32, to: f32| from * (to / from).powf(share.clamp(0.0, 1.0));
         Some((between(before.beam as f32, rung.beam as f32), between(before.cost, rung.cost)))
     }
@@ -179,8 +176,11 @@ fn draw(graph: &Graph, linked: &[u32], rows: Rows<'_>, placed: Placed<'_>) -> Ve
             query(&row, Some(own));
         }
         for (at, value) in row.iter_mut().enumerate() {
-            rows(linked[random.below(linked.len())] as usize, &mut other);
-            *value = other[at];
+            let mut of_any = || {
+                rows(linked[random.below(linked.len())] as usize, &mut other);
+                other[at]
+            };
+            *value = (of_any() + (of_any() - of_any())).clamp(f32::MIN, f32::MAX);
         }
         query(&row, None);
     }
@@ -218,8 +218,8 @@ fn find_truth(queries: &mut [Query], linked: &[u32], placed: Placed<'_>) {
 
 /// What a beam finds.
 fn rung(graph: &Graph, queries: &mut [Query], beam: u32, placed: Placed<'_>) -> Rung {
-    let total = Mutex::new(([0.0_f64; 3], 0_usize));
-    let count = queries.len() as f64;
+    // Of strangers and of vectors of the field: recalls, and how many there are.
+    let total = Mutex::new(([([0.0_f64; 3], 0_usize); 2], 0_usize));
     for_parts(placed.threads, queries, PART_QUERIES, |_, queries| {
         let mut scratch = WalkScratch::default();
         for query in queries {
@@ -233,7 +233,9 @@ fn rung(graph: &Graph, queries: &mut [Query], beam: u32, placed: Placed<'_>) -> 
             debug_assert!(searched.is_ok(), "nothing stops it");
             let mut total = total.lock();
             total.1 += scored;
-            for (recall, k) in total.0.iter_mut().zip(COUNTS) {
+            let (recalls, count) = &mut total.0[usize::from(query.own.is_some())];
+            *count += 1;
+            for (recall, k) in recalls.iter_mut().zip(COUNTS) {
                 let k = k.min(query.truth.len());
                 let Some(worst) = k.checked_sub(1).map(|at| query.truth[at] * (1.0 + TIE)) else { continue };
                 let found = scratch.beam.iter().take_while(|met| -met.score <= worst).count().min(k);
@@ -241,7 +243,9 @@ fn rung(graph: &Graph, queries: &mut [Query], beam: u32, placed: Placed<'_>) -> 
             }
         }
     });
-    let (recalls, scored) = total.into_inner();
-    let recalls = recalls.map(|recall| (recall / count).min(1.0) as f32);
-    Rung { beam, cost: (scored as f64 / count).max(1.0) as f32, recalls }
+    let (samples, scored) = total.into_inner();
+    let count: usize = samples.iter().map(|(_, count)| count).sum();
+    let found = |at: usize| samples.iter().map(move |(recalls, count)| recalls[at] / (*count).max(1) as f64);
+    let recalls = [0, 1, 2].map(|at| found(at).fold(1.0, f64::min) as f32);
+    Rung { beam, cost: (scored as f64 / count.max(1) as f64).max(1.0) as f32, recalls }
 }
