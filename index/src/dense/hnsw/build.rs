@@ -12,7 +12,7 @@
 //! - It ends the process for more than 256 links, has no delete and panics over damaged files: links are 16,
 //!   graphs are written once, and its own file format is not used.
 //!
-//! While it builds it takes about 3 KB a vector, besides the placed vectors; see docs/dense.md for times.
+//! While it builds it takes about 3 KB a vector, besides the placed vectors.
 //! With one thread the same vectors give the same graph; with more, another one as good.
 
 use hnsw_rs::anndists::dist::Distance;

@@ -1,14 +1,15 @@
 //! How wide a beam has to be for a recall: measured when a graph is built.
 //!
-//! Two samples are searched with beams of growing width and compared with the truth: vectors of the field,
-//! each not met by its own search, and strangers, every dimension of which is taken from another vector: of
-//! the same extent, and where no vectors are. What is written down is the mean of what both find. Between two
-//! widths, and between two numbers of results, widths are interpolated in logarithms.
+//! A sample of the vectors, each not met by its own search, is searched with beams of growing width and
+//! compared with the truth. Between two widths, and between two numbers of results, widths are interpolated in
+//! logarithms.
 //!
 //! Unlike cells, a walk has no way of knowing that it missed something: a beam that is just wide enough for
-//! vectors of the field finds 0.7 for far-off queries where 0.95 was asked. So a quarter of what may be
-//! missed is what a beam may miss here. Measured, queries of twice the extent of the vectors then find 0.90
-//! for 0.95, and vectors of the field 0.99.
+//! vectors of the field finds 0.7 for far-off queries where 0.95 was asked. So every beam is five times as
+//! wide, which finds 0.9 for queries of twice the extent of the vectors. Queries like the vectors find more
+//! than they asked for, 0.99 for 0.95, and pay for it; a walk that ends by the distances that it meets would
+//! be cheaper for those. (Strangers put together from dimensions of different vectors are no measure: where
+//! vectors have many dimensions they are equally far from all, and hardly found at all.)
 
 use parking_lot::Mutex;
 
@@ -20,16 +21,16 @@ use crate::parallel::for_parts;
 use crate::random::Random;
 use crate::simd::Kernels;
 
-/// Queries of each sample.
-const QUERIES: usize = 256;
+/// Vectors that serve as queries.
+const QUERIES: usize = 512;
+/// How much wider a beam is than vectors of the field need.
+const WIDER: f32 = 5.0;
 /// Result counts that are measured.
 pub(super) const COUNTS: [usize; 3] = [1, 10, 100];
 /// Widths that are measured.
 const BEAMS: [u32; 14] = [10, 14, 20, 28, 40, 56, 80, 113, 160, 226, 320, 640, 1280, 2560];
 /// Most rungs that a section holds.
 pub(super) const RUNGS_MAX: usize = 32;
-/// Share of what may be missed that is missed by the queries there are.
-const MISSED_SHARE: f32 = 0.25;
 /// More than this is not told apart by the queries there are; no rung follows one that finds as much.
 const ENOUGH_RECALL: f32 = 0.9985;
 /// Queries that one thread takes at once, and rows that are compared with them at once.
@@ -74,35 +75,40 @@ impl Calibration {
         }
         let at = if k <= COUNTS[1] as f32 { 0 } else { 1 };
         let (lower, upper) = (self.least(at, recall)?, self.least(at + 1, recall)?);
-        let counts = [COUNTS[at] as f32, COUNTS[at + 1] as f32];
-        let between = |lower: f32, upper: f32| {
-            let share = (k / counts[0]).ln() / (counts[1] / counts[0]).ln();
-            match k <= counts[1] {
-                true => lower * (upper.max(lower) / lower).powf(share.max(0.0)),
-                // Beyond what was measured, in proportion.
-                false => upper.max(lower) * k / counts[1],
-            }
+        let (counts, upper) = ([COUNTS[at] as f32, COUNTS[at + 1] as f32], upper.max(lower));
+        let share = (k / counts[0]).ln() / (counts[1] / counts[0]).ln();
+        let beam = match k <= counts[1] {
+            true => lower * (upper / lower).powf(share.max(0.0)),
+            // Beyond what was measured, in proportion.
+            false => upper * k / counts[1],
         };
-        let (beam, cost) = (between(lower.0, upper.0), between(lower.1, upper.1));
-        Some((beam.max(k).ceil() as usize, cost))
+        let beam = (WIDER * beam).max(k);
+        Some((beam.ceil() as usize, self.cost(beam)))
     }
 
-    /// The narrowest beam that finds `recall` of the count `at`, and its cost.
-    fn least(&self, at: usize, recall: f32) -> Option<(f32, f32)> {
-        let wanted = 1.0 - MISSED_SHARE * (1.0 - recall);
-        let of = |rung: &Rung| (rung.beam as f32, rung.cost);
-        if wanted > ENOUGH_RECALL {
+    /// Vectors that a walk with this beam scores, about.
+    fn cost(&self, beam: f32) -> f32 {
+        let wide = self.rungs.iter().find(|rung| rung.beam as f32 >= beam).or(self.rungs.last());
+        wide.map_or(f32::INFINITY, |rung| rung.cost * (beam / rung.beam as f32).max(1.0))
+    }
+
+    /// The narrowest beam that finds `recall` of the count `at`.
+    fn least(&self, at: usize, recall: f32) -> Option<f32> {
+        if recall > ENOUGH_RECALL {
             // The widest, which is the first that finds enough.
-            return self.rungs.last().filter(|rung| rung.recalls[at] >= ENOUGH_RECALL).map(of);
+            let widest = self.rungs.last().filter(|rung| rung.recalls[at] >= ENOUGH_RECALL)?;
+            return Some(widest.beam as f32);
         }
-        let reached = self.rungs.iter().position(|rung| rung.recalls[at] >= wanted)?;
+        let reached = self.rungs.iter().position(|rung| rung.recalls[at] >= recall)?;
         let rung = &self.rungs[reached];
-        let Some(before) = reached.checked_sub(1).map(|at| &self.rungs[at]) else { return Some(of(rung)) };
+        let Some(before) = reached.checked_sub(1).map(|at| &self.rungs[at]) else {
+            return Some(rung.beam as f32);
+        };
         let missed = |recall: f32| (1.0 - recall).max(1e-4).ln();
         let (from, to) = (missed(before.recalls[at]), missed(rung.recalls[at]));
-        let share = if from > to { (from - missed(wanted)) / (from - to) } else { 1.0 };
-        let between = |from: f32, to: f32| from * (to / from).powf(share.clamp(0.0, 1.0));
-        Some((between(before.beam as f32, rung.beam as f32), between(before.cost, rung.cost)))
+        let share = if from > to { (from - missed(recall)) / (from - to) } else { 1.0 };
+        let (narrow, wide) = (before.beam as f32, rung.beam as f32);
+        Some(narrow * (wide / narrow).powf(share.clamp(0.0, 1.0)))
     }
 }
 
@@ -123,8 +129,9 @@ impl<'a> Placed<'a> {
 
     /// The squared distance: finite, and never below zero, whatever the rows.
     pub(super) fn distance(&self, a: &[f32], b: &[f32]) -> f32 {
-        // `max` and `min` give the number where the other is none.
-        self.kernels.l2(a, b).max(0.0).min(f32::MAX)
+        let squared = self.kernels.l2(a, b);
+        // What is no number is the farthest, too.
+        if squared <= f32::MAX { squared.max(0.0) } else { f32::MAX }
     }
 
     /// Scores of vectors for a placed query.
@@ -137,9 +144,9 @@ impl<'a> Placed<'a> {
     }
 }
 
-/// A query, and the vector that it must not meet.
+/// A vector as a query, which it must not meet.
 struct Query {
-    own: Option<u32>,
+    own: u32,
     placed: Vec<f32>,
     /// Distances of the nearest, ascending.
     truth: Vec<f32>,
@@ -160,30 +167,18 @@ pub(super) fn measure(graph: &Graph, linked: &[u32], rows: Rows<'_>, placed: Pla
     calibration
 }
 
-/// Both samples.
+/// The sample.
 fn draw(graph: &Graph, linked: &[u32], rows: Rows<'_>, placed: Placed<'_>) -> Vec<Query> {
     let entry = graph.layers[graph.layers.len() - 1].vector(graph.entry);
-    let mut random = Random(super::build::SEED + 1);
-    let dim = placed.space.field_dim();
-    let (mut row, mut other) = (vec![0.0; dim], vec![0.0; dim]);
-    let mut queries = Vec::new();
-    for own in random.sample(linked.len(), QUERIES).into_iter().map(|at| linked[at]) {
+    let mut row = vec![0.0; placed.space.field_dim()];
+    let sample = Random(super::build::SEED + 1).sample(linked.len(), QUERIES);
+    let mut query = |own: u32| {
         rows(own as usize, &mut row);
-        let mut query = |row: &[f32], own: Option<u32>| {
-            let mut query = vec![0.0; placed.space.dims()];
-            placed.space.place_query(row, &mut query);
-            queries.push(Query { own, placed: query, truth: Vec::new() });
-        };
-        if own != entry {
-            query(&row, Some(own));
-        }
-        for (at, value) in row.iter_mut().enumerate() {
-            rows(linked[random.below(linked.len())] as usize, &mut other);
-            *value = other[at];
-        }
-        query(&row, None);
-    }
-    queries
+        let mut query = vec![0.0; placed.space.dims()];
+        placed.space.place_query(&row, &mut query);
+        Query { own, placed: query, truth: Vec::new() }
+    };
+    sample.into_iter().map(|at| linked[at]).filter(|own| *own != entry).map(&mut query).collect()
 }
 
 /// Compares queries with every linked vector.
@@ -205,7 +200,7 @@ fn find_truth(queries: &mut [Query], linked: &[u32], placed: Placed<'_>) {
             let near = vectors
                 .iter()
                 .zip(distances)
-                .filter(|(vector, distance)| **distance <= limit && Some(**vector) != query.own);
+                .filter(|(vector, distance)| **distance <= limit && **vector != query.own);
             query.truth.extend(near.map(|(_, distance)| *distance));
             if query.truth.len() > 2 * most || limit == f32::INFINITY {
                 cut(&mut query.truth);
@@ -218,7 +213,7 @@ fn find_truth(queries: &mut [Query], linked: &[u32], placed: Placed<'_>) {
 /// What a beam finds.
 fn rung(graph: &Graph, queries: &mut [Query], beam: u32, placed: Placed<'_>) -> Rung {
     let total = Mutex::new(([0.0_f64; 3], 0_usize));
-    let count = queries.len() as f64;
+    let count = queries.len().max(1) as f64;
     for_parts(placed.threads, queries, PART_QUERIES, |_, queries| {
         let mut scratch = WalkScratch::default();
         for query in queries {
@@ -228,7 +223,8 @@ fn rung(graph: &Graph, queries: &mut [Query], beam: u32, placed: Placed<'_>) -> 
                 scored += vectors.len();
                 scores(vectors, out);
             };
-            let searched = graph.search((beam as usize, query.own), &mut score, &|| Ok(()), &mut scratch);
+            let searched =
+                graph.search((beam as usize, Some(query.own)), &mut score, &|| Ok(()), &mut scratch);
             debug_assert!(searched.is_ok(), "nothing stops it");
             let mut total = total.lock();
             total.1 += scored;

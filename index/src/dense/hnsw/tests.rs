@@ -59,7 +59,12 @@ struct Case {
 }
 
 impl Case {
+    /// Built by one thread, so that it is the same each time.
     fn new(metric: Metric, element: Element, vectors: &[Vec<f32>]) -> Self {
+        Self::with(metric, element, vectors, 1)
+    }
+
+    fn with(metric: Metric, element: Element, vectors: &[Vec<f32>], threads: usize) -> Self {
         let spec = DenseSpec { dim: vectors[0].len() as u32, metric, element, index: IndexKind::Hnsw };
         let mut flat = FlatBuilder::new(&spec).unwrap();
         // Every tenth doc has none.
@@ -69,7 +74,7 @@ impl Case {
                 flat.push(None).unwrap();
             }
         }
-        let graph = build(&spec, &|at, out| flat.row(at, out), flat.vectors(), 2);
+        let graph = build(&spec, &|at, out| flat.row(at, out), flat.vectors(), threads);
         let is_copy = |vector: u32| graph.copies.contains(&vector);
         let entry = graph.layers[graph.layers.len() - 1].vector(graph.entry);
         for layer in &graph.layers {
@@ -158,7 +163,7 @@ fn the_recall_asked_for_is_found_under_every_metric_and_element() {
             Element::I8 => (ints(&vectors), ints(&queries)),
             _ => (vectors.clone(), queries.clone()),
         };
-        let case = Case::new(metric, element, &vectors);
+        let case = Case::with(metric, element, &vectors, 2);
         for (k, asked, floor) in [(10, 0.95, 0.94), (10, 0.99, 0.98), (1, 0.95, 0.93), (100, 0.95, 0.94)] {
             let scored = case.reaches(&queries, (k, asked, floor), &format!("seed 1, {element:?}"));
             assert!(scored < 4_000, "{metric:?}, k {k}: it is a walk, not a scan: {scored} of 8000");
