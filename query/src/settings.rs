@@ -53,8 +53,9 @@ pub struct Settings {
     /// When a write is acknowledged.
     pub durability: Durability,
     /// Caps the dense vectors of segments, and the cells, graphs or sign codes over them, that are kept in
-    /// memory, in bytes; vectors beyond it are read from disk when they are scored. Text, sparse and payload
-    /// indexes, fresh rows and the row cache come on top.
+    /// memory, in bytes; vectors beyond it are read from disk when they are scored. What they leave of it
+    /// holds pages that searches read lately. Text, sparse and payload indexes, fresh rows and the row cache
+    /// come on top.
     pub memory_budget_bytes: u64,
     /// Holds cells to less memory than the budget has room for.
     pub residency: Residency,
