@@ -1,8 +1,8 @@
 //! How wide a beam has to be for a recall: measured when a graph is built.
 //!
 //! A sample of the vectors, each not met by its own search, is searched with beams of growing width and
-//! compared with the truth. Between two widths, and between two numbers of results, widths are interpolated in
-//! logarithms.
+//! compared with the truth. Between two widths, and between two numbers of results, widths are interpolated
+//! in logarithms.
 //!
 //! Unlike cells, a walk has no way of knowing that it missed something: a beam that is just wide enough for
 //! vectors of the field finds 0.7 for far-off queries where 0.95 was asked. So every beam is five times as
