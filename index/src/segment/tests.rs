@@ -328,8 +328,8 @@ fn cells_are_held_to_their_tier() {
     assert!(lean < default && default < hot, "{lean}, {default} and {hot} bytes");
 }
 
-/// Pages that a search has read are at hand for the next, in what the budget has left; whoever reserves memory
-/// takes it from them.
+/// Pages that a search has read are at hand for the next, in what the budget has left; whoever reserves
+/// memory takes it from them.
 #[test]
 fn pages_are_read_once_while_there_is_memory() {
     let indexer = indexer();

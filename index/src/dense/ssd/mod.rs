@@ -3,9 +3,9 @@
 //! SPANN's shape (Chen et al., 2021): centroids in memory, the vectors of a cell together in one posting.
 //! Departures: postings hold product codes of nibbles and their error bounds instead of vectors; a second
 //! cell is chosen by SOAR's loss; cells are passed over by the angle a nearer vector would need instead of by
-//! a ratio of distances, and whole groups of cells in the same way; how far to go is calibrated when the cells
-//! are built. Exact scores, and everything that codes cannot do (small segments, selective filters, far-off
-//! queries), are left to the [`Flat`] index over the same vectors.
+//! a ratio of distances, and whole groups of cells in the same way; how far to go is calibrated when the
+//! cells are built. Exact scores, and everything that codes cannot do (small segments, selective filters,
+//! far-off queries), are left to the [`Flat`] index over the same vectors.
 //!
 //! Memory ([`Tier`]): centroids, about 70 bytes a vector for postings, and a byte or a third of one a
 //! dimension for what candidates are ranked by.

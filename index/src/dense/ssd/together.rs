@@ -6,8 +6,8 @@
 //! drop out.
 //!
 //! Within a round a query meets its cells in the order of the file instead of the most promising first: the
-//! threshold falls a little later, and a result that a bound ruled out for a query alone may be found here, or
-//! the other way round.
+//! threshold falls a little later, and a result that a bound ruled out for a query alone may be found here,
+//! or the other way round.
 //!
 //! Memory: buffers of a search for each of [`TILE`] queries, a bit a vector among them, and the postings of
 //! a part of a round.
