@@ -62,7 +62,8 @@ pub struct Explain {
 /// One stage of a search.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Stage {
-    /// What ran, for example `dense embedding (flat)`.
+    /// What ran, for example `dense embedding (cells, signs)`: the field, and what its
+    /// segments are searched by.
     pub name: String,
     /// Rows that entered.
     pub rows_in: u64,

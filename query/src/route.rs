@@ -3,7 +3,7 @@
 use spandrel_index::stop::Stop;
 use spandrel_index::text::{Bm25, TextQuery, TextStats};
 use spandrel_index::topk::{Scored, TopK};
-use spandrel_index::{Counters, Matrix};
+use spandrel_index::{Counters, Matrix, VectorIndex};
 use spandrel_storage::{DenseSpec, DocId, FieldId, FieldKind, RowId, SparseVector, TenantId};
 
 use crate::check::{check_query, check_sparse, unknown_field};
@@ -120,10 +120,15 @@ pub(crate) fn embed<'a>(
 }
 
 /// What the route does, for explain.
-pub(crate) fn name(shared: &Shared, route: &CheckedRoute) -> String {
+pub(crate) fn name(search: &Search<'_>, route: &CheckedRoute) -> String {
+    let shared = search.shared;
     match route {
         CheckedRoute::Dense { field, .. } | CheckedRoute::Embed { field, .. } => {
-            format!("dense {} (flat)", field_name(shared, *field))
+            let indexes = search.scopes.iter().filter_map(|scope| scope.view.segment.dense(*field));
+            let mut kinds: Vec<&str> = indexes.map(VectorIndex::kind).collect();
+            kinds.sort_unstable();
+            kinds.dedup();
+            format!("dense {} ({})", field_name(shared, *field), kinds.join(", "))
         }
         CheckedRoute::Sparse { field, .. } => format!("sparse {} (flat)", field_name(shared, *field)),
         CheckedRoute::Text { field, .. } => format!("text {} (bm25)", field_name(shared, *field)),

@@ -94,7 +94,9 @@ pub fn search_batch(shared: &Shared, requests: &[SearchRequest], stop: &Stop) ->
         }
         let routes: Vec<&CheckedRoute> = group.iter().map(|at| &checked[*at][0]).collect();
         let limits: Vec<usize> = group.iter().map(|at| requests[*at].k + requests[*at].offset).collect();
-        let name = |_: &_| format!("{}, {} queries together", route::name(shared, routes[0]), routes.len());
+        let name = |search: &Search<'_>| {
+            format!("{}, {} queries together", route::name(search, routes[0]), routes.len())
+        };
         let lists = search.timed(name, |search| route::run_together(search, &routes, &limits))?;
         for (at, list) in group.into_iter().zip(lists) {
             let mut one = search.with_request(&requests[at]);
@@ -303,7 +305,7 @@ impl<'a> Search<'a> {
             .map(|(route, asked)| {
                 let engine = if routes.len() > 1 { wanted.max(FUSED_CANDIDATES_MIN) } else { wanted };
                 let limit = if asked.candidates == 0 { engine } else { asked.candidates.max(wanted) };
-                let name = |search: &Self| route::name(search.shared, route);
+                let name = |search: &Self| route::name(search, route);
                 self.timed(name, |search| route::run(search, route, limit.min(K_MAX)))
             })
             .collect()

@@ -114,6 +114,9 @@ pub trait VectorIndex: Send + Sync {
     /// Bytes of memory that the index keeps.
     fn memory_bytes(&self) -> usize;
 
+    /// What it searches by, in a word: `flat`, `signs`, `cells` or `graph`.
+    fn kind(&self) -> &'static str;
+
     /// The exact index over the same vectors.
     fn flat(&self) -> &Flat;
 

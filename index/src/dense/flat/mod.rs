@@ -472,6 +472,10 @@ impl VectorIndex for Flat {
             + self.norms.len() * size_of::<f32>()
     }
 
+    fn kind(&self) -> &'static str {
+        "flat"
+    }
+
     fn flat(&self) -> &Flat {
         self
     }

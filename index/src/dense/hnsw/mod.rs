@@ -164,6 +164,10 @@ impl VectorIndex for Hnsw {
         self.flat.memory_bytes() + self.graph.memory_bytes()
     }
 
+    fn kind(&self) -> &'static str {
+        "graph"
+    }
+
     fn flat(&self) -> &Flat {
         &self.flat
     }

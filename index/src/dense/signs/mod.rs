@@ -236,6 +236,10 @@ impl VectorIndex for Signs {
         self.flat.memory_bytes() + self.codes.memory_bytes()
     }
 
+    fn kind(&self) -> &'static str {
+        "signs"
+    }
+
     fn flat(&self) -> &Flat {
         &self.flat
     }

@@ -182,6 +182,10 @@ impl VectorIndex for Ssd {
         self.flat.memory_bytes() + self.cells.memory_bytes()
     }
 
+    fn kind(&self) -> &'static str {
+        "cells"
+    }
+
     fn flat(&self) -> &Flat {
         &self.flat
     }
