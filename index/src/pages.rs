@@ -18,9 +18,10 @@ use crate::dense::vectors::PAGE_BYTES;
 /// Bytes of a page and of what finds it.
 const COST_BYTES: u64 = PAGE_BYTES + 64;
 /// Locks, by number of the page: a search asks for pages that lie together.
-const SHARDS: usize = 16;
-
-type Page = [u8; PAGE_BYTES as usize];
+const SHARDS: usize = 8;
+/// Pages that memory is taken for at once: one by one they would be strewn among what queries allocate.
+const SLAB_PAGES: usize = 64;
+const PAGE: usize = PAGE_BYTES as usize;
 
 /// A section, by a number of its own, and one of its pages.
 pub(crate) type PageName = (u64, u32);
@@ -36,6 +37,8 @@ pub(crate) struct PageCache {
 struct Shard {
     places: HashMap<PageName, usize>,
     slots: Vec<Slot>,
+    /// The pages of the slots, [`SLAB_PAGES`] each.
+    slabs: Vec<Box<[u8]>>,
     /// The slot that the hand is at.
     hand: usize,
 }
@@ -44,7 +47,6 @@ struct Shard {
 struct Slot {
     name: PageName,
     asked: bool,
-    page: Box<Page>,
 }
 
 impl PageCache {
@@ -64,9 +66,8 @@ impl PageCache {
     pub(crate) fn copy(&self, name: PageName, at: usize, out: &mut [u8]) -> bool {
         let mut shard = self.shard(name).lock();
         let Some(place) = shard.places.get(&name).copied() else { return false };
-        let slot = &mut shard.slots[place];
-        slot.asked = true;
-        out.copy_from_slice(&slot.page[at..at + out.len()]);
+        shard.slots[place].asked = true;
+        out.copy_from_slice(&shard.page(place)[at..at + out.len()]);
         true
     }
 
@@ -84,7 +85,10 @@ impl PageCache {
         let fits = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok();
         let place = match fits {
             true => {
-                shard.slots.push(Slot { name, asked: false, page: Box::new([0; PAGE_BYTES as usize]) });
+                shard.slots.push(Slot { name, asked: false });
+                if shard.slots.len() > shard.slabs.len() * SLAB_PAGES {
+                    shard.slabs.push(vec![0; SLAB_PAGES * PAGE].into());
+                }
                 shard.slots.len() - 1
             }
             false => match shard.victim() {
@@ -92,10 +96,8 @@ impl PageCache {
                 None => return,
             },
         };
-        let slot = &mut shard.slots[place];
-        let before = std::mem::replace(&mut slot.name, name);
-        slot.asked = false;
-        slot.page[..bytes.len()].copy_from_slice(bytes);
+        let before = std::mem::replace(&mut shard.slots[place], Slot { name, asked: false }).name;
+        shard.page(place)[..bytes.len()].copy_from_slice(bytes);
         shard.places.remove(&before);
         shard.places.insert(name, place);
     }
@@ -121,6 +123,11 @@ impl PageCache {
 }
 
 impl Shard {
+    /// The page of a slot.
+    fn page(&mut self, place: usize) -> &mut [u8] {
+        &mut self.slabs[place / SLAB_PAGES][place % SLAB_PAGES * PAGE..][..PAGE]
+    }
+
     /// The slot that is to go; none when there is no slot.
     fn victim(&mut self) -> Option<usize> {
         loop {
@@ -137,9 +144,14 @@ impl Shard {
     fn drop_slot(&mut self, place: usize) {
         let slot = self.slots.swap_remove(place);
         self.places.remove(&slot.name);
+        let last = self.slots.len();
         if let Some(moved) = self.slots.get(place) {
             self.places.insert(moved.name, place);
+            let mut page = [0; PAGE];
+            page.copy_from_slice(self.page(last));
+            self.page(place).copy_from_slice(&page);
         }
+        self.slabs.truncate(last.div_ceil(SLAB_PAGES));
     }
 }
 
@@ -149,7 +161,7 @@ mod tests {
     use crate::random::Random;
 
     fn page(name: PageName) -> Vec<u8> {
-        (0..PAGE_BYTES).map(|at| (at * 7 + name.0 * 31 + u64::from(name.1)) as u8).collect()
+        (0..PAGE as u64).map(|at| (at * 7 + name.0 * 31 + u64::from(name.1)) as u8).collect()
     }
 
     #[test]
@@ -160,8 +172,8 @@ mod tests {
             let mut hits = 0;
             for step in 0..4_000 {
                 let name = (random.below(3) as u64, random.below(60) as u32);
-                let at = random.below(PAGE_BYTES as usize);
-                let mut out = vec![0; random.below(PAGE_BYTES as usize + 1 - at)];
+                let at = random.below(PAGE);
+                let mut out = vec![0; random.below(PAGE + 1 - at)];
                 match cache.copy(name, at, &mut out) {
                     true => {
                         hits += 1;

@@ -5,7 +5,6 @@
 use std::time::Instant;
 
 use roaring::RoaringBitmap;
-use spandrel_storage::io::Extent;
 use spandrel_storage::{Element, Metric, RowId};
 
 use super::*;
