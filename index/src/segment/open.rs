@@ -116,8 +116,8 @@ fn open_dense(
         // Both or neither: a walk reads a vector at every step.
         && residency(memory, vectors.len() + graph.len(), reserved) == Residency::Memory
     {
-        let flat = Flat::open(&name, spec, SectionSource::new(vectors, memory), Residency::Memory)?;
-        let graph = SectionSource::new(graph, memory);
+        let flat = Flat::open(&name, spec, SectionSource::open(vectors, memory), Residency::Memory)?;
+        let graph = SectionSource::open(graph, memory);
         return Ok(Box::new(Hnsw::open(&graph_name(at), spec, flat, &graph)?));
     }
     // What is searched first: it is what makes most searches fast.
@@ -127,7 +127,7 @@ fn open_dense(
         (None, _) | (_, Tier::Hot) => residency(memory, vectors.len(), reserved),
         _ => Residency::Disk,
     };
-    let flat = Flat::open(&name, spec, SectionSource::new(vectors, memory), residency)?;
+    let flat = Flat::open(&name, spec, SectionSource::open(vectors, memory), residency)?;
     Ok(match (cells, signs) {
         (Some((cells, tier)), _) => Box::new(Ssd::open(&cells_name(at), spec, flat, &cells, tier)?),
         (None, Some(codes)) => Box::new(Signs::open(&signs_name(at), spec, flat, &codes)?),
@@ -143,7 +143,7 @@ fn open_cells(
     reserved: &mut Vec<Reservation>,
 ) -> Result<Option<(Arc<dyn ChunkSource>, Tier)>> {
     let Some(section) = file.section(name) else { return Ok(None) };
-    let source = SectionSource::new(section, memory);
+    let source = SectionSource::open(section, memory);
     for tier in Tier::ALL.into_iter().filter(|tier| *tier <= memory.tier_max()) {
         let bytes = ssd::resident_bytes(name, source.as_ref(), tier)?;
         if residency(memory, bytes, reserved) == Residency::Memory {
@@ -162,7 +162,7 @@ fn open_signs(
 ) -> Option<Arc<dyn ChunkSource>> {
     let section = file.section(name)?;
     let resident = residency(memory, section.len(), reserved) == Residency::Memory;
-    resident.then(|| SectionSource::new(section, memory))
+    resident.then(|| SectionSource::open(section, memory))
 }
 
 /// The keys, when there are some and the budget has room for them.

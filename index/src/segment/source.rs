@@ -24,7 +24,7 @@ pub(super) struct SectionSource {
 }
 
 impl SectionSource {
-    pub(super) fn new(section: Section, memory: &Arc<MemoryBudget>) -> Arc<dyn ChunkSource> {
+    pub(super) fn open(section: Section, memory: &Arc<MemoryBudget>) -> Arc<dyn ChunkSource> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self { section, memory: Arc::clone(memory), number })
