@@ -99,8 +99,9 @@ impl Met {
             if order.is_empty() {
                 return;
             }
-            let opened = self.group_distances.len() - order.len();
-            let count = least(order, opened.max(GROUPS_NEAREST));
+            let in_group = (place.cells.radii.len() / self.group_distances.len()).max(1);
+            let missing = (cells - self.open.len()).div_ceil(in_group);
+            let count = least(order, missing.max(GROUPS_NEAREST));
             self.open(place, &order[..count]);
         }
     }
