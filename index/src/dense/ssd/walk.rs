@@ -18,7 +18,7 @@ use super::search::{CellsScratch, Filter, Query, Ready, distance_of, key};
 /// Cells visited before there is a threshold.
 const NEAREST: usize = 2;
 /// Cells that are met before there is a threshold.
-const CELLS_OPEN: usize = 48;
+const CELLS_OPEN: usize = 96;
 /// Share of what may be missed that may be in groups that stay closed.
 const GROUP_MISSING: f32 = 0.5;
 /// At least as many cells, or times as many as before, are visited until the rest is looked at again.
