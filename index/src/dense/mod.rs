@@ -92,7 +92,18 @@ pub trait VectorIndex: Send + Sync {
         tops: &mut [TopK],
         scratch: &mut Scratch,
         counters: &mut Counters,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        if queries.rows() != tops.len() || tops.iter().any(|top| self.scans(ask, top.k())) {
+            return self.flat().search_batch(queries, ask, tops, scratch, counters);
+        }
+        for (query, top) in queries.iter().zip(tops) {
+            self.search(query, ask, top, scratch, counters)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a search for `k` results leaves all of it to the exact index.
+    fn scans(&self, ask: &Ask<'_>, k: usize) -> bool;
 
     /// The exact scores of `docs` (any order, may repeat), the same bits as an exact search gives. `scores`
     /// has one value a doc; it is NaN for a doc without a vector.

@@ -6,7 +6,7 @@
 use spandrel_storage::DocId;
 
 use super::scan::{Block, Docs};
-use super::{AnyVectors, Flat, FlatScratch, one_query};
+use super::{AnyVectors, BLOCK_BYTES, Flat, FlatScratch, one_query};
 use crate::counters::Counters;
 use crate::dense::VectorIndex;
 use crate::dense::vectors::{Stored, Vectors};
@@ -61,8 +61,8 @@ impl Flat {
         let FlatScratch { queries: ready, scores: buffers, vectors: vector_buffers, ordinals, norms, .. } =
             scratch;
         let (dim, element, metric) = (self.layout.dim as usize, self.layout.element, self.layout.metric);
-        let step = vectors.gather_rows(docs.len());
-        for first in (0..docs.len()).step_by(step.max(1)) {
+        let step = vectors.gather_rows(self.block_rows(BLOCK_BYTES));
+        for first in (0..docs.len()).step_by(step) {
             let part = first..docs.len().min(first + step);
             ordinals.clear();
             norms.clear();

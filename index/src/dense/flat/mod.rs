@@ -460,6 +460,10 @@ impl VectorIndex for Flat {
         }
     }
 
+    fn scans(&self, _: &Ask<'_>, _: usize) -> bool {
+        true
+    }
+
     fn memory_bytes(&self) -> usize {
         let vectors = match &self.vectors {
             AnyVectors::F32(vectors) => vectors.memory_bytes(),

@@ -497,3 +497,37 @@ fn damaged_and_short_bytes_are_errors_or_answers_but_never_panics_or_nan() {
         assert!(error.is_some_and(|error| error.contains("'test'") && error.contains("5 dimensions")));
     }
 }
+
+/// Lists that are longer together than what is read at once, one of them empty, in memory and not.
+#[test]
+fn lists_have_the_scores_that_each_has_alone() {
+    const DIM: usize = 6;
+    for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
+        let mut random = Random(77);
+        let mut vector = || (0..DIM).map(|_| random.next() as i16 as f32 + 0.5).collect::<Vec<f32>>();
+        let spec = spec(DIM, metric, Element::F32);
+        let mut builder = FlatBuilder::new(&spec).unwrap();
+        // Every third doc has no vector.
+        (0..900).for_each(|doc| builder.push((doc % 3 != 0).then(&mut vector).as_deref()).unwrap());
+        let mut section = Vec::new();
+        builder.write(&mut section).unwrap();
+        let queries: Vec<f32> = (0..4).flat_map(|_| vector()).collect();
+        let with_vector: Vec<DocId> = (0..900).filter(|doc| doc % 3 != 0).collect();
+        let docs: Vec<DocId> = with_vector.iter().copied().cycle().take(9_500).collect();
+        let ends = [4_000, 4_000, 9_001, 9_500];
+        for residency in [Residency::Disk, Residency::Memory] {
+            let flat = open(&spec, section.clone(), residency).unwrap();
+            let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
+            let mut scores = vec![0.0; docs.len()];
+            let queries = Matrix::new(&queries, DIM);
+            flat.score_lists(queries, (&docs, &ends), &mut scores, &mut scratch, &mut counters).unwrap();
+            let mut start = 0;
+            for (query, end) in queries.iter().zip(ends) {
+                let mut alone = vec![0.0; end - start];
+                flat.score(query, &docs[start..end], &mut alone, &mut scratch, &mut counters).unwrap();
+                assert_eq!(scores[start..end], alone, "{metric:?}, {residency:?}, up to {end}");
+                start = end;
+            }
+        }
+    }
+}

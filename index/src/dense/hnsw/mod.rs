@@ -30,7 +30,6 @@ use super::vectors::ChunkSource;
 use super::{Ask, Flat, VectorIndex};
 use crate::counters::Counters;
 use crate::error::{Error, Result};
-use crate::matrix::Matrix;
 use crate::scratch::Scratch;
 use crate::topk::TopK;
 
@@ -143,21 +142,8 @@ impl VectorIndex for Hnsw {
         }
     }
 
-    fn search_batch(
-        &self,
-        queries: Matrix<'_, f32>,
-        ask: &Ask<'_>,
-        tops: &mut [TopK],
-        scratch: &mut Scratch,
-        counters: &mut Counters,
-    ) -> Result<()> {
-        if tops.iter().any(|top| self.beam(ask, top.k()).is_none()) || queries.rows() != tops.len() {
-            return self.flat.search_batch(queries, ask, tops, scratch, counters);
-        }
-        for (query, top) in queries.iter().zip(tops) {
-            self.search(query, ask, top, scratch, counters)?;
-        }
-        Ok(())
+    fn scans(&self, ask: &Ask<'_>, k: usize) -> bool {
+        self.beam(ask, k).is_none()
     }
 
     fn memory_bytes(&self) -> usize {

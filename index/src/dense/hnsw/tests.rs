@@ -12,6 +12,7 @@ use crate::allow::Allow;
 use crate::dense::SearchParams;
 use crate::dense::flat::FlatBuilder;
 use crate::fuzz::Bytes;
+use crate::matrix::Matrix;
 use crate::random::Random;
 use crate::stop::Stop;
 use crate::topk::Scored;

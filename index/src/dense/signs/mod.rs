@@ -24,7 +24,6 @@ use super::vectors::ChunkSource;
 use super::{Ask, Flat, VectorIndex};
 use crate::counters::Counters;
 use crate::error::{Error, Result};
-use crate::matrix::Matrix;
 use crate::scratch::Scratch;
 use crate::simd::Kernels;
 use crate::simd::nibble::{BLOCK_ROWS, Candidates};
@@ -215,21 +214,8 @@ impl VectorIndex for Signs {
         searched
     }
 
-    fn search_batch(
-        &self,
-        queries: Matrix<'_, f32>,
-        ask: &Ask<'_>,
-        tops: &mut [TopK],
-        scratch: &mut Scratch,
-        counters: &mut Counters,
-    ) -> Result<()> {
-        if ask.params.exact || queries.rows() != tops.len() {
-            return self.flat.search_batch(queries, ask, tops, scratch, counters);
-        }
-        for (query, top) in queries.iter().zip(tops) {
-            self.search(query, ask, top, scratch, counters)?;
-        }
-        Ok(())
+    fn scans(&self, ask: &Ask<'_>, _: usize) -> bool {
+        ask.params.exact
     }
 
     fn memory_bytes(&self) -> usize {

@@ -10,6 +10,7 @@ use crate::allow::Allow;
 use crate::dense::SearchParams;
 use crate::dense::vectors::Residency;
 use crate::fuzz::Bytes;
+use crate::matrix::Matrix;
 use crate::random::Random;
 use crate::topk::Scored;
 

@@ -168,7 +168,7 @@ impl VectorIndex for Ssd {
         scratch: &mut Scratch,
         counters: &mut Counters,
     ) -> Result<()> {
-        if tops.iter().any(|top| self.effort(ask, top.k()).is_none()) || queries.rows() != tops.len() {
+        if queries.rows() != tops.len() || tops.iter().any(|top| self.scans(ask, top.k())) {
             return self.flat.search_batch(queries, ask, tops, scratch, counters);
         }
         for (first, tops) in (0..).step_by(TILE).zip(tops.chunks_mut(TILE)) {
@@ -176,6 +176,10 @@ impl VectorIndex for Ssd {
             self.search_tile(queries, ask, tops, scratch, counters)?;
         }
         Ok(())
+    }
+
+    fn scans(&self, ask: &Ask<'_>, k: usize) -> bool {
+        self.effort(ask, k).is_none()
     }
 
     fn memory_bytes(&self) -> usize {
