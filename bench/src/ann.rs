@@ -34,7 +34,7 @@ const EXPLAINED_QUERIES: usize = 50;
 const PAGE_BYTES: f64 = 4_096.0;
 const MIB: f64 = 1_048_576.0;
 
-const COLUMNS: [Column; 16] = [
+const COLUMNS: [Column; 17] = [
     ("asked", 3),
     ("threads", 0),
     ("batch", 0),
@@ -46,6 +46,7 @@ const COLUMNS: [Column; 16] = [
     ("build_s", 1),
     ("rss_mb", 0),
     ("rss_now_mb", 0),
+    ("rss_data_mb", 1),
     ("disk_mb", 1),
     ("bytes_per_vector", 0),
     ("memory_bytes_per_vector", 0),
@@ -73,6 +74,10 @@ pub struct Args {
     /// rows: 0.9,0.95,0.99; left out: the engine's default and no goal
     #[arg(long, value_delimiter = ',', value_parser = share)]
     recall: Vec<f64>,
+    /// First the queries of even number are asked, twice, and the engine learns from them how far searches
+    /// have to go; the others are measured
+    #[arg(long)]
+    learn: bool,
     /// The most of cells that is kept in memory, within the budget: auto, lean, default or hot
     #[arg(long, default_value = "auto", value_parser = named::<Residency>)]
     residency: Residency,
@@ -137,6 +142,8 @@ struct Point {
     /// Peak since the build ended.
     search_rss_mb: Option<f64>,
     rss_now_mb: Option<f64>,
+    /// Beyond what the process had with a database of a few rows.
+    rss_data_mb: Option<f64>,
     disk_mb: f64,
     segment_mb: f64,
     bytes_per_vector: f64,
@@ -158,6 +165,8 @@ struct Measured {
 struct Cost {
     build_s: Option<f64>,
     build_peak_mb: f64,
+    /// Resident with a database of a few rows.
+    rss_empty_mb: Option<f64>,
     disk_bytes: u64,
     pages_per_query: f64,
 }
@@ -168,11 +177,17 @@ struct Cost {
 /// Files cannot be read or do not fit each other; the engine fails; the report cannot be written.
 pub fn run(args: &Args) -> Result<()> {
     let machine = Machine::read();
-    let queries = args.set.queries()?;
-    let base_rows = args.set.check(&queries)?;
+    let all_queries = args.set.queries()?;
+    let base_rows = args.set.check(&all_queries)?;
+    let (taught, queries) = if args.learn {
+        all_queries.halves()
+    } else {
+        (Matrix { dim: all_queries.dim, data: Vec::new() }, all_queries.clone())
+    };
 
     let kept_until_the_end = TempDir::new()?;
     let folder = args.keep.as_deref().or(args.open.as_deref()).unwrap_or(kept_until_the_end.path());
+    let rss_empty_mb = place::rss_empty_mb(args, &queries)?;
     let (mut engine, was_there) = place::open(args, queries.dim, folder, false)?;
     let build_s = if was_there { None } else { Some(build(&*engine, &args.set.base, base_rows)?) };
     let size = engine.size()?;
@@ -182,6 +197,13 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if was_there {
         place::compare(&*engine, args, base_rows)?;
+    }
+    if args.learn {
+        let load = Load { wanted: Wanted { k: args.set.k, recall: None }, threads: 1, batch: 1, warm_up: 0 };
+        for _ in 0..2 {
+            drive::pass(&*engine, &taught, load)?;
+        }
+        engine.settle()?;
     }
     let build_peak_mb = machine::memory(engine.process()).map_or(0.0, |memory| memory.peak_rss_mb);
     machine::reset_peak(engine.process());
@@ -209,12 +231,15 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let disk_bytes = engine.close()?;
 
-    let truth = args.set.truth(&queries, base_rows)?;
+    let mut truth = args.set.truth(&all_queries, base_rows)?;
+    if args.learn {
+        truth.rows = truth.rows.into_iter().skip(1).step_by(2).collect();
+    }
     let (mut rows, mut goals, mut curves) = (Vec::new(), Vec::new(), Vec::<Curve>::new());
     for (mut run, pages_per_query) in measured {
         let quality = args.set.judge(&queries, &truth, &run.last.found)?;
         run.last.found = Vec::new();
-        let cost = Cost { build_s, build_peak_mb, disk_bytes, pages_per_query };
+        let cost = Cost { build_s, build_peak_mb, rss_empty_mb, disk_bytes, pages_per_query };
         let point = point(&run, quality, &size, cost);
         if let Some(goal) = run.load.wanted.recall {
             let what = format!("recall@{}, {} threads, batch {}", args.set.k, point.threads, point.batch);
@@ -340,6 +365,7 @@ fn point(run: &Measured, quality: recall::Quality, size: &Size, cost: Cost) -> P
         rss_mb: run.memory.map(|memory| memory.peak_rss_mb.max(cost.build_peak_mb)),
         search_rss_mb: run.memory.map(|memory| memory.peak_rss_mb),
         rss_now_mb: run.memory.map(|memory| memory.rss_mb),
+        rss_data_mb: run.memory.zip(cost.rss_empty_mb).map(|(memory, empty_mb)| memory.rss_mb - empty_mb),
         disk_mb: disk_bytes / MIB,
         segment_mb: size.segment_bytes as f64 / MIB,
         bytes_per_vector: disk_bytes / rows,

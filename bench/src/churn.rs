@@ -119,7 +119,8 @@ pub fn run(args: &Args) -> Result<()> {
     let dim = queries.dim;
     let truth = args.set.truth(&queries, rows)?;
     let folder = TempDir::new()?;
-    let mut settings = Settings::default();
+    // What queries teach would change recall from phase to phase.
+    let mut settings = Settings { learn_from_queries: false, ..Settings::default() };
     if let Some(mb) = args.memory_mb {
         settings.memory_budget_bytes = mb << 20;
     }

@@ -12,6 +12,7 @@ use spandrel::import::VectorFile;
 use crate::{Error, Result};
 
 /// Vectors in rows: `rows x dim`, row-major.
+#[derive(Clone)]
 pub struct Matrix {
     /// Elements a row.
     pub dim: usize,
@@ -20,6 +21,15 @@ pub struct Matrix {
 }
 
 impl Matrix {
+    /// The rows of even number, and those of odd.
+    pub fn halves(&self) -> (Self, Self) {
+        let every_other = |first: usize| {
+            let rows = (first..self.rows()).step_by(2);
+            Self { dim: self.dim, data: rows.flat_map(|row| self.row(row)).copied().collect() }
+        };
+        (every_other(0), every_other(1))
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.data.len() / self.dim

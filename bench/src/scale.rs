@@ -280,7 +280,7 @@ fn put(out: &mut impl Write, values: &[f32]) -> Result<()> {
 
 fn measure(set: &Set<'_>, args: &Args, dir: &Path) -> Result<Point> {
     let folder = TempDir::new_in(dir)?;
-    let mut settings = Settings::default();
+    let mut settings = Settings { learn_from_queries: false, ..Settings::default() };
     if let Some(mb) = args.memory_mb {
         settings.memory_budget_bytes = mb << 20;
     }

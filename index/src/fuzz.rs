@@ -147,8 +147,9 @@ pub fn cells_sample(count: u32) -> Vec<u8> {
     let spec = DenseSpec { dim: 8, metric: Metric::Ip, element: Element::F32, index: Default::default() };
     let mut bytes = count.to_le_bytes().to_vec();
     let Ok(flat) = some_vectors(&spec, count) else { return bytes };
-    let written = ssd::build(&spec, &|at, out| flat.row(at, out), count, 1, None).write(&mut bytes);
-    debug_assert!(written.is_ok(), "a buffer takes everything");
+    let built = ssd::build(&spec, &|at, out| flat.rows(at, out), count, None, ssd::Room::of_threads(1));
+    let written = built.is_ok_and(|built| built.write(&mut bytes).is_ok());
+    debug_assert!(written, "a buffer takes everything");
     bytes
 }
 
@@ -157,7 +158,7 @@ pub fn graph_sample(count: u32) -> Vec<u8> {
     let spec = DenseSpec { dim: 4, metric: Metric::L2, element: Element::F32, index: IndexKind::Hnsw };
     let mut bytes = count.to_le_bytes().to_vec();
     let Ok(flat) = some_vectors(&spec, count) else { return bytes };
-    let written = hnsw::build(&spec, &|at, out| flat.row(at, out), count, 1).write(&mut bytes);
+    let written = hnsw::build(&spec, &|at, out| flat.rows(at, out), count, 1).write(&mut bytes);
     debug_assert!(written.is_ok(), "a buffer takes everything");
     bytes
 }

@@ -16,6 +16,7 @@ mod intern;
 mod large;
 mod linalg;
 pub mod matrix;
+pub mod pace;
 mod pages;
 pub mod parallel;
 pub mod payload;

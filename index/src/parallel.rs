@@ -5,6 +5,8 @@
 
 use parking_lot::Mutex;
 
+use crate::pace;
+
 /// How many threads a build may use: `0` is as many as the machine runs at once.
 pub fn threads(wanted: usize) -> usize {
     match wanted {
@@ -34,7 +36,8 @@ pub fn step_back(priority: Priority) {
     let _ = priority;
 }
 
-/// Calls `work(index, part)` once for each part of `part_len` values of `values`.
+/// Calls `work(index, part)` once for each part of `part_len` values of `values`, with pauses between parts
+/// where the thread [keeps pace](crate::pace) with searches.
 ///
 /// # Panics
 /// When `part_len` is 0, or when `work` does.
@@ -45,19 +48,22 @@ pub(crate) fn for_parts<T: Send>(
     work: impl Fn(usize, &mut [T]) + Sync,
 ) {
     let parts = values.len().div_ceil(part_len);
+    let left = values.chunks_mut(part_len).enumerate();
     if threads <= 1 || parts <= 1 {
-        return values.chunks_mut(part_len).enumerate().for_each(|(index, part)| work(index, part));
+        return left.for_each(|(index, part)| {
+            work(index, part);
+            pace::breathe();
+        });
     }
-    let left = Mutex::new(values.chunks_mut(part_len).enumerate());
+    let left = Mutex::new(left);
     let next = || left.lock().next();
-    std::thread::scope(|scope| {
-        for _ in 0..threads.min(parts) {
-            scope.spawn(|| {
-                while let Some((index, part)) = next() {
-                    work(index, part);
-                }
-            });
-        }
+    let any = || next().map(|(index, part)| work(index, part)).is_some();
+    pace::waiting(|pace| {
+        std::thread::scope(|scope| {
+            for _ in 0..threads.min(parts) {
+                scope.spawn(|| pace::helping(pace, any));
+            }
+        });
     });
 }
 

@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, RwLock};
 use spandrel_index::budget::MemoryBudget;
+use spandrel_index::pace::Pace;
 use spandrel_index::segment::Indexer;
 use spandrel_storage::io::BatchRead;
 use spandrel_storage::schema::check_name;
@@ -53,6 +54,7 @@ struct Inner {
     /// Held while collections are created or dropped.
     catalogue: Mutex<()>,
     wake: Arc<Wake>,
+    pace: Arc<Pace>,
     maintainers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -91,6 +93,7 @@ impl Database {
             collections: Arc::new(RwLock::new(HashMap::new())),
             catalogue: Mutex::new(()),
             wake: Arc::new(Wake::default()),
+            pace: Arc::default(),
             maintainers: Mutex::default(),
         });
         for meta in inner.store.collections()? {
@@ -234,6 +237,7 @@ impl Inner {
             memory: Arc::clone(&self.memory),
             folder: self.path.join(SEGMENTS).join(meta.id.to_string()),
             wake: Arc::clone(&self.wake),
+            pace: Arc::clone(&self.pace),
         })
     }
 

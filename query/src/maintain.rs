@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
+use spandrel_index::pace;
 use spandrel_index::parallel::{Priority, step_back, threads};
 use spandrel_index::segment::policy::{Bounds, Job, Size, disk_job, fresh_job, merge_all_job};
 use spandrel_index::segment::{IndexDoc, IndexValues, Merge, Plan, Segment};
@@ -23,6 +24,7 @@ use spandrel_storage::{DocId, RowId, TenantId};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fetch::key_of;
+use crate::learn;
 use crate::publish::{self, to_disk};
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, View};
@@ -197,7 +199,7 @@ pub fn settle(shared: &Shared, stop: &Stop) -> Result<()> {
         shared.writable()?;
         // Whoever works on the collection's files holds the lock.
         let idle = shared.maintenance.busy.try_write().is_some();
-        if idle && choose(shared, &shared.snapshot(), Lane::Disk).is_none() {
+        if idle && choose(shared, &shared.snapshot(), Lane::Disk).is_none() && !learn::is_due(shared) {
             return Ok(());
         }
         stop.check()?;
@@ -235,8 +237,7 @@ pub fn run(served: &Served, wake: &Wake, lane: Lane) {
 /// Runs at most one job of the disk lane on a thread that steps back: nobody waits for what is merged, as
 /// long as merges keep up. A thread cannot step forward again, so each job has its own.
 fn step_behind(shared: &Shared) -> bool {
-    let behind = shared.snapshot().views.len() > SEGMENTS_BEHIND;
-    let priority = if behind { Priority::Low } else { Priority::Lowest };
+    let priority = if is_behind(&shared.snapshot()) { Priority::Low } else { Priority::Lowest };
     std::thread::scope(|scope| {
         let job = scope.spawn(|| {
             step_back(priority);
@@ -244,6 +245,11 @@ fn step_behind(shared: &Shared) -> bool {
         });
         job.join().unwrap_or(false)
     })
+}
+
+/// Whether merges have fallen behind.
+fn is_behind(snapshot: &Snapshot) -> bool {
+    snapshot.views.len() > SEGMENTS_BEHIND
 }
 
 /// Runs at most one job of a collection; returns whether there may be another.
@@ -284,7 +290,9 @@ pub fn run_next(shared: &Shared, lane: Lane) -> Result<bool> {
     let Some(job) = choose(shared, &snapshot, lane) else {
         return match lane {
             Lane::Fresh => Ok(false),
-            Lane::Disk => Ok(trimmed | publish::cover(shared)? | publish::compact(shared)?),
+            Lane::Disk => {
+                Ok(trimmed | publish::cover(shared)? | publish::compact(shared)? | learn_more(shared)?)
+            }
         };
     };
     match job {
@@ -302,30 +310,47 @@ pub fn run_next(shared: &Shared, lane: Lane) -> Result<bool> {
             let inputs = &snapshot.views[range];
             let docs = live_docs(inputs);
             let cells = docs.len() > FLUSH_PLAIN_MAX;
-            let plan = Plan { threads: shared.settings.build_threads, cells, merge: None };
+            let plan = Plan { cells, ..shared.settings.plan(None) };
             to_disk(shared, inputs, (docs.len(), plan), &mut |_, each| {
                 docs.iter().try_for_each(|doc| each(Arc::clone(doc)))
             })?;
             *shared.maintenance.flushed.lock() = Instant::now();
             shared.wake.wake(Lane::Disk);
         }
-        Job::MergeDisk(range) => merge_disk(shared, &snapshot, range)?,
+        Job::MergeDisk(range) => {
+            // Who waits for it gets all of the machine, searches go before the others.
+            let merge_to = shared.maintenance.merge_to();
+            let asked = snapshot.views[range.clone()].iter().all(|view| view.segment.last() <= merge_to);
+            let wanted = shared.settings.build_threads;
+            match asked || is_behind(&snapshot) {
+                true => merge_disk(shared, &snapshot, range, wanted)?,
+                false => pace::keeping(&shared.pace, || {
+                    merge_disk(shared, &snapshot, range, threads(wanted).div_ceil(2))
+                })?,
+            }
+        }
     }
     Ok(true)
 }
 
+/// Measures segments by queries that came lately, when there is nothing else to do.
+fn learn_more(shared: &Shared) -> Result<bool> {
+    pace::keeping(&shared.pace, || learn::learn(shared, threads(shared.settings.build_threads).div_ceil(2)))
+}
+
 /// Merges segments on disk: vectors come from them, everything else from the row store.
-fn merge_disk(shared: &Shared, snapshot: &Snapshot, range: std::ops::Range<usize>) -> Result<()> {
+fn merge_disk(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    range: std::ops::Range<usize>,
+    threads: usize,
+) -> Result<()> {
     let inputs = &snapshot.views[range];
     let live = live_rows(inputs);
     let (order, places) = (&live.order, &live.places);
     let segments: Vec<&Segment> = inputs.iter().map(|view| &*view.segment).collect();
     let merge = Merge { inputs: &segments, places };
-    // Who waits for it gets all of the machine, searches go before the others.
-    let asked = inputs.iter().any(|view| view.segment.last() <= shared.maintenance.merge_to());
-    let wanted = shared.settings.build_threads;
-    let threads = if asked { wanted } else { threads(wanted).div_ceil(2) };
-    let plan = Plan { threads, cells: true, merge: Some(merge) };
+    let plan = Plan { threads, ..shared.settings.plan(Some(merge)) };
     let mut source =
         |wanted: &FieldSet, each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>| match wanted
             .is_empty()
@@ -425,7 +450,10 @@ fn keyed_docs(
     if !segments.iter().all(|segment| segment.has_keys()) {
         return Ok(false);
     }
-    for ((tenant, row), (input, doc)) in live.order.iter().zip(&live.places) {
+    for (at, ((tenant, row), (input, doc))) in live.order.iter().zip(&live.places).enumerate() {
+        if at % FETCH_ROWS == 0 {
+            pace::breathe();
+        }
         let key = segments[*input as usize].key(*doc).map(Box::from);
         each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values: IndexValues::default() }))?;
     }
@@ -444,6 +472,7 @@ fn stored_docs(
         if shared.wake.stopped() || shared.writable().is_err() {
             return Err(spandrel_index::Error::Invalid("given up: the collection closes".into()));
         }
+        pace::breathe();
         let ids: Vec<RowId> = chunk.iter().map(|(_, row)| *row).collect();
         let rows = snapshot.store.get(shared.id, &ids, wanted)?;
         for ((tenant, row), stored) in chunk.iter().zip(rows) {

@@ -11,6 +11,7 @@ use spandrel_storage::store::{Commit, Durability};
 use spandrel_storage::{RowId, failpoint};
 
 use crate::error::{ErrorKind, Result};
+use crate::learn::Lessons;
 use crate::shared::{Shared, Writer};
 use crate::snapshot::View;
 
@@ -95,10 +96,34 @@ fn replaced(current: &[View], inputs: &[View], output: Option<Arc<Segment>>) -> 
     let mut views = current[..at].to_vec();
     if let Some(segment) = output {
         let deleted = carried_deletes(&segment, inputs, &current[at..at + inputs.len()]);
-        views.push(View { segment, deleted: Arc::new(deleted) });
+        let lessons = inherited(&segment, inputs);
+        views.push(View { segment, deleted: Arc::new(deleted), lessons });
     }
     views.extend_from_slice(&current[at + inputs.len()..]);
     views
+}
+
+/// What was learned about the largest input serves the output as long as its cells are about the same.
+fn inherited(output: &Segment, inputs: &[View]) -> Arc<Lessons> {
+    let largest = inputs.iter().max_by_key(|view| view.segment.docs());
+    let same =
+        |view: &&View| output.docs() / 2 <= view.segment.docs() && view.segment.docs() / 2 <= output.docs();
+    largest.filter(same).map_or_else(Arc::default, |view| Arc::clone(&view.lessons))
+}
+
+/// Publishes what was learned about a segment; forgotten when it is no longer there.
+pub fn lessons(shared: &Shared, of: &View, lessons: Lessons) -> Result<()> {
+    shared.store.sync()?;
+    let mut writer = shared.writer.lock();
+    let current = shared.snapshot();
+    let mut views = current.views.clone();
+    if let Some(view) = views.iter_mut().find(|view| Arc::ptr_eq(&view.segment, &of.segment)) {
+        view.lessons = Arc::new(lessons);
+        shared.writable()?;
+        save_manifest(shared, &mut writer, &views, current.last_row)?;
+        shared.publish(views, current.last_row);
+    }
+    Ok(())
 }
 
 /// Docs of the new segment whose rows were deleted after its inputs were read.
@@ -137,6 +162,7 @@ pub fn save_manifest(shared: &Shared, writer: &mut Writer, views: &[View], last_
             bytes: view.segment.disk_bytes(),
             checksum: view.segment.checksum(),
             deleted: (*view.deleted).clone(),
+            learned: view.lessons.encode(),
         })
         .collect();
     let manifest = Manifest {

@@ -15,6 +15,7 @@ use spandrel_storage::{CollectionId, RowId, TenantId, durable};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fetch::key_of;
+use crate::learn::Lessons;
 use crate::maintain::{self, Lane};
 use crate::publish;
 use crate::shared::{Shared, SharedParts, Writer};
@@ -96,7 +97,9 @@ fn open_segments(parts: &SharedParts, manifest: &mut Manifest) -> Result<(Vec<Vi
     for entry in &manifest.segments {
         match open_segment(parts, entry) {
             Ok(segment) => {
-                views.push(View { segment: Arc::new(segment), deleted: Arc::new(entry.deleted.clone()) });
+                let lessons = Arc::new(Lessons::decode(&entry.learned));
+                let deleted = Arc::new(entry.deleted.clone());
+                views.push(View { segment: Arc::new(segment), deleted, lessons });
             }
             Err(error) if !is_damage(&error) => return Err(error.into()),
             Err(error) => {
@@ -139,7 +142,7 @@ fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<
         return Ok(None);
     }
     let path = parts.folder.join(segment_name(id));
-    let plan = segment::Plan { threads: parts.settings.build_threads, cells: true, merge: None };
+    let plan = parts.settings.plan(None);
     segment::build(&parts.indexer, &path, id, entry.first..=entry.last, plan, &mut |wanted, each| {
         for chunk in order.chunks(REPLAY_ROWS) {
             let ids: Vec<RowId> = chunk.iter().map(|(_, row)| *row).collect();

@@ -148,6 +148,7 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
     let mut top = TopK::new(limit);
     let mut counters = Counters::default();
     let text = weigh_text(search, route)?;
+    note_query(search, route);
     for scope in &search.scopes {
         search.stop.check()?;
         let segment = &scope.view.segment;
@@ -155,7 +156,7 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
         match route {
             CheckedRoute::Dense { field, query } => {
                 if let Some(index) = segment.dense(*field) {
-                    let ask = search.ask(scope, &allow);
+                    let ask = search.ask(*field, scope, &allow);
                     with_scratch(|scratch| index.search(query, &ask, &mut top, scratch, &mut counters))?;
                 }
             }
@@ -190,6 +191,7 @@ pub(crate) fn run_together(
     let mut queries = Vec::new();
     let mut on = None;
     for route in routes {
+        note_query(search, route);
         let CheckedRoute::Dense { field, query } = route else {
             return Err(Error::new(crate::ErrorKind::Internal, "only dense routes are scored together"));
         };
@@ -204,13 +206,28 @@ pub(crate) fn run_together(
         if let Some(index) = segment.dense(field) {
             let allow = scope.allow();
             with_scratch(|scratch| {
-                index.search_batch(queries, &search.ask(scope, &allow), &mut tops, scratch, &mut counters)
+                index.search_batch(
+                    queries,
+                    &search.ask(field, scope, &allow),
+                    &mut tops,
+                    scratch,
+                    &mut counters,
+                )
             })?;
         }
     }
     let lists: Vec<Vec<Scored>> = tops.into_iter().map(TopK::into_sorted).collect();
     note(search, &counters, lists.iter().map(Vec::len).sum());
     Ok(lists)
+}
+
+/// What is asked of an approximate index teaches what others will ask.
+fn note_query(search: &Search<'_>, route: &CheckedRoute) {
+    if let CheckedRoute::Dense { field, query } = route
+        && !search.request.exact
+    {
+        search.shared.asked.note(*field, query);
+    }
 }
 
 fn not_embedded() -> Error {

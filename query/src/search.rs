@@ -8,7 +8,7 @@ use spandrel_index::allow::Allow;
 use spandrel_index::dense::{Ask, SearchParams};
 use spandrel_index::stop::Stop;
 use spandrel_index::topk::Scored;
-use spandrel_storage::{FieldId, Row, RowId, TenantId};
+use spandrel_storage::{DocId, FieldId, Row, RowId, TenantId};
 
 use crate::check::check_tenant;
 use crate::error::{Error, Result};
@@ -54,6 +54,7 @@ impl Scope<'_> {
 /// Finds the best rows.
 pub fn search(shared: &Shared, request: &SearchRequest, stop: &Stop) -> Result<SearchResponse> {
     let started = Instant::now();
+    let watch = shared.pace.watch(started);
     let stop = &stop.by(request.timeout.and_then(|timeout| started.checked_add(timeout)));
     let mut routes = check(shared, request)?;
     route::embed(shared, routes.iter_mut(), stop)?;
@@ -63,7 +64,9 @@ pub fn search(shared: &Shared, request: &SearchRequest, stop: &Stop) -> Result<S
     };
     let mut search = Search::new(shared, request, &snapshot, tenant, stop)?;
     let lists = search.run_routes(&routes)?;
-    search.finish(&routes, lists, started)
+    let answer = search.finish(&routes, lists, started);
+    shared.pace.note(watch);
+    answer
 }
 
 /// Runs many searches on one snapshot; those that can be are scored together.
@@ -214,9 +217,9 @@ fn empty(request: &SearchRequest, started: Instant) -> SearchResponse {
 
 impl<'a> Search<'a> {
     /// What the dense index of a scope is asked.
-    pub fn ask<'b>(&self, scope: &'b Scope<'_>, allow: &'b Allow<'b>) -> Ask<'b> {
+    pub fn ask<'b>(&self, field: FieldId, scope: &'b Scope<'_>, allow: &'b Allow<'b>) -> Ask<'b> {
         let params = SearchParams { recall: self.request.recall, exact: self.request.exact };
-        Ask { rows: scope.view.segment.rows(), allow, params }
+        Ask { rows: scope.view.segment.rows(), allow, params, learned: scope.view.lessons.of(field) }
     }
 
     fn new(
@@ -404,8 +407,11 @@ impl<'a> Search<'a> {
         if self.request.fields != Fields::None {
             return None;
         }
-        let keys: Vec<&str> =
-            ranked.iter().map(|hit| self.snapshot.key(self.tenant, hit.row)).collect::<Option<_>>()?;
+        // Step by step for all of them: what each step waits for in memory, it waits for together.
+        let locate = |hit: &Ranked| self.snapshot.locate(self.tenant, hit.row);
+        let places: Vec<(usize, DocId)> = ranked.iter().map(locate).collect::<Option<_>>()?;
+        let key = |(view, doc): &(usize, DocId)| self.snapshot.views[*view].segment.key(*doc);
+        let keys: Vec<&str> = places.iter().map(key).collect::<Option<_>>()?;
         let bytes = keys.iter().map(|key| key.len() as u64).sum::<u64>();
         (bytes <= self.shared.settings.response_bytes_max).then_some(keys)
     }

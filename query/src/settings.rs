@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use spandrel_index::dense::ssd::Tier;
+use spandrel_index::segment::{Merge, Plan};
 
 use crate::error::{Error, Result};
 use crate::rag::embed::Embedder;
@@ -67,6 +68,12 @@ pub struct Settings {
     pub backlog_bytes_max: u64,
     /// Threads that build a segment's index; 0: as many as the machine runs at once.
     pub build_threads: usize,
+    /// Memory that the build of a segment's cells may take, in bytes, about: what needs more is built on
+    /// disk, which takes longer. At the least, and besides this, 100 bytes a vector.
+    pub build_memory_bytes: u64,
+    /// Whether a sample of queries is kept in memory to measure segments by, so that the recall asked for is
+    /// found for queries of their kind.
+    pub learn_from_queries: bool,
     /// Cache of the row store, in bytes.
     pub row_cache_bytes: u64,
     /// Bytes of rows that one answer may hold; a request whose rows have more is refused.
@@ -83,6 +90,8 @@ impl Default for Settings {
             fresh_bytes_max: 64 << 20,
             backlog_bytes_max: 512 << 20,
             build_threads: 0,
+            build_memory_bytes: 2 << 30,
+            learn_from_queries: true,
             row_cache_bytes: 64 << 20,
             response_bytes_max: 256 << 20,
         }
@@ -108,6 +117,13 @@ impl Settings {
             )));
         }
         Ok(())
+    }
+}
+
+impl Settings {
+    /// How a segment is built.
+    pub(crate) fn plan<'a>(&self, merge: Option<Merge<'a>>) -> Plan<'a> {
+        Plan { threads: self.build_threads, cells: true, merge, memory_bytes: self.build_memory_bytes }
     }
 }
 

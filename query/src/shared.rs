@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use spandrel_index::budget::MemoryBudget;
+use spandrel_index::pace::Pace;
 use spandrel_index::segment::Indexer;
 use spandrel_index::stop::Stop;
 use spandrel_storage::io::BatchRead;
@@ -16,6 +17,7 @@ use spandrel_storage::store::Store;
 use spandrel_storage::{CollectionId, RowId, Schema};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::learn::Asked;
 use crate::maintain::{Maintenance, Wake};
 use crate::queue::Queue;
 use crate::settings::{Components, Durability, Settings};
@@ -39,6 +41,8 @@ pub(crate) struct Shared {
     pub queue: Queue,
     pub writer: Mutex<Writer>,
     pub wake: Arc<Wake>,
+    pub pace: Arc<Pace>,
+    pub asked: Asked,
     pub maintenance: Maintenance,
     snapshot: RwLock<Arc<Snapshot>>,
     /// Signalled after every publish; waited on by writers that are ahead of the maintainer.
@@ -130,8 +134,10 @@ impl Shared {
             indexer,
             tenants,
             wake,
+            pace,
         } = parts;
         let snapshot = Snapshot { store: store.snapshot(), views, last_row };
+        let asked = Asked::new(&schema, settings.learn_from_queries);
         Self {
             id,
             name,
@@ -147,6 +153,8 @@ impl Shared {
             queue: Queue::default(),
             writer: Mutex::new(writer),
             wake,
+            pace,
+            asked,
             maintenance: Maintenance::default(),
             snapshot: RwLock::new(Arc::new(snapshot)),
             published: (Mutex::new(()), Condvar::new()),
@@ -270,6 +278,7 @@ pub(crate) struct SharedParts {
     pub indexer: Indexer,
     pub tenants: Tenants,
     pub wake: Arc<Wake>,
+    pub pace: Arc<Pace>,
 }
 
 /// Bytes of rows that are not on disk as segments yet.

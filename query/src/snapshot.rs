@@ -12,6 +12,7 @@ use spandrel_storage::store::StoreSnapshot;
 use spandrel_storage::{CollectionId, DocId, FieldSet, RowId, TenantId};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::learn::Lessons;
 
 /// Keys read at once by [`Snapshot::verify`].
 const VERIFY_KEYS: usize = 1_024;
@@ -23,12 +24,14 @@ pub struct View {
     pub segment: Arc<Segment>,
     /// Its deleted docs.
     pub deleted: Arc<RoaringBitmap>,
+    /// What queries have taught about it.
+    pub lessons: Arc<Lessons>,
 }
 
 impl View {
     /// A segment with nothing deleted.
     pub fn new(segment: Arc<Segment>) -> Self {
-        Self { segment, deleted: Arc::default() }
+        Self { segment, deleted: Arc::default(), lessons: Arc::default() }
     }
 
     /// The docs of `tenant` that are not deleted; none when there is none.
@@ -51,12 +54,6 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The key of a row that a search found, where its segment has it at hand.
-    pub fn key(&self, tenant: TenantId, row: RowId) -> Option<&str> {
-        let (view, doc) = self.locate(tenant, row)?;
-        self.views[view].segment.key(doc)
-    }
-
     /// Where a row is: the index of its view, and its doc.
     pub fn locate(&self, tenant: TenantId, row: RowId) -> Option<(usize, DocId)> {
         locate(&self.views, tenant, row)

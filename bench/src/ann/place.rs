@@ -3,15 +3,19 @@
 use std::fs::File;
 use std::path::Path;
 
-use spandrel::{DenseSpec, Settings};
+use spandrel::{DenseSpec, Row, Settings};
+use tempfile::TempDir;
 
 use super::Args;
-use crate::dataset;
-use crate::engine::{self, Embedded, Engine, Remote};
+use crate::dataset::{self, Matrix};
+use crate::engine::{self, Embedded, Engine, Remote, VECTOR, Wanted};
+use crate::machine;
 use crate::{Error, Result};
 
 /// Rows that are compared with the base where the collection was there.
 const COMPARED_ROWS: usize = 8;
+/// Rows of a database that holds next to nothing.
+const EMPTY_ROWS: usize = 16;
 
 /// Opens what is to be measured, embedded in `folder` or remote, and says whether it was there: `again` for
 /// what this run has built.
@@ -19,13 +23,7 @@ const COMPARED_ROWS: usize = 8;
 /// # Errors
 /// The engine's; `--open` of nothing, or `--keep` over something.
 pub(super) fn open(args: &Args, dim: usize, folder: &Path, again: bool) -> Result<(Box<dyn Engine>, bool)> {
-    let spec = DenseSpec {
-        dim: u32::try_from(dim)?,
-        metric: args.set.metric,
-        element: args.element,
-        index: args.index,
-    };
-    let schema = engine::vector_schema(spec);
+    let schema = engine::vector_schema(spec(args, dim)?);
     if let Some(url) = &args.remote {
         if args.memory_mb.is_some() {
             eprintln!("--memory-mb does not reach a server: start it with --memory-budget");
@@ -33,10 +31,7 @@ pub(super) fn open(args: &Args, dim: usize, folder: &Path, again: bool) -> Resul
         let (remote, was_there) = Remote::open(url, &args.access, &args.collection, &schema)?;
         return Ok((Box::new(remote), was_there));
     }
-    let mut settings = Settings { residency: args.residency, ..Settings::default() };
-    if let Some(mb) = args.memory_mb {
-        settings.memory_budget_bytes = mb << 20;
-    }
+    let settings = settings(args);
     if args.open.is_some() || again {
         return Ok((Box::new(Embedded::reopen(folder, &args.collection, settings, &schema)?), true));
     }
@@ -47,6 +42,48 @@ pub(super) fn open(args: &Args, dim: usize, folder: &Path, again: bool) -> Resul
             Err(format!("{} holds that collection already; measure it with --open", folder.display()).into())
         }
     }
+}
+
+fn spec(args: &Args, dim: usize) -> Result<DenseSpec> {
+    Ok(DenseSpec {
+        dim: u32::try_from(dim)?,
+        metric: args.set.metric,
+        element: args.element,
+        index: args.index,
+    })
+}
+
+fn settings(args: &Args) -> Settings {
+    let mut settings =
+        Settings { residency: args.residency, learn_from_queries: args.learn, ..Settings::default() };
+    if let Some(mb) = args.memory_mb {
+        settings.memory_budget_bytes = mb << 20;
+    }
+    settings
+}
+
+/// Resident memory of this process with a database of a few rows that was searched: the program, its
+/// libraries and the buffers that every database has. None for a server.
+///
+/// # Errors
+/// The engine's.
+pub(super) fn rss_empty_mb(args: &Args, queries: &Matrix) -> Result<Option<f64>> {
+    if args.remote.is_some() {
+        return Ok(None);
+    }
+    let folder = TempDir::new()?;
+    let schema = engine::vector_schema(spec(args, queries.dim)?);
+    let (engine, _) = Embedded::open(folder.path(), &args.collection, settings(args), schema)?;
+    let mut writer = engine.writer()?;
+    let row = |at: usize| Row::new(at.to_string()).dense(VECTOR, queries.row(at).to_vec());
+    writer.upsert((0..queries.rows().min(EMPTY_ROWS)).map(row).collect())?;
+    writer.finish()?;
+    engine.flush()?;
+    let calls = [vec![queries.row(0)]];
+    engine.searcher(&calls, Wanted { k: args.set.k, recall: None })?.call(0)?;
+    let memory = machine::memory(engine.process());
+    engine.close()?;
+    Ok(memory.map(|memory| memory.rss_mb))
 }
 
 /// Compares some of the rows that are there with the base: a collection of other vectors would be searched as

@@ -13,7 +13,7 @@ pub mod vectors;
 pub use flat::Flat;
 pub use hnsw::Hnsw;
 pub use signs::Signs;
-pub use ssd::Ssd;
+pub use ssd::{Learned, Ssd};
 
 use spandrel_storage::{DocId, RowId};
 
@@ -48,12 +48,14 @@ pub struct Ask<'a> {
     pub allow: &'a Allow<'a>,
     /// How good the answer has to be; an exact index has no use for it.
     pub params: SearchParams,
+    /// What queries have taught about the index, where they have.
+    pub learned: Option<&'a Learned>,
 }
 
 impl<'a> Ask<'a> {
     /// With the default parameters.
     pub fn new(rows: &'a [RowId], allow: &'a Allow<'a>) -> Self {
-        Self { rows, allow, params: SearchParams::default() }
+        Self { rows, allow, params: SearchParams::default(), learned: None }
     }
 }
 
@@ -130,6 +132,17 @@ pub trait VectorIndex: Send + Sync {
 
     /// The exact index over the same vectors.
     fn flat(&self) -> &Flat;
+
+    /// Measures how far searches like `queries` have to go for a recall: what to [ask](Ask) with from now on.
+    /// None where it has no use for that, or there are too few queries. Takes as long as some thousands of
+    /// searches and an exact one by all queries together.
+    ///
+    /// # Errors
+    /// Vectors cannot be read.
+    fn learn(&self, queries: Matrix<'_, f32>, threads: usize) -> Result<Option<Learned>> {
+        let _ = (queries, threads);
+        Ok(None)
+    }
 
     /// What its cells were made with, when it has cells.
     ///

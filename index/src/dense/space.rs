@@ -23,7 +23,10 @@ const WIDENED_MAX: f64 = 1.01;
 /// What a distance here may be off by, as a share of the squares that it is the difference of.
 const ROUNDING: f64 = 1e-6;
 
-/// Gives row `at` of a field's vectors as f32.
+/// Rows read at once.
+const BLOCK_ROWS: usize = 128;
+
+/// Gives a field's vectors from a position on as f32, as many as there is room for.
 pub(crate) type Rows<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 
 /// How vectors and queries of a field are placed.
@@ -57,6 +60,16 @@ impl DistanceOf {
     }
 }
 
+/// Calls `each` with the norm of every row.
+fn each_norm(rows: Rows<'_>, count: usize, dim: usize, mut each: impl FnMut(f64)) {
+    let mut block = vec![0.0; BLOCK_ROWS.min(count) * dim];
+    for first in (0..count).step_by(BLOCK_ROWS) {
+        let block = &mut block[..BLOCK_ROWS.min(count - first) * dim];
+        rows(first, block);
+        block.chunks_exact(dim).for_each(|row| each(simd::norm(row)));
+    }
+}
+
 impl Space {
     /// Measures `count` rows of `dim` dimensions, mean and scale on a sample with a seed and a size.
     pub(super) fn fit(
@@ -66,32 +79,28 @@ impl Space {
         dim: usize,
         (seed, sample_rows): (u64, usize),
     ) -> Self {
-        let mut row = vec![0.0; dim];
         let sample = Random(seed).sample(count, sample_rows);
-        let lifted = metric == Metric::Ip;
         let (mut radius, mut norms) = (0.0_f64, 0.0);
-        if lifted {
-            for at in 0..count {
-                rows(at, &mut row);
-                let norm = simd::norm(&row);
+        if metric == Metric::Ip {
+            each_norm(rows, count, dim, |norm| {
                 radius = radius.max(norm);
                 norms += norm / count as f64;
-            }
+            });
         }
+        let mut sampled = vec![0.0; sample.len() * dim];
+        sample.iter().zip(sampled.chunks_exact_mut(dim)).for_each(|(at, row)| rows(*at, row));
         let dims = Self::dims_of(metric, dim);
         let mut space = Self { metric, scale: 1.0, mean: vec![0.0; dims], radius, query_norm: norms };
         let mut sums = vec![0.0_f64; dims];
         let mut placed = vec![0.0; dims];
         // Twice: the spread is measured about the mean.
-        for &at in &sample {
-            rows(at, &mut row);
-            space.unscaled(&row, &mut placed);
+        for row in sampled.chunks_exact(dim) {
+            space.unscaled(row, &mut placed);
             sums.iter_mut().zip(&placed).for_each(|(sum, value)| *sum += value / sample.len() as f64);
         }
         let mut spread = 0.0;
-        for &at in &sample {
-            rows(at, &mut row);
-            space.unscaled(&row, &mut placed);
+        for row in sampled.chunks_exact(dim) {
+            space.unscaled(row, &mut placed);
             let squared: f64 = placed.iter().zip(&sums).map(|(value, mean)| (value - mean).powi(2)).sum();
             spread += squared / sample.len() as f64;
         }
@@ -114,12 +123,8 @@ impl Space {
         if self.metric != Metric::Ip {
             return Some(());
         }
-        let mut row = vec![0.0; self.field_dim()];
         let mut most = 0.0_f64;
-        for at in 0..count {
-            rows(at, &mut row);
-            most = most.max(simd::norm(&row) * self.scale);
-        }
+        each_norm(rows, count, self.field_dim(), |norm| most = most.max(norm * self.scale));
         let fits = most <= self.radius * WIDENED_MAX;
         self.radius = self.radius.max(most);
         fits.then_some(())
@@ -225,7 +230,7 @@ mod tests {
         ] {
             let dim = 12;
             let values = rows(60, dim, scale, 4);
-            let give = |at: usize, out: &mut [f32]| out.copy_from_slice(&values[at * dim..(at + 1) * dim]);
+            let give = |at: usize, out: &mut [f32]| out.copy_from_slice(&values[at * dim..][..out.len()]);
             let space = Space::fit(metric, &give, 60, dim, (1, 60));
             let mut placed = vec![vec![0.0; space.dims()]; 60];
             (0..60).for_each(|at| space.place(&values[at * dim..(at + 1) * dim], &mut placed[at]));

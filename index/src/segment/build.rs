@@ -19,12 +19,13 @@ use std::sync::Arc;
 
 use spandrel_storage::file::{SegmentInfo, SegmentWriter};
 use spandrel_storage::record::FieldSet;
-use spandrel_storage::{DenseSpec, DocId, FieldId, FieldKind, IndexKind, RowId, Schema};
+use spandrel_storage::{DenseSpec, FieldId, FieldKind, IndexKind, RowId, Schema};
 
 use super::fresh::FieldBuilder;
 use super::keys::{self, Keys};
-use super::{IndexDoc, IndexValue, Indexer, Order, Segment};
-use crate::dense::flat::{AppendBuffers, FlatBuilder};
+use super::merge::Merge;
+use super::{IndexDoc, IndexValue, Indexer, Order};
+use crate::dense::flat::FlatBuilder;
 use crate::dense::{hnsw, signs, ssd};
 use crate::error::{Error, Result};
 use crate::text::TextBuilder;
@@ -75,15 +76,9 @@ pub struct Plan<'a> {
     pub cells: bool,
     /// The segments that the docs are from: their vectors are taken as they are.
     pub merge: Option<Merge<'a>>,
-}
-
-/// What a segment is merged from.
-#[derive(Clone, Copy)]
-pub struct Merge<'a> {
-    /// The segments.
-    pub inputs: &'a [&'a Segment],
-    /// The input and the doc there of every doc, in doc order; the docs of an input ascend.
-    pub places: &'a [(u32, DocId)],
+    /// Memory that the vectors of a field and the build of its cells may take, in bytes: a merge of more
+    /// works on disk, next to the segment; what is not a merge gets no cells then.
+    pub memory_bytes: u64,
 }
 
 /// Writes a segment file that covers `range`, durably. The file is not there unless this succeeds.
@@ -104,7 +99,7 @@ pub fn build(
     let docs = write_light(schema, &mut writer, &range, source)?;
     for (at, field) in schema.fields.iter().enumerate() {
         if let FieldKind::Dense(spec) = &field.kind {
-            write_dense(spec, &mut writer, FieldId(at as u16), (docs, plan), source)?;
+            write_dense(spec, &mut writer, FieldId(at as u16), (docs, plan, path.parent()), source)?;
         }
     }
     Ok(writer.finish()?)
@@ -179,34 +174,41 @@ fn write_dense(
     spec: &DenseSpec,
     writer: &mut SegmentWriter,
     id: FieldId,
-    (docs, plan): (u32, Plan<'_>),
+    (docs, plan, folder): (u32, Plan<'_>, Option<&Path>),
     source: DocSource<'_>,
 ) -> Result<()> {
+    let room = ssd::Room {
+        threads: crate::parallel::threads(plan.threads),
+        memory_bytes: plan.memory_bytes,
+        folder,
+    };
+    let row_bytes = u64::from(spec.dim) * spec.element.bytes() as u64;
+    let fits = ssd::build_bytes(spec, docs) + u64::from(docs) * row_bytes <= plan.memory_bytes;
+    let cells = plan.cells && wants_cells(spec, docs);
+    if let Some(merge) = plan.merge.filter(|_| cells && !fits)
+        && write_streamed(spec, writer, id, (docs, merge), room)?
+    {
+        return Ok(());
+    }
     let mut builder = FlatBuilder::new(spec)?;
     match &plan.merge {
-        Some(merge) => copy_vectors(merge, id, &mut builder)?,
+        Some(merge) => merge.copy_vectors(id, &mut builder)?,
         None => source(&FieldSet::of([id]), &mut |doc| match doc.value(id) {
             Some(IndexValue::Dense(vector)) => builder.push(Some(vector)),
             _ => builder.push(None),
         })?,
     }
-    if builder.docs() != docs {
-        return Err(Error::Invalid(format!(
-            "the second pass over the docs of a segment gave {}, the first {docs}",
-            builder.docs()
-        )));
-    }
+    check_docs(builder.docs(), docs)?;
     let (vectors, at) = (builder.vectors(), usize::from(id.0));
     write_section(writer, &format!("dense/{at}"), |section| builder.write(section))?;
-    let rows = |at: usize, out: &mut [f32]| builder.row(at, out);
-    let threads = crate::parallel::threads(plan.threads);
+    let rows = |at: usize, out: &mut [f32]| builder.rows(at, out);
     if plan.cells && hnsw::has_graph(spec, vectors) {
-        let graph = hnsw::build(spec, &rows, vectors, threads);
+        let graph = hnsw::build(spec, &rows, vectors, room.threads);
         write_section(writer, &graph_name(at), |section| graph.write(section))?;
     }
-    if plan.cells && wants_cells(spec, vectors) {
+    if cells && fits && wants_cells(spec, vectors) {
         let trained = plan.merge.and_then(|merge| merge.trained(id)).transpose()?;
-        let cells = ssd::build(spec, &rows, vectors, threads, trained.as_ref());
+        let cells = ssd::build(spec, &rows, vectors, trained.as_ref(), room)?;
         write_section(writer, &cells_name(at), |section| cells.write(section))?;
     } else if signs::has_signs(spec, vectors) {
         // Beside a graph, too: they serve where memory has no room for that.
@@ -214,6 +216,40 @@ fn write_dense(
         write_section(writer, &signs_name(at), |section| codes.write(section))?;
     }
     Ok(())
+}
+
+/// A merge of more vectors than there is memory for; says whether they get cells, and nothing is written
+/// otherwise.
+fn write_streamed(
+    spec: &DenseSpec,
+    writer: &mut SegmentWriter,
+    id: FieldId,
+    (docs, merge): (u32, Merge<'_>),
+    room: ssd::Room<'_>,
+) -> Result<bool> {
+    let (streamed, at) = (merge.streamed(id, spec)?, usize::from(id.0));
+    check_docs(streamed.docs(), docs)?;
+    if !wants_cells(spec, streamed.vectors()) {
+        return Ok(false);
+    }
+    let written = write_section(writer, &format!("dense/{at}"), |section| streamed.write(merge, id, section));
+    streamed.check().and(written)?;
+    let trained = merge.trained(id).transpose()?;
+    let rows = |at: usize, out: &mut [f32]| streamed.rows(at, out);
+    let cells = ssd::build(spec, &rows, streamed.vectors(), trained.as_ref(), room);
+    // What could not be read explains everything else.
+    let cells = streamed.check().and(cells)?;
+    write_section(writer, &cells_name(at), |section| cells.write(section))?;
+    Ok(true)
+}
+
+fn check_docs(found: u32, docs: u32) -> Result<()> {
+    match found == docs {
+        true => Ok(()),
+        false => Err(Error::Invalid(format!(
+            "the second pass over the docs of a segment gave {found}, the first {docs}"
+        ))),
+    }
 }
 
 /// Whether so many vectors of a field are worth cells.
@@ -227,30 +263,6 @@ pub(super) fn wanted(spec: &DenseSpec, vectors: u32, id: usize) -> Option<String
         return Some(graph_name(id));
     }
     wants_cells(spec, vectors).then(|| cells_name(id))
-}
-
-/// Takes the vectors of a field from the inputs of a merge.
-fn copy_vectors(merge: &Merge<'_>, id: FieldId, builder: &mut FlatBuilder) -> Result<()> {
-    let (mut docs, mut buffers) = (Vec::new(), AppendBuffers::default());
-    for run in merge.places.chunk_by(|a, b| a.0 == b.0) {
-        docs.clear();
-        docs.extend(run.iter().map(|(_, doc)| *doc));
-        match merge.inputs[run[0].0 as usize].dense(id) {
-            Some(index) => builder.append(index.flat(), &docs, &mut buffers)?,
-            None => docs.iter().try_for_each(|_| builder.push(None))?,
-        }
-    }
-    Ok(())
-}
-
-impl Merge<'_> {
-    /// What the cells of the input with most of the docs were made with, when it has cells.
-    fn trained(&self, id: FieldId) -> Option<Result<ssd::Trained>> {
-        let mut counts = vec![0; self.inputs.len()];
-        self.places.iter().for_each(|(input, _)| counts[*input as usize] += 1);
-        let most = (0..counts.len()).max_by_key(|input| counts[*input])?;
-        self.inputs[most].dense(id)?.trained().transpose()
-    }
 }
 
 fn write_section(

@@ -10,6 +10,7 @@ mod build;
 mod doc;
 mod fresh;
 mod keys;
+mod merge;
 mod open;
 pub mod policy;
 mod source;
@@ -19,9 +20,10 @@ use std::sync::Arc;
 
 use spandrel_storage::{DocId, FieldId, RowId, Schema, TenantId};
 
-pub use self::build::{DocSource, Merge, Plan, build};
+pub use self::build::{DocSource, Plan, build};
 pub use self::doc::{Batch, IndexDoc, IndexValue, IndexValues, Indexer};
 use self::keys::Keys;
+pub use self::merge::Merge;
 use crate::budget::Reservation;
 use crate::dense::VectorIndex;
 use crate::payload::PayloadIndex;

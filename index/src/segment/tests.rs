@@ -71,7 +71,7 @@ fn on_disk(
                       each: &mut dyn FnMut(Arc<IndexDoc>) -> crate::Result<()>| {
         sorted.iter().try_for_each(|doc| each(Arc::clone(doc)))
     };
-    let plan = Plan { threads: 1, cells: true, merge: None };
+    let plan = Plan { threads: 1, cells: true, merge: None, memory_bytes: u64::MAX };
     build(indexer, &path, 7, range, plan, &mut source).unwrap();
     let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
     Segment::open(indexer, &path, &reader, &Arc::new(MemoryBudget::new(budget_bytes))).unwrap()
@@ -234,7 +234,7 @@ fn a_merge_of_segments_is_the_segment_of_their_docs() {
         build(&indexer, &path, 7, range, plan, &mut source).unwrap();
         Segment::open(&indexer, &path, &reader, &Arc::new(MemoryBudget::new(budget_bytes))).unwrap()
     };
-    let plan = Plan { threads: 1, cells: true, merge: None };
+    let plan = Plan { threads: 1, cells: true, merge: None, memory_bytes: u64::MAX };
     for budget_bytes in [1 << 30, 0] {
         let first = write("1", &sorted(&docs[..15_000]), RowId(1)..=RowId(15_000), plan, budget_bytes);
         let signs = Plan { cells: false, ..plan };
@@ -258,7 +258,19 @@ fn a_merge_of_segments_is_the_segment_of_their_docs() {
             assert!(file.section("cells/1").is_some());
             file.require("dense/1").unwrap().read_all().unwrap()
         };
+        let cells = |name: &str| {
+            let path = folder.path().join(name);
+            let file = spandrel_storage::file::SegmentFile::open(&path, Arc::clone(&reader)).unwrap();
+            file.require("cells/1").unwrap().read_all().unwrap()
+        };
         assert!(section("3") == section("4"), "other vectors");
+        // With less memory than it takes, by reading the vectors again and again.
+        let little = Plan { merge, memory_bytes: 1 << 20, ..plan };
+        let streamed = write("5", &live, RowId(1)..=RowId(20_000), little, budget_bytes);
+        assert!(section("5") == section("4") && !streamed.is_plain());
+        assert_eq!(cells("5")[4096..], cells("3")[4096..], "other cells but for what was measured of them");
+        let none = write("6", &live, RowId(1)..=RowId(20_000), Plan { merge: None, ..little }, budget_bytes);
+        assert!(none.is_plain(), "only a merge can be built on disk");
         let mut hits = 0;
         for query in 0..60 {
             for tenant in (0..3).map(TenantId) {

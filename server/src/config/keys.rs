@@ -248,6 +248,18 @@ pub const KEYS: &[Key] = &[
         "0",
         "Threads that build a segment's index; 0: as many as the machine runs at once.",
     ),
+    key(
+        "engine.build_memory_bytes",
+        Kind::Bytes,
+        "2147483648",
+        "Memory that the build of a segment's cells may take, about; what needs more is built on disk, slower.",
+    ),
+    key(
+        "engine.learn_from_queries",
+        Kind::Flag,
+        "true",
+        "Keep a sample of queries in memory and measure by it how far searches have to go for a recall.",
+    ),
     key("engine.row_cache_bytes", Kind::Bytes, "67108864", "Cache of the row store."),
     key(
         "engine.response_bytes_max",

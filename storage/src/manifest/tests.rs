@@ -14,6 +14,7 @@ fn entry(id: u64, first: u64, last: u64, docs: u32, deleted: impl IntoIterator<I
         bytes: 8192 + id,
         checksum: 0xdead_0000 + id as u32,
         deleted: deleted.into_iter().collect(),
+        learned: vec![id as u8; id as usize],
     }
 }
 
@@ -53,6 +54,16 @@ fn comes_back_as_saved() {
         manifest.save(folder.path()).unwrap();
         assert_eq!(Manifest::load(folder.path()).unwrap(), Some(manifest));
     }
+}
+
+#[test]
+fn the_first_version_has_nothing_learned() {
+    let mut manifest = sample();
+    manifest.segments.iter_mut().for_each(|entry| entry.learned.clear());
+    let bytes = manifest.encode();
+    let body = &bytes[HEAD_BYTES..bytes.len() - 4 - 4 * manifest.segments.len()];
+    let first = Seal { version: 1, ..SEAL }.close(body);
+    assert_eq!(decode(&first).unwrap(), manifest);
 }
 
 #[test]

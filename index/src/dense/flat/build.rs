@@ -7,6 +7,7 @@
 use std::io;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use spandrel_storage::schema::DIM_MAX;
 use spandrel_storage::{DenseSpec, DocId, Element, Metric};
 
@@ -84,16 +85,16 @@ impl FlatBuilder {
         self.present.len() as u32
     }
 
-    /// Vector `at` of those pushed, as it is stored.
+    /// Vectors from `first` of those pushed on, as they are stored: as many as `out` has room for.
     ///
     /// # Panics
-    /// When there are not that many, or `out` has another dimension.
-    pub fn row(&self, at: usize, out: &mut [f32]) {
-        let dim = self.spec.dim as usize;
-        let range = at * dim..(at + 1) * dim;
+    /// When there are not that many.
+    pub fn rows(&self, first: usize, out: &mut [f32]) {
+        let start = first * self.spec.dim as usize;
+        let range = start..start + out.len();
         match &self.values {
             Values::F32(values) => out.copy_from_slice(&values[range]),
-            Values::F16(values) => out.iter_mut().zip(&values[range]).for_each(|(out, v)| *out = v.to_f32()),
+            Values::F16(values) => values[range].convert_to_f32_slice(out),
             Values::I8(values) => {
                 out.iter_mut().zip(&values[range]).for_each(|(out, v)| *out = f32::from(*v))
             }
@@ -133,26 +134,36 @@ impl FlatBuilder {
     /// # Panics
     /// When the two are not of one field, or a doc is not of `flat`.
     pub fn append(&mut self, flat: &Flat, docs: &[DocId], buffers: &mut AppendBuffers) -> Result<()> {
-        let AppendBuffers { vectors: read, counters } = buffers;
+        let ordinals = self.append_docs(flat, docs)?;
         match (&mut self.values, &flat.vectors) {
             (Values::F32(values), AnyVectors::F32(vectors)) => {
-                copy(flat, docs, (vectors, values), read, counters)?;
+                each_of(vectors, &ordinals, buffers, |row| values.extend_from_slice(row))
             }
             (Values::F16(values), AnyVectors::F16(vectors)) => {
-                copy(flat, docs, (vectors, values), read, counters)?;
+                each_of(vectors, &ordinals, buffers, |row| values.extend_from_slice(row))
             }
             (Values::I8(values), AnyVectors::I8(vectors)) => {
-                copy(flat, docs, (vectors, values), read, counters)?;
+                each_of(vectors, &ordinals, buffers, |row| values.extend_from_slice(row))
             }
             _ => panic!("both are of one field"),
         }
+    }
+
+    /// The same without their vectors, whose positions in `flat` it returns: those have to be written
+    /// from elsewhere, and no more can be done with the builder than [`write_head`](Self::write_head).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there are too many docs.
+    pub fn append_docs(&mut self, flat: &Flat, docs: &[DocId]) -> Result<Vec<u32>> {
         let mut places = Places::new(flat);
+        let mut ordinals = Vec::with_capacity(docs.len());
         for doc in docs {
             let ordinal = places.next(*doc);
             self.norms.extend(ordinal.and_then(|ordinal| flat.norms.get(ordinal as usize)));
             self.add_doc(ordinal.is_some())?;
+            ordinals.extend(ordinal);
         }
-        Ok(())
+        Ok(ordinals)
     }
 
     fn add_doc(&mut self, present: bool) -> Result<()> {
@@ -226,6 +237,15 @@ impl FlatBuilder {
     /// # Errors
     /// Those of `out`.
     pub fn write(&self, out: &mut impl io::Write) -> io::Result<()> {
+        self.write_head(out)?;
+        self.write_vectors(out)
+    }
+
+    /// Writes what comes before the vectors.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_head(&self, out: &mut impl io::Write) -> io::Result<()> {
         let layout = self.layout();
         out.write_all(&layout.encode())?;
         let mut bytes = Vec::new();
@@ -234,7 +254,15 @@ impl FlatBuilder {
         }
         f32::encode(&self.norms, &mut bytes);
         bytes.resize((layout.vectors_at() - HEADER_BYTES) as usize, 0);
-        out.write_all(&bytes)?;
+        out.write_all(&bytes)
+    }
+
+    /// Writes the vectors.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_vectors(&self, out: &mut impl io::Write) -> io::Result<()> {
+        let mut bytes = Vec::new();
         match &self.values {
             Values::F32(values) => write_values(values, &mut bytes, out),
             Values::F16(values) => write_values(values, &mut bytes, out),
@@ -243,16 +271,36 @@ impl FlatBuilder {
     }
 }
 
-/// Appends the vectors of docs, which ascend, as they are.
-fn copy<T: Stored>(
-    flat: &Flat,
-    docs: &[DocId],
-    (vectors, values): (&Vectors<T>, &mut Vec<T>),
-    buffers: &mut VectorBuffers,
-    counters: &mut Counters,
+impl Flat {
+    /// The vectors at ascending positions, as f32.
+    ///
+    /// # Errors
+    /// A storage error when they cannot be read.
+    ///
+    /// # Panics
+    /// When there are not as many vectors, or `out` has no room for just those.
+    pub(crate) fn rows(&self, ordinals: &[u32], out: &mut [f32], buffers: &mut AppendBuffers) -> Result<()> {
+        let mut out = out.chunks_exact_mut(self.layout.dim as usize);
+        assert_eq!(out.len(), ordinals.len(), "a row each");
+        match &self.vectors {
+            AnyVectors::F32(vectors) => each_of(vectors, ordinals, buffers, |row| widen(row, out.next())),
+            AnyVectors::F16(vectors) => each_of(vectors, ordinals, buffers, |row| widen(row, out.next())),
+            AnyVectors::I8(vectors) => each_of(vectors, ordinals, buffers, |row| widen(row, out.next())),
+        }
+    }
+}
+
+fn widen<T: Stored>(row: &[T], out: Option<&mut [f32]>) {
+    out.into_iter().flatten().zip(row).for_each(|(out, value)| *out = value.to_f32());
+}
+
+/// Calls `each` with the vectors at ascending positions, as they are stored.
+fn each_of<T: Stored>(
+    vectors: &Vectors<T>,
+    ordinals: &[u32],
+    AppendBuffers { vectors: buffers, counters }: &mut AppendBuffers,
+    mut each: impl FnMut(&[T]),
 ) -> Result<()> {
-    let mut places = Places::new(flat);
-    let ordinals: Vec<u32> = docs.iter().filter_map(|doc| places.next(*doc)).collect();
     // In one run each, dead vectors between live ones included: they are read in order.
     for chunk in ordinals.chunk_by(|a, b| b - a <= GAP_MAX) {
         for part in chunk.chunks(COPY_ROWS) {
@@ -261,7 +309,7 @@ fn copy<T: Stored>(
                 let window = start..(last + 1).min(start + COPY_ROWS as u32);
                 let rows = vectors.window(window.clone(), buffers, counters)?;
                 let inside = part.iter().filter(|ordinal| window.contains(ordinal));
-                inside.for_each(|ordinal| values.extend_from_slice(rows.row((ordinal - start) as usize)));
+                inside.for_each(|ordinal| each(rows.row((ordinal - start) as usize)));
             }
         }
     }

@@ -74,7 +74,7 @@ impl Case {
                 flat.push(None).unwrap();
             }
         }
-        let graph = build(&spec, &|at, out| flat.row(at, out), flat.vectors(), threads);
+        let graph = build(&spec, &|at, out| flat.rows(at, out), flat.vectors(), threads);
         let is_copy = |vector: u32| graph.copies.contains(&vector);
         let entry = graph.layers[graph.layers.len() - 1].vector(graph.entry);
         for layer in &graph.layers {
@@ -102,7 +102,7 @@ impl Case {
         params: SearchParams,
     ) -> (Vec<Scored>, Counters) {
         let (mut top, mut counters, mut scratch) = (TopK::new(k), Counters::default(), Scratch::new());
-        let ask = Ask { rows: &self.rows, allow, params };
+        let ask = Ask { params, ..Ask::new(&self.rows, allow) };
         self.hnsw.search(query, &ask, &mut top, &mut scratch, &mut counters).unwrap();
         (top.into_sorted(), counters)
     }

@@ -72,7 +72,7 @@ pub fn in_memory(builder: FlatBuilder) -> Box<dyn VectorIndex> {
     if !has_signs(builder.spec(), builder.vectors()) {
         return Box::new(builder.finish());
     }
-    let rows = |at: usize, out: &mut [f32]| builder.row(at, out);
+    let rows = |at: usize, out: &mut [f32]| builder.rows(at, out);
     let codes = Codes::encode(builder.spec(), &rows, builder.vectors());
     Box::new(Signs::new(builder.finish(), codes))
 }

@@ -55,7 +55,7 @@ impl Case {
         let rows = (0..u64::from(builder.docs())).map(|row| RowId(row * 3 + 1)).collect();
         let mut flat = Vec::new();
         builder.write(&mut flat).unwrap();
-        let give = |at: usize, out: &mut [f32]| builder.row(at, out);
+        let give = |at: usize, out: &mut [f32]| builder.rows(at, out);
         let codes = Codes::encode(&spec, &give, builder.vectors());
         let mut section = Vec::new();
         codes.write(&mut section).unwrap();
@@ -69,7 +69,8 @@ impl Case {
 
     fn search(&self, signs: &Signs, query: &[f32], allow: &Allow<'_>, k: usize, recall: f32) -> Vec<Scored> {
         let (mut top, mut counters, mut scratch) = (TopK::new(k), Counters::default(), Scratch::new());
-        let ask = Ask { rows: &self.rows, allow, params: SearchParams { recall, exact: recall == 1.0 } };
+        let params = SearchParams { recall, exact: recall == 1.0 };
+        let ask = Ask { params, ..Ask::new(&self.rows, allow) };
         signs.search(query, &ask, &mut top, &mut scratch, &mut counters).unwrap();
         top.into_sorted()
     }
@@ -141,7 +142,7 @@ fn levels_agree_and_a_batch_is_its_searches() {
     let queries: Vec<f32> = set[..40].concat();
     let queries = Matrix::new(&queries, 72);
     let params = SearchParams { recall: 0.9, exact: false };
-    let ask = Ask { rows: &case.rows, allow: &allow, params };
+    let ask = Ask { params, ..Ask::new(&case.rows, &allow) };
     let mut expected: Option<Vec<Vec<Scored>>> = None;
     for kernels in Kernels::available() {
         let Case { signs, .. } = Case::new(Metric::Cosine, Element::F32, &set);
@@ -222,7 +223,7 @@ fn damaged_bytes_are_told() {
         let signs = Signs::new(builder.finish(), codes);
         let (mut top, mut counters, mut scratch) = (TopK::new(5), Counters::default(), Scratch::new());
         let (query, allow) = (&vectors(72, 1, 64, 1.0)[0], Allow::all(300));
-        let ask = Ask { rows: &case.rows, allow: &allow, params: SearchParams::default() };
+        let ask = Ask::new(&case.rows, &allow);
         let _ = signs.search(query, &ask, &mut top, &mut scratch, &mut counters);
         assert!(top.into_sorted().iter().all(|hit| hit.score.is_finite()), "byte {at}");
     }

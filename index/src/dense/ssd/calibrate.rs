@@ -12,9 +12,9 @@ use std::collections::HashSet;
 
 use parking_lot::Mutex;
 
-use super::cells::{Cells, Fineness, Parts};
+use super::build::Made;
+use super::cells::{Cells, Fineness};
 use super::cluster::Work;
-use super::layout::Layout;
 use super::search::{CellsScratch, Effort};
 use super::space::Rows;
 use crate::counters::Counters;
@@ -22,6 +22,7 @@ use crate::matrix::Matrix;
 use crate::parallel::for_parts;
 use crate::random::Random;
 use crate::simd;
+use spandrel_storage::codec::{Decoder, Encoder, Truncated};
 
 /// Vectors that serve as queries, and those of them that the slack is chosen on.
 const QUERIES: usize = 512;
@@ -32,10 +33,13 @@ const FEW_MISSED_QUERIES: usize = 192;
 const FEW_MISSED: f32 = 0.01;
 /// Times as many vectors are drawn, of which copies are left out.
 const DRAWN: usize = 4;
+/// Most points there are: a header has room for them.
+const POINTS_MAX: usize = 160;
 /// Result counts that are measured.
 const COUNTS: [usize; 3] = [1, 10, 100];
 /// Budgets that are measured, and the last of those that the lesser slack is enough for.
-const MISSING: [f32; 12] = [0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.02, 0.01, 0.004, 0.0015, 0.0005, 0.0001];
+const MISSING: [f32; 14] =
+    [0.5, 0.35, 0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.02, 0.01, 0.004, 0.0015, 0.0005, 0.0001];
 const MISSING_LOOSE: f32 = 0.04;
 /// No rung follows one that finds this much.
 const ENOUGH_RECALL: f32 = 0.9985;
@@ -45,12 +49,18 @@ const STALLED: f32 = 0.9;
 /// that are measured has to leave.
 const SLACKS: [f32; 5] = [0.1, 0.2, 0.4, 0.7, 1.0];
 const SLACK_RECALL: f32 = 0.98;
+/// Shares of the vectors that a query is compared with to tell whether it is like them.
+const USUAL: [f64; 2] = [0.9, 0.99];
 /// Vectors that are scanned in the time that one is refined.
 const REFINE_COST: f32 = 50.0;
 /// Queries that one thread takes at once.
 const PART_QUERIES: usize = 32;
 /// Rows compared with all queries at once.
 const PART_ROWS: usize = 256;
+/// No vector.
+const NONE: usize = usize::MAX;
+/// Fewer queries than this say too little.
+const LEARNED_QUERIES_MIN: usize = 256;
 /// Distances that differ by less are the same: rounding of f32.
 const TIE: f32 = 1e-5;
 
@@ -69,19 +79,61 @@ pub(super) struct Point {
 /// All that was measured: ladders of points, by fineness, by k, then by slack, then by falling budget.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Calibration {
+    /// Squared distances of the nearest centroid that nine in ten of the vectors have at most, and all but
+    /// one in a hundred.
+    pub(super) usual: [f32; 2],
     pub(super) points: Vec<Point>,
 }
 
 impl Calibration {
     /// Whether it can be from a measurement.
     pub(super) fn is_sound(&self) -> bool {
-        self.points.iter().all(|point| {
-            point.k > 0
-                && (0.0..=1.0).contains(&point.recall)
-                && (0.0..=1.0).contains(&point.effort.missing)
-                && (0.0..=1.0).contains(&point.effort.slack)
-                && point.cost.is_finite()
-        })
+        let usual = self.usual[0] >= 0.0 && self.usual[0] <= self.usual[1];
+        usual
+            && self.points.iter().all(|point| {
+                point.k > 0
+                    && (0.0..=1.0).contains(&point.recall)
+                    && (0.0..=1.0).contains(&point.effort.missing)
+                    && (0.0..=1.0).contains(&point.effort.slack)
+                    && point.cost.is_finite()
+            })
+    }
+
+    /// Appends the bytes of it.
+    pub(super) fn encode(&self, out: &mut Encoder) {
+        for value in self.usual {
+            out.f32(value);
+        }
+        out.u32(self.points.len() as u32);
+        for point in &self.points {
+            let Effort { missing, slack, .. } = point.effort;
+            out.u8(point.fineness as u8).u32(point.k);
+            out.f32(point.recall).f32(missing).f32(slack).f32(point.cost);
+        }
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote; none for what it never writes.
+    pub(super) fn decode(bytes: &mut Decoder<'_>) -> Result<Option<Self>, Truncated> {
+        let usual = [bytes.f32("usual distances")?, bytes.f32("usual distances")?];
+        let count = bytes.u32("points")? as usize;
+        let mut points = Vec::new();
+        for _ in 0..count.min(POINTS_MAX) {
+            let fineness = match bytes.u8("fineness")? {
+                0 => Fineness::Bytes,
+                1 => Fineness::Halves,
+                _ => return Ok(None),
+            };
+            let k = bytes.u32("k")?;
+            let mut float = || bytes.f32("point");
+            let (recall, missing, slack, cost) = (float()?, float()?, float()?, float()?);
+            points.push(Point { fineness, k, recall, effort: Effort::new(missing, slack), cost });
+        }
+        Ok((count <= POINTS_MAX).then_some(Self { usual, points }))
+    }
+
+    /// Whether something of this was measured.
+    pub(super) fn has(&self, fineness: Fineness) -> bool {
+        self.points.iter().any(|point| point.fineness == fineness)
     }
 
     /// The effort that finds `recall` of the `k` nearest. Between counts that were measured, and beyond
@@ -99,7 +151,7 @@ impl Calibration {
         let missing = (lower.missing.ln() + (upper.missing / lower.missing).min(1.0).ln() * share).exp();
         let slack = lower.slack + (upper.slack - lower.slack) * share;
         // However few cells are enough for vectors of the field, other queries need what their odds say.
-        Effort { missing: missing.min(1.0 - recall), slack: slack.clamp(0.0, 1.0) }
+        Effort { missing, missing_far: missing.min(1.0 - recall), slack: slack.clamp(0.0, 1.0) }
     }
 
     /// The cheapest effort that finds `recall` of the `k` nearest, `k` one that was measured.
@@ -127,14 +179,15 @@ fn reach(ladder: &[Point], recall: f32) -> Option<(Effort, f32)> {
                 (missed(before.recall) - missed(recall)) / (missed(before.recall) - missed(point.recall));
             let between = |before: f32, after: f32| (before.ln() + (after / before).ln() * share).exp();
             let missing = between(before.effort.missing, point.effort.missing);
-            (Effort { missing, slack: point.effort.slack }, between(before.cost, point.cost))
+            (Effort::new(missing, point.effort.slack), between(before.cost, point.cost))
         }
         _ => (point.effort, point.cost),
     })
 }
 
-/// Vectors as queries, and their nearest.
+/// Queries, and their nearest.
 struct Sample {
+    /// The vector that each is, or [`NONE`].
     own: Vec<usize>,
     /// `own x field dim`, as the field has them.
     queries: Vec<f32>,
@@ -144,32 +197,44 @@ struct Sample {
     truth: Vec<Vec<(f32, u32)>>,
 }
 
-/// Measures `parts`, cells of `count` vectors.
-pub(super) fn fit(
-    layout: Layout,
-    parts: Parts,
-    count: usize,
+/// Measures cells of `count` vectors.
+pub(super) fn fit(mut made: Made, count: usize, rows: Rows<'_>, work: Work) -> Made {
+    let (cells, kept) = Cells::lend(&mut made, Fineness::Bytes);
+    let sample = Sample::draw(&cells, count, rows, work);
+    let mut calibration = Calibration { usual: sample.usual(&cells, work), points: Vec::new() };
+    sample.ladders(&cells, rows, work, &mut calibration.points);
+    made.parts = cells.give_back(kept);
+    if made.layout.halves > 0 {
+        let (cells, kept) = Cells::lend(&mut made, Fineness::Halves);
+        sample.ladders(&cells, rows, work, &mut calibration.points);
+        made.parts = cells.give_back(kept);
+    }
+    made.layout.calibration = calibration;
+    made
+}
+
+/// Measures open cells by queries that were asked, with what they have at hand; none where those are too few.
+pub(super) fn learn(
+    cells: &Cells,
+    queries: Matrix<'_, f32>,
     rows: Rows<'_>,
     work: Work,
-) -> (Calibration, Parts) {
-    let mut calibration = Calibration::default();
-    let (cells, kept) = Cells::lend(layout.clone(), parts, Fineness::Bytes);
-    let sample = Sample::draw(&cells, count, rows, work);
-    sample.ladders(&cells, rows, work, &mut calibration.points);
-    let mut parts = cells.give_back(kept);
-    if layout.halves > 0 {
-        let (cells, kept) = Cells::lend(layout, parts, Fineness::Halves);
-        sample.ladders(&cells, rows, work, &mut calibration.points);
-        parts = cells.give_back(kept);
+) -> Option<Calibration> {
+    if queries.rows() < LEARNED_QUERIES_MIN {
+        return None;
     }
-    (calibration, parts)
+    let sample = Sample::of(cells, queries, rows, work);
+    let mut points = Vec::new();
+    sample.ladders(cells, rows, work, &mut points);
+    // All queries are of their kind.
+    Some(Calibration { usual: [f32::MAX; 2], points })
 }
 
 /// The least slack with which visiting every cell finds nearly all, and the next.
 fn slacks(cells: &Cells, sample: &Sample, rows: Rows<'_>, work: Work) -> [f32; 2] {
     let k = COUNTS[1].min(sample.truth.iter().map(Vec::len).min().unwrap_or(0));
     let enough = |slack: f32| {
-        let effort = Effort { missing: 0.0, slack };
+        let effort = Effort::new(0.0, slack);
         let queries = SLACK_QUERIES.min(sample.own.len());
         k > 0 && sample.measure(cells, queries, k, effort, rows, work).recall >= SLACK_RECALL
     };
@@ -186,7 +251,7 @@ impl Sample {
             for slack in slacks {
                 let mut missed_before = 1.0;
                 for missing in MISSING.into_iter().filter(|m| slack == slacks[0] || *m <= MISSING_LOOSE) {
-                    let effort = Effort { missing, slack };
+                    let effort = Effort::new(missing, slack);
                     let queries = match (missing <= FEW_MISSED, k >= COUNTS[2]) {
                         (true, _) => FEW_MISSED_QUERIES,
                         (_, true) => MANY_RESULTS_QUERIES,
@@ -205,8 +270,34 @@ impl Sample {
         }
     }
 
+    /// How far the nearest centroid is from all but a few.
+    fn usual(&self, cells: &Cells, work: Work) -> [f32; 2] {
+        let dim = cells.space.field_dim();
+        let mut nearest = vec![0.0; self.own.len()];
+        for_parts(work.threads, &mut nearest, PART_QUERIES, |part, nearest| {
+            let (mut scratch, mut found) = (CellsScratch::default(), Vec::new());
+            for (at, nearest) in (part * PART_QUERIES..).zip(nearest) {
+                let query = &self.queries[at * dim..(at + 1) * dim];
+                let effort = Effort::new(1.0, 0.0);
+                let search = super::search::Query { query, depth: 1, effort, allow: None };
+                // Nothing is read.
+                let _ = cells.search(
+                    work.kernels,
+                    search,
+                    None,
+                    &mut scratch,
+                    &mut found,
+                    &mut Counters::default(),
+                );
+                *nearest = scratch.met.nearest;
+            }
+        });
+        nearest.sort_unstable_by(f32::total_cmp);
+        USUAL.map(|share| nearest.get((nearest.len() as f64 * share) as usize).copied().unwrap_or(0.0))
+    }
+
     fn draw(cells: &Cells, count: usize, rows: Rows<'_>, work: Work) -> Self {
-        let (space, dim) = (&cells.space, cells.space.field_dim());
+        let dim = cells.space.field_dim();
         let mut row = vec![0.0; dim];
         let mut known = HashSet::new();
         let mut random = Random(work.seed + 2);
@@ -219,13 +310,32 @@ impl Sample {
                 known.insert(row.iter().map(|value| value.to_bits()).collect::<Vec<u32>>())
             }
         });
-        let mut queries = vec![0.0; own.len() * space.field_dim()];
+        let mut queries = vec![0.0; own.len() * dim];
+        own.iter().zip(queries.chunks_exact_mut(dim)).for_each(|(at, query)| rows(*at, query));
+        Self::new(cells, (own, queries), count, rows, work)
+    }
+
+    /// Queries that were asked, as many as are measured by.
+    fn of(cells: &Cells, queries: Matrix<'_, f32>, rows: Rows<'_>, work: Work) -> Self {
+        let queries = queries.slice(0..queries.rows().min(QUERIES));
+        let own = vec![NONE; queries.rows()];
+        let count = cells.layout.vectors as usize;
+        Self::new(cells, (own, queries.values().to_vec()), count, rows, work)
+    }
+
+    fn new(
+        cells: &Cells,
+        (own, queries): (Vec<usize>, Vec<f32>),
+        count: usize,
+        rows: Rows<'_>,
+        work: Work,
+    ) -> Self {
+        let (space, dim) = (&cells.space, cells.space.field_dim());
         let mut placed = vec![0.0; own.len() * space.dims()];
-        let each = queries.chunks_exact_mut(space.field_dim()).zip(placed.chunks_exact_mut(space.dims()));
-        for (at, (query, placed)) in own.iter().zip(each) {
-            rows(*at, query);
+        let each = queries.chunks_exact(dim).zip(placed.chunks_exact_mut(space.dims()));
+        each.for_each(|(query, placed)| {
             space.place_query(query, placed);
-        }
+        });
         let mut sample = Self { own, queries, placed, truth: Vec::new() };
         sample.truth = sample.nearest(cells, count, rows, work);
         sample
@@ -246,11 +356,11 @@ impl Sample {
         for_parts(work.threads, &mut parts, 1, |part, _| {
             let first = part * PART_ROWS;
             let here = PART_ROWS.min(count - first);
-            let (mut row, mut values) = (vec![0.0; space.field_dim()], vec![0.0; here * space.dims()]);
-            for (at, value) in values.chunks_exact_mut(space.dims()).enumerate() {
-                rows(first + at, &mut row);
-                space.place(&row, value);
-            }
+            let (mut block, mut values) =
+                (vec![0.0; here * space.field_dim()], vec![0.0; here * space.dims()]);
+            rows(first, &mut block);
+            let each = block.chunks_exact(space.field_dim()).zip(values.chunks_exact_mut(space.dims()));
+            each.for_each(|(row, value)| space.place(row, value));
             let mut distances = vec![0.0; self.own.len() * here];
             let (queries, values) =
                 (Matrix::new(&self.placed, space.dims()), Matrix::new(&values, space.dims()));
@@ -297,7 +407,7 @@ impl Sample {
             for at in part.iter().copied() {
                 let (own, truth) = (self.own[at], &self.truth[at]);
                 let query = &self.queries[at * dim..(at + 1) * dim];
-                let depth = cells.fineness().depth(k) + 1;
+                let depth = cells.fineness().depth(k) + usize::from(own != NONE);
                 let search = super::search::Query { query, depth, effort, allow: None };
                 let searched =
                     cells.search(work.kernels, search, None, &mut scratch, &mut found, &mut counters);

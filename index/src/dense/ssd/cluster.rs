@@ -11,6 +11,8 @@ use crate::parallel::for_parts;
 use crate::random::Random;
 use crate::simd::Kernels;
 
+use super::points::{Buffer, Points};
+
 /// Most cells that are found and searched in one level.
 const FLAT_MAX: usize = 4096;
 /// Groups whose cells a vector meets.
@@ -21,8 +23,9 @@ const SAMPLE_PER_CELL: usize = 48;
 const ROUNDS: usize = 8;
 /// Rounds where most centroids are known.
 const ROUNDS_KNOWN: usize = 2;
-/// Rows whose products with all centroids are computed at once.
+/// Rows whose products with all centroids are computed at once, and those that a thread takes at a time.
 const TILE_ROWS: usize = 32;
+const PART_ROWS: usize = 1024;
 
 /// What clustering needs besides the rows.
 #[derive(Clone, Copy)]
@@ -30,6 +33,8 @@ pub(super) struct Work {
     pub(super) kernels: &'static Kernels,
     pub(super) threads: usize,
     pub(super) seed: u64,
+    /// Bytes of rows that are kept at once, where there is a choice.
+    pub(super) bytes_max: usize,
 }
 
 /// A cell and the squared distance to its centroid.
@@ -51,30 +56,26 @@ pub(super) struct Centroids {
 }
 
 impl Centroids {
-    /// At most `cells` centroids of `rows`, none of them twice; k-means goes on from those that are `known`.
-    pub(super) fn fit(rows: Matrix<'_, f32>, cells: usize, known: Option<&[f32]>, work: Work) -> Self {
-        let dim = rows.dim();
+    /// At most `cells` centroids of `points`, none of them twice; k-means goes on from those `known`.
+    pub(super) fn fit(points: &dyn Points, cells: usize, known: Option<&[f32]>, work: Work) -> Self {
+        let dim = points.dim();
         let mut random = Random(work.seed);
-        let flat = |rows: Matrix<'_, f32>, cells: usize, known: Option<&[f32]>, random: &mut Random| {
-            let sample = random.sample(rows.rows(), cells * SAMPLE_PER_CELL);
-            let values: Vec<f32> = sample.iter().flat_map(|at| rows.row(*at)).copied().collect();
+        let flat = |cells: usize, known: Option<&[f32]>, random: &mut Random| {
+            let values = points.gather(&random.sample(points.count(), cells * SAMPLE_PER_CELL), work.threads);
             k_means(Matrix::new(&values, dim), cells, known, random, work)
         };
         if cells <= FLAT_MAX {
-            let values = flat(rows, cells, known, &mut random);
+            let values = flat(cells, known, &mut random);
             return Self { dim, values, groups: Vec::new(), starts: Vec::new() };
         }
-        let groups = flat(rows, (cells as f64).sqrt().ceil() as usize, None, &mut random);
-        let sample = random.sample(rows.rows(), cells * SAMPLE_PER_CELL);
-        let values: Vec<f32> = sample.iter().flat_map(|at| rows.row(*at)).copied().collect();
-        let values = Matrix::new(&values, dim);
-        let near = nearest_flat(values, Matrix::new(&groups, dim), 1, work);
-        let mut members = vec![Vec::new(); groups.len() / dim];
-        near.iter()
-            .zip(values.iter())
-            .for_each(|(near, row)| members[near.cell as usize].extend_from_slice(row));
+        let groups = flat((cells as f64).sqrt().ceil() as usize, None, &mut random);
+        let count = groups.len() / dim;
+        let sample = random.sample(points.count(), cells * SAMPLE_PER_CELL);
+        let group_of = nearest_of(points, &sample, Matrix::new(&groups, dim), work);
+        let mut sizes = vec![0; count];
+        group_of.iter().for_each(|group| sizes[*group as usize] += 1);
         // What is known goes to the group that it is nearest to.
-        let mut known_of = vec![Vec::new(); members.len()];
+        let mut known_of = vec![Vec::new(); count];
         if let Some(known) = known.map(|known| Matrix::new(known, dim)) {
             let near = nearest_flat(known, Matrix::new(&groups, dim), 1, work);
             for (near, centroid) in near.iter().zip(known.iter()) {
@@ -82,12 +83,39 @@ impl Centroids {
             }
         }
         let (mut cells_of, mut starts) = (Vec::new(), vec![0]);
-        for (members, known) in members.iter().zip(&known_of) {
-            let members = Matrix::new(members, dim);
-            let share = (cells * members.rows()).div_ceil(values.rows().max(1));
-            let known = (!known.is_empty()).then_some(&known[..]);
-            cells_of.extend(flat(members, share.min(members.rows()), known, &mut random));
-            starts.push((cells_of.len() / dim) as u32);
+        let mut first = 0;
+        while first < count {
+            // As many groups at a time as have room.
+            let mut left = (work.bytes_max / (4 * dim)).saturating_sub(sizes[first]);
+            let end = first
+                + 1
+                + sizes[first + 1..]
+                    .iter()
+                    .take_while(|size| {
+                        let fits = left >= **size;
+                        left = left.saturating_sub(**size);
+                        fits
+                    })
+                    .count();
+            let batch = first as u32..end as u32;
+            let numbers = sample.iter().zip(&group_of).filter(|(_, group)| batch.contains(group));
+            let (numbers, of): (Vec<usize>, Vec<u32>) = numbers.unzip();
+            let values = points.gather(&numbers, work.threads);
+            let mut members = vec![Vec::new(); batch.len()];
+            for (group, row) in of.iter().zip(values.chunks_exact(dim)) {
+                members[*group as usize - first].extend_from_slice(row);
+            }
+            drop(values);
+            for (members, known) in members.iter().zip(&known_of[first..end]) {
+                let members = Matrix::new(members, dim);
+                let share = (cells * members.rows()).div_ceil(sample.len().max(1)).min(members.rows());
+                let known = (!known.is_empty()).then_some(&known[..]);
+                let taken = random.sample(members.rows(), share * SAMPLE_PER_CELL);
+                let values = members.gather(&taken, work.threads);
+                cells_of.extend(k_means(Matrix::new(&values, dim), share, known, &mut random, work));
+                starts.push((cells_of.len() / dim) as u32);
+            }
+            first = end;
         }
         Self { dim, values: cells_of, groups, starts }
     }
@@ -97,39 +125,60 @@ impl Centroids {
         self.values.len() / self.dim
     }
 
-    /// The `top` nearest cells of every row, nearest first, the last one repeated when there are fewer:
-    /// `rows x top`.
-    pub(super) fn nearest(&self, rows: Matrix<'_, f32>, top: usize, work: Work) -> Vec<Near> {
+    /// The `top` nearest cells of every point, nearest first, the last one repeated when there are fewer:
+    /// `points x top`.
+    pub(super) fn nearest(&self, points: &dyn Points, top: usize, work: Work) -> Vec<u32> {
+        let mut near = vec![0; points.count() * top];
+        for_parts(work.threads, &mut near, PART_ROWS * top, |part, near| {
+            let first = part * PART_ROWS;
+            let mut buffer = Buffer::default();
+            let rows = points.block(first..first + near.len() / top, &mut buffer);
+            let found = self.nearest_of(rows, top, Work { threads: 1, ..work });
+            near.iter_mut().zip(found).for_each(|(cell, found)| *cell = found.cell);
+        });
+        near
+    }
+
+    /// The same of a few rows.
+    fn nearest_of(&self, rows: Matrix<'_, f32>, top: usize, work: Work) -> Vec<Near> {
         let cells = Matrix::new(&self.values, self.dim);
         if self.groups.is_empty() {
             return nearest_flat(rows, cells, top, work);
         }
         let groups = nearest_flat(rows, Matrix::new(&self.groups, self.dim), GROUPS_TRIED, work);
         let mut near = vec![Near::default(); rows.rows() * top];
-        // By group, so that a group's centroids stay in the cache for all the rows that meet it.
-        for_parts(work.threads, &mut near, TILE_ROWS * 32 * top, |part, near| {
-            let first = part * TILE_ROWS * 32;
-            let mut products = Vec::new();
-            for (at, near) in (first..).zip(near.chunks_exact_mut(top)) {
-                let (row, mut best) = (rows.row(at), Best::new(near));
-                let mut groups: Vec<u32> =
-                    groups[at * GROUPS_TRIED..(at + 1) * GROUPS_TRIED].iter().map(|near| near.cell).collect();
-                groups.dedup();
-                for group in groups {
-                    let range =
-                        self.starts[group as usize] as usize..self.starts[group as usize + 1] as usize;
-                    let cells = cells.slice(range.clone());
-                    products.resize(cells.rows(), 0.0);
-                    work.kernels.l2_rows(row, cells, &mut products);
-                    for (cell, distance) in range.zip(&products) {
-                        best.offer(Near { cell: cell as u32, distance: *distance });
-                    }
+        let mut products = Vec::new();
+        for ((row, near), groups) in
+            rows.iter().zip(near.chunks_exact_mut(top)).zip(groups.chunks_exact(GROUPS_TRIED))
+        {
+            let mut best = Best::new(near);
+            let mut groups: Vec<u32> = groups.iter().map(|near| near.cell).collect();
+            groups.dedup();
+            for group in groups {
+                let range = self.starts[group as usize] as usize..self.starts[group as usize + 1] as usize;
+                let cells = cells.slice(range.clone());
+                products.resize(cells.rows(), 0.0);
+                work.kernels.l2_rows(row, cells, &mut products);
+                for (cell, distance) in range.zip(&products) {
+                    best.offer(Near { cell: cell as u32, distance: *distance });
                 }
-                best.fill_up();
             }
-        });
+            best.fill_up();
+        }
         near
     }
+}
+
+/// The nearest centroid of each of these points.
+fn nearest_of(points: &dyn Points, numbers: &[usize], centroids: Matrix<'_, f32>, work: Work) -> Vec<u32> {
+    let mut near = vec![0; numbers.len()];
+    for_parts(work.threads, &mut near, PART_ROWS, |part, near| {
+        let values = points.gather(&numbers[part * PART_ROWS..][..near.len()], 1);
+        let rows = Matrix::new(&values, points.dim());
+        let found = nearest_flat(rows, centroids, 1, Work { threads: 1, ..work });
+        near.iter_mut().zip(found).for_each(|(cell, found)| *cell = found.cell);
+    });
+    near
 }
 
 /// Keeps the nearest of what it is offered, in a slice.

@@ -19,14 +19,14 @@ const GROUPS_PER_ROOT: f64 = 3.0;
 
 /// Numbers the cells group after group. Returns the first cell of each group, and the end.
 pub(super) fn arrange(placement: &mut Placement, work: Work) -> Vec<u32> {
-    let cells = placement.centroids.len() / placement.dim;
+    let cells = placement.cells();
     if cells < CELLS_MIN {
         return vec![0, cells as u32];
     }
     let centroids = Matrix::new(&placement.centroids, placement.dim);
     let wanted = ((cells as f64).sqrt() * GROUPS_PER_ROOT) as usize;
-    let near = Centroids::fit(centroids, wanted, None, work).nearest(centroids, 1, work);
-    let group = |cell: &u32| near[*cell as usize].cell;
+    let near = Centroids::fit(&centroids, wanted, None, work).nearest(&centroids, 1, work);
+    let group = |cell: &u32| near[*cell as usize];
     let mut order: Vec<u32> = (0..cells as u32).collect();
     order.sort_by_key(group);
     let mut starts = vec![0];

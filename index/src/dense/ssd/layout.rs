@@ -20,19 +20,15 @@
 use spandrel_storage::Metric;
 use spandrel_storage::codec::{Decoder, Encoder, Truncated};
 
-use super::calibrate::{Calibration, Point};
-use super::cells::Fineness;
+use super::calibrate::Calibration;
 use super::halves;
 use super::refine;
-use super::search::Effort;
 use crate::dense::vectors::PAGE_BYTES;
 use crate::simd::{HALF_GROUP, nibble};
 
 const MAGIC: &[u8; 8] = b"SPCELLS\0";
-const VERSION: u16 = 5;
+const VERSION: u16 = 6;
 pub(super) const HEADER_BYTES: u64 = PAGE_BYTES;
-/// Most calibrated points a header holds.
-pub(super) const POINTS_MAX: usize = 160;
 
 /// What the header says.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,17 +140,7 @@ impl Layout {
         for value in [self.scale, self.radius, self.query_norm] {
             header.u64(value.to_bits());
         }
-        header.u32(self.calibration.points.len() as u32);
-        for point in &self.calibration.points {
-            let Effort { missing, slack } = point.effort;
-            header
-                .u8(point.fineness as u8)
-                .u32(point.k)
-                .f32(point.recall)
-                .f32(missing)
-                .f32(slack)
-                .f32(point.cost);
-        }
+        self.calibration.encode(&mut header);
         let mut header = header.finish();
         header.resize(HEADER_BYTES as usize, 0);
         header
@@ -201,24 +187,9 @@ impl Layout {
             *scale = f64::from_bits(header.u64("scales")?);
         }
         let [scale, radius, query_norm] = scales;
-        let count = header.u32("points")? as usize;
-        let mut points = Vec::new();
-        for _ in 0..count.min(POINTS_MAX) {
-            let fineness = match header.u8("fineness")? {
-                0 => Fineness::Bytes,
-                1 => Fineness::Halves,
-                _ => return Ok(None),
-            };
-            let k = header.u32("k")?;
-            let mut values = [0.0; 4];
-            for value in &mut values {
-                *value = f32::from_bits(header.u32("point")?);
-            }
-            let [recall, missing, slack, cost] = values;
-            points.push(Point { fineness, k, recall, effort: Effort { missing, slack }, cost });
-        }
-        Ok(match metric {
-            Some(metric) if ours && count <= POINTS_MAX => Some(Self {
+        let calibration = Calibration::decode(&mut header)?;
+        Ok(match metric.zip(calibration) {
+            Some((metric, calibration)) if ours => Some(Self {
                 metric,
                 field_dim,
                 vectors,
@@ -232,7 +203,7 @@ impl Layout {
                 scale,
                 radius,
                 query_norm,
-                calibration: Calibration { points },
+                calibration,
             }),
             _ => None,
         })

@@ -43,6 +43,8 @@ pub(super) struct Met {
     products: Vec<f32>,
     group_distances: Vec<f32>,
     group_odds: Odds,
+    /// The squared distance of the nearest centroid, of those that were open when the first cell was chosen.
+    pub(super) nearest: f32,
     /// Squared distance of each cell's centroid, NaN where it is not known.
     pub(super) distances: Vec<f32>,
     /// The cells of open groups, their distances and radii, and what those say: all by their place in here.

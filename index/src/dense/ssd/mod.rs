@@ -16,32 +16,42 @@ mod calibrate;
 mod cells;
 mod closure;
 mod cluster;
+mod encode;
 mod groups;
 mod halves;
 mod layout;
 mod met;
 mod odds;
+mod parts;
+mod points;
 mod refine;
 mod search;
+mod spill;
 mod together;
 mod walk;
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+use spandrel_storage::codec::{Decoder, Encoder};
 use spandrel_storage::{DenseSpec, RowId};
 
+pub use self::build::Room;
 use self::cells::Cells;
 pub use self::cells::{Tier, resident_bytes};
+use self::cluster::Work;
 pub(crate) use self::search::CellsScratch;
 use self::search::{Effort, Filter, Query};
 use self::together::TILE;
 pub(crate) use self::together::TogetherScratch;
+use super::flat::AppendBuffers;
 use super::space;
 use super::vectors::ChunkSource;
 use super::{Ask, Flat, VectorIndex};
 use crate::counters::Counters;
 use crate::error::Result;
 use crate::matrix::Matrix;
+use crate::parallel;
 use crate::quant::codebook;
 use crate::scratch::Scratch;
 use crate::simd::Kernels;
@@ -62,25 +72,50 @@ pub struct Ssd {
 }
 
 /// Cells that were built and are not open yet.
-pub struct Built {
-    layout: layout::Layout,
-    parts: cells::Parts,
+pub struct Built(build::Made);
+
+/// How far the searches of one field of one segment have to go, learned from queries that were asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Learned(calibrate::Calibration);
+
+impl Learned {
+    /// The bytes of it, for a manifest.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Encoder::default();
+        self.0.encode(&mut bytes);
+        bytes.finish()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote; none for other bytes.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut bytes = Decoder::new(bytes);
+        let calibration = calibrate::Calibration::decode(&mut bytes).ok()??;
+        (bytes.left() == 0 && calibration.is_sound()).then_some(Self(calibration))
+    }
 }
 
 /// What cells were made with: other vectors of the field can be given cells by the same.
 pub struct Trained(build::Trained);
 
-/// Builds the cells over `count` vectors, of which `rows` gives one by its position, with `threads` threads.
-/// Where they are mostly those that something was `trained` for, or others like them, that is used again.
+/// Builds the cells over `count` vectors, of which `rows` gives those from a position on, as many as it is
+/// given room for. Where they are mostly those that something was `trained` for, or others like them, that is
+/// used again.
+///
+/// # Errors
+/// There is a folder to work in, and a file there cannot be written or read.
 pub fn build(
     spec: &DenseSpec,
     rows: &(dyn Fn(usize, &mut [f32]) + Sync),
     count: u32,
-    threads: usize,
     trained: Option<&Trained>,
-) -> Built {
-    let (layout, parts) = build::build(spec, rows, count, threads, trained.map(|trained| &trained.0));
-    Built { layout, parts }
+    room: Room<'_>,
+) -> Result<Built> {
+    build::build(spec, rows, count, trained.map(|trained| &trained.0), room).map(Built)
+}
+
+/// Bytes of memory that a build of so many vectors takes, besides the vectors, where there is that much.
+pub fn build_bytes(spec: &DenseSpec, count: u32) -> u64 {
+    build::bytes_needed(spec, count)
 }
 
 impl Built {
@@ -89,7 +124,7 @@ impl Built {
     /// # Errors
     /// Those of `out`.
     pub fn write(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
-        cells::write(&self.layout, &self.parts, out)
+        parts::write(&self.0, out)
     }
 }
 
@@ -125,8 +160,19 @@ impl Ssd {
             return None;
         }
         // The k nearest of those allowed are among as many more of all.
-        let wanted = k as f32 / ask.allow.share(self.flat.docs()).max(f32::MIN_POSITIVE);
-        Some(self.cells.layout.calibration.effort(self.cells.fineness(), wanted, ask.params.recall))
+        let share = ask.allow.share(self.flat.docs());
+        let wanted = k as f32 / share.max(f32::MIN_POSITIVE);
+        let fineness = self.cells.fineness();
+        let learned = ask.learned.map(|learned| &learned.0).filter(|learned| learned.has(fineness));
+        let calibration = learned.unwrap_or(&self.cells.layout.calibration);
+        let Effort { missing, missing_far, slack } = calibration.effort(fineness, wanted, ask.params.recall);
+        Some(match (share < 1.0, learned) {
+            // Which of them a filter lets through may have to do with where they are.
+            (true, _) => Effort::new(missing_far, slack),
+            // What was learned holds for queries wherever they are.
+            (false, Some(_)) => Effort::new(missing, slack),
+            (false, None) => Effort { missing, missing_far, slack },
+        })
     }
 }
 
@@ -194,8 +240,23 @@ impl VectorIndex for Ssd {
         &self.flat
     }
 
+    fn learn(&self, queries: Matrix<'_, f32>, threads: usize) -> Result<Option<Learned>> {
+        let failure = Mutex::new(None);
+        let rows = |first: usize, out: &mut [f32]| {
+            let count = out.len() / queries.dim();
+            let ordinals: Vec<u32> = (first as u32..(first + count) as u32).collect();
+            if let Err(error) = self.flat.rows(&ordinals, out, &mut AppendBuffers::default()) {
+                out.fill(0.0);
+                failure.lock().get_or_insert(error);
+            }
+        };
+        let work = Work { kernels: self.kernels, threads: parallel::threads(threads), seed: 0, bytes_max: 0 };
+        let learned = calibrate::learn(&self.cells, queries, &rows, work);
+        failure.into_inner().map_or(Ok(learned.map(Learned)), Err)
+    }
+
     fn trained(&self) -> Result<Option<Trained>> {
-        cells::read_trained(&self.section, self.source.as_ref()).map(|trained| Some(Trained(trained)))
+        parts::read_trained(&self.section, self.source.as_ref()).map(|trained| Some(Trained(trained)))
     }
 }
 

@@ -30,15 +30,31 @@ use super::walk::Walk;
 /// How hard to search.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Effort {
-    /// Share of the wanted vectors that may be expected in the cells left out.
+    /// Share of the wanted vectors that may be expected in the cells left out, by a query like the vectors.
     pub(super) missing: f32,
+    /// The same by one that is further from everything than those; at most as large.
+    pub(super) missing_far: f32,
     /// How many standard errors a bound lies below its estimate.
     pub(super) slack: f32,
 }
 
 impl Effort {
     /// Every cell, and every vector that could be near.
-    pub(super) const ALL: Self = Self { missing: 0.0, slack: 1.0 };
+    pub(super) const ALL: Self = Self { missing: 0.0, missing_far: 0.0, slack: 1.0 };
+
+    /// The same for all queries.
+    pub(super) fn new(missing: f32, slack: f32) -> Self {
+        Self { missing, missing_far: missing, slack }
+    }
+
+    /// What may be missing by a query whose nearest centroid is at squared distance `nearest`.
+    pub(super) fn missing_at(&self, nearest: f32, usual: [f32; 2]) -> f32 {
+        if self.missing_far >= self.missing || nearest <= usual[0] {
+            return self.missing;
+        }
+        let share = ((nearest - usual[0]) / (usual[1] - usual[0]).max(f32::MIN_POSITIVE)).min(1.0);
+        self.missing * (self.missing_far / self.missing).powf(share)
+    }
 }
 
 /// What is searched for.

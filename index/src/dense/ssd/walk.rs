@@ -40,6 +40,8 @@ pub(super) struct Walk<'a> {
     filter: Option<Filter<'a>>,
     /// Squared distance of the worst of the best, once there are enough.
     limit: f32,
+    /// Share of the wanted vectors that may be in the cells left out.
+    missing: f32,
     /// Whether all groups are open that are worth it.
     is_open: bool,
     /// Cells chosen so far.
@@ -55,7 +57,8 @@ impl<'a> Walk<'a> {
         asked: Query<'a>,
         filter: Option<Filter<'a>>,
     ) -> Self {
-        Self { cells, kernels, ready, asked, filter, limit: f32::INFINITY, is_open: false, visited: 0 }
+        let (limit, missing) = (f32::INFINITY, asked.effort.missing_far);
+        Self { cells, kernels, ready, asked, filter, limit, missing, is_open: false, visited: 0 }
     }
 
     /// Visits cells until the rest is not worth it.
@@ -112,14 +115,21 @@ impl<'a> Walk<'a> {
             }
             let CellsScratch { met, order, .. } = &mut *scratch;
             let left = if self.limit.is_finite() {
-                met.odds.choose(self.kernels, self.limit, self.asked.effort.missing, order)
+                met.odds.choose(self.kernels, self.limit, self.missing, order)
             } else {
                 // By distance, as long as there is nothing to compare with.
                 met.order_by_distance(order);
                 f32::INFINITY
             };
             let part = least(order, wanted);
-            let part = enough(&order[..part], &met.odds, left);
+            if visited == 0 && part > 0 {
+                met.nearest = distance_of(order[0]);
+                let usual = self.cells.layout.calibration.usual;
+                self.missing = self.asked.effort.missing_at(met.nearest, usual);
+            }
+            // As many as are counted on where recall was measured, also of one that walks with others.
+            let nearest = NEAREST.saturating_sub(visited).min(part);
+            let part = enough(&order[..part], &met.odds, left).max(nearest);
             if part > 0 || self.is_open {
                 return Ok(part);
             }
@@ -148,7 +158,7 @@ impl<'a> Walk<'a> {
     /// Opens, once, all groups but those that may be missed.
     fn open_worthy(&mut self, scratch: &mut CellsScratch) {
         if !std::mem::replace(&mut self.is_open, true) {
-            let missing = GROUP_MISSING * self.asked.effort.missing;
+            let missing = GROUP_MISSING * self.missing;
             self.met(scratch, |met, place, order| met.open_worthy(place, self.limit, missing, order));
         }
     }

@@ -1,0 +1,141 @@
+//! The parts of cells as they are on disk, decoded: read from a section, and written as one.
+
+use std::io::{self, Write};
+
+use super::build::{Made, Trained};
+use super::layout::{HEADER_BYTES, Layout, Part};
+use super::refine;
+use crate::dense::vectors::{ChunkSource, PAGE_BYTES};
+use crate::error::{Error, Result};
+use crate::large::Large;
+use crate::simd::Element;
+
+/// Bytes read at once when a part is loaded.
+const READ_BYTES: usize = 1 << 20;
+
+/// The parts of cells as they are on disk, decoded.
+#[derive(Clone, Default)]
+pub(super) struct Parts {
+    pub(super) mean: Vec<f32>,
+    pub(super) axes: Vec<f32>,
+    pub(super) words: Vec<f32>,
+    pub(super) centroids: Vec<f32>,
+    pub(super) radii: Vec<f32>,
+    pub(super) starts: Vec<u32>,
+    pub(super) groups: Vec<u32>,
+    pub(super) more_axes: Vec<f32>,
+    pub(super) steps: Vec<f32>,
+    /// One of these two is empty where cells are open.
+    pub(super) halves: Large<u8>,
+    pub(super) refine: Large<u8>,
+    pub(super) postings: Large<u8>,
+}
+
+/// The parts of a section that are no rows and no postings.
+pub(super) fn read_parts(section: &str, layout: &Layout, source: &dyn ChunkSource) -> Result<Parts> {
+    let damaged = |what: String| Error::Section { section: section.to_owned(), what };
+    if layout.section_bytes() != source.bytes() {
+        let (bytes, found) = (layout.section_bytes(), source.bytes());
+        return Err(damaged(format!("its parts take {bytes} bytes, there are {found}")));
+    }
+    let floats = |part: Part, name: &str| -> Result<Vec<f32>> {
+        let bytes = read(source, layout.at(part), layout.bytes(part))?;
+        let mut values = Vec::with_capacity(bytes.len() / 4);
+        f32::decode(&bytes, &mut values);
+        match values.iter().all(|value| value.is_finite()) {
+            true => Ok(values),
+            false => Err(damaged(format!("a value of its {name} is not finite"))),
+        }
+    };
+    // From 0 to `end`.
+    let ascending = |part: Part, end: u32, name: &str| -> Result<Vec<u32>> {
+        let bytes = read(source, layout.at(part), layout.bytes(part))?;
+        let starts: Vec<u32> = bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        match starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&end) {
+            true => Ok(starts),
+            false => Err(damaged(format!("the starts of its {name} do not ascend to their end"))),
+        }
+    };
+    Ok(Parts {
+        mean: floats(Part::Mean, "mean")?,
+        axes: floats(Part::Axes, "axes")?,
+        words: floats(Part::Words, "words")?,
+        centroids: floats(Part::Centroids, "centroids")?,
+        radii: floats(Part::Radii, "radii")?,
+        starts: ascending(Part::Starts, layout.blocks, "postings")?,
+        groups: ascending(Part::Groups, layout.cells, "groups")?,
+        more_axes: floats(Part::MoreAxes, "axes")?,
+        steps: floats(Part::Steps, "steps")?,
+        halves: Large::zeroed(0),
+        refine: Large::zeroed(0),
+        postings: Large::zeroed(0),
+    })
+}
+
+/// What the cells of a section were made with.
+///
+/// # Errors
+/// [`Error::Section`] for bytes that are not those of cells; a storage error when they cannot be read.
+pub(super) fn read_trained(section: &str, source: &dyn ChunkSource) -> Result<Trained> {
+    let layout = read_layout(section, source)?;
+    let parts = read_parts(section, &layout, source)?;
+    Ok(Trained { layout, parts })
+}
+
+pub(super) fn read_layout(section: &str, source: &dyn ChunkSource) -> Result<Layout> {
+    let damaged = |what: String| Error::Section { section: section.to_owned(), what };
+    if source.bytes() < HEADER_BYTES {
+        return Err(damaged(format!("{} bytes are no header of {HEADER_BYTES}", source.bytes())));
+    }
+    let mut header = [0; HEADER_BYTES as usize];
+    source.read(0, &mut header)?;
+    Layout::decode(&header).map_err(damaged)
+}
+
+/// Reads bytes of a section.
+pub(super) fn read(source: &dyn ChunkSource, at: u64, bytes: u64) -> Result<Large<u8>> {
+    let mut out = Large::zeroed(bytes as usize);
+    for (chunk, at) in out.chunks_mut(READ_BYTES).zip((at..).step_by(READ_BYTES)) {
+        source.read(at, chunk)?;
+    }
+    Ok(out)
+}
+
+/// Writes cells as a section.
+///
+/// # Errors
+/// Those of `out`.
+pub(super) fn write(made: &Made, out: &mut impl Write) -> io::Result<()> {
+    let Made { layout, parts, spill } = made;
+    out.write_all(&layout.encode())?;
+    let floats = |values: &[f32]| {
+        let mut bytes = Vec::with_capacity(4 * values.len());
+        f32::encode(values, &mut bytes);
+        bytes
+    };
+    let ints = |values: &[u32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let small = [
+        floats(&parts.mean),
+        floats(&parts.axes),
+        floats(&parts.words),
+        floats(&parts.centroids),
+        floats(&parts.radii),
+        ints(&parts.starts),
+        ints(&parts.groups),
+        floats(&parts.more_axes),
+        floats(&parts.steps),
+    ];
+    for mut bytes in small {
+        bytes.resize(bytes.len().next_multiple_of(PAGE_BYTES as usize), 0);
+        out.write_all(&bytes)?;
+    }
+    if let Some(spill) = spill {
+        return spill.copy_to(out);
+    }
+    for rows in [&parts.halves, &parts.refine] {
+        out.write_all(rows)?;
+        out.write_all(&vec![0; rows.len().next_multiple_of(PAGE_BYTES as usize) - rows.len()])?;
+    }
+    debug_assert_eq!(parts.refine.len(), layout.vectors as usize * refine::stride(layout.field_dim as usize));
+    out.write_all(&parts.postings)
+}

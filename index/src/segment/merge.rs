@@ -1,0 +1,144 @@
+//! What a segment is merged from: vectors are taken from its inputs as they are stored there.
+//!
+//! A merge that has the memory copies them all at once. One that has not ([`Streamed`]) reads them again
+//! for every pass over them, a few at a time and in order: from disk, or from an input that has them in
+//! memory.
+
+use std::io::{self, Write};
+
+use parking_lot::Mutex;
+use spandrel_storage::{DenseSpec, DocId, FieldId};
+
+use super::Segment;
+use crate::dense::Flat;
+use crate::dense::flat::{AppendBuffers, FlatBuilder};
+use crate::dense::ssd;
+use crate::error::{Error, Result};
+use crate::pace;
+
+/// Vectors copied between two looks at the [pace](crate::pace).
+const COPY_DOCS: usize = 16_384;
+
+/// The inputs of a merge.
+#[derive(Clone, Copy)]
+pub struct Merge<'a> {
+    /// The segments.
+    pub inputs: &'a [&'a Segment],
+    /// The input and the doc there of every doc, in doc order; the docs of an input ascend.
+    pub places: &'a [(u32, DocId)],
+}
+
+impl<'a> Merge<'a> {
+    /// What the cells of the input with most of the docs were made with, when it has cells.
+    pub(super) fn trained(&self, id: FieldId) -> Option<Result<ssd::Trained>> {
+        let mut counts = vec![0; self.inputs.len()];
+        self.places.iter().for_each(|(input, _)| counts[*input as usize] += 1);
+        let most = (0..counts.len()).max_by_key(|input| counts[*input])?;
+        self.inputs[most].dense(id)?.trained().transpose()
+    }
+
+    /// Takes the vectors of a field.
+    pub(super) fn copy_vectors(&self, id: FieldId, builder: &mut FlatBuilder) -> Result<()> {
+        let mut buffers = AppendBuffers::default();
+        self.each_run(|input, docs| match self.flat(input, id) {
+            Some(flat) => builder.append(flat, docs, &mut buffers),
+            None => docs.iter().try_for_each(|_| builder.push(None)),
+        })
+    }
+
+    /// The vectors of a field, to be read when they are needed.
+    pub(super) fn streamed(&self, id: FieldId, spec: &DenseSpec) -> Result<Streamed<'a>> {
+        let (mut docs, mut places) = (FlatBuilder::new(spec)?, Vec::new());
+        self.each_run(|input, of| match self.flat(input, id) {
+            Some(flat) => {
+                places.extend(docs.append_docs(flat, of)?.into_iter().map(|ordinal| (input, ordinal)));
+                Ok(())
+            }
+            None => of.iter().try_for_each(|_| docs.push(None)),
+        })?;
+        let flats = (0..self.inputs.len() as u32).map(|input| self.flat(input, id)).collect();
+        Ok(Streamed { spec: spec.clone(), flats, docs, places, failure: Mutex::default() })
+    }
+
+    fn flat(&self, input: u32, id: FieldId) -> Option<&'a Flat> {
+        self.inputs[input as usize].dense(id).map(|index| index.flat())
+    }
+
+    /// Calls `each` with an input and docs there, in doc order.
+    fn each_run(&self, mut each: impl FnMut(u32, &[DocId]) -> Result<()>) -> Result<()> {
+        let mut docs = Vec::new();
+        for run in self.places.chunk_by(|a, b| a.0 == b.0).flat_map(|run| run.chunks(COPY_DOCS)) {
+            pace::breathe();
+            docs.clear();
+            docs.extend(run.iter().map(|(_, doc)| *doc));
+            each(run[0].0, &docs)?;
+        }
+        Ok(())
+    }
+}
+
+/// Vectors of a field that stay in the inputs.
+pub(super) struct Streamed<'a> {
+    spec: DenseSpec,
+    flats: Vec<Option<&'a Flat>>,
+    /// Which docs have a vector.
+    docs: FlatBuilder,
+    /// The input and the position there of every vector.
+    places: Vec<(u32, u32)>,
+    /// The first failure to read one.
+    failure: Mutex<Option<Error>>,
+}
+
+impl Streamed<'_> {
+    /// Docs, with a vector or without.
+    pub(super) fn docs(&self) -> u32 {
+        self.docs.docs()
+    }
+
+    pub(super) fn vectors(&self) -> u32 {
+        self.places.len() as u32
+    }
+
+    /// Fills `out` with vectors from `first` on: zeros where one cannot be read, which
+    /// [`check`](Self::check) tells.
+    pub(super) fn rows(&self, first: usize, out: &mut [f32]) {
+        let dim = self.spec.dim as usize;
+        let (mut out, mut ordinals, mut buffers) = (out, Vec::new(), AppendBuffers::default());
+        let wanted = &self.places[first..first + out.len() / dim];
+        for run in wanted.chunk_by(|a, b| a.0 == b.0) {
+            let (here, rest) = out.split_at_mut(run.len() * dim);
+            out = rest;
+            ordinals.clear();
+            ordinals.extend(run.iter().map(|(_, ordinal)| *ordinal));
+            let Some(flat) = self.flats[run[0].0 as usize] else { continue };
+            if let Err(error) = flat.rows(&ordinals, here, &mut buffers) {
+                here.fill(0.0);
+                self.failure.lock().get_or_insert(error);
+            }
+        }
+    }
+
+    /// Whether all vectors that were asked for could be read.
+    pub(super) fn check(&self) -> Result<()> {
+        self.failure.lock().take().map_or(Ok(()), Err)
+    }
+
+    /// Writes the section of the vectors; [`check`](Self::check) tells when they could not be read.
+    pub(super) fn write(&self, merge: Merge<'_>, id: FieldId, out: &mut impl Write) -> io::Result<()> {
+        self.docs.write_head(out)?;
+        let (mut buffers, mut written) = (AppendBuffers::default(), Ok(()));
+        let read = merge.each_run(|input, docs| {
+            if let (Ok(()), Some(flat)) = (&written, merge.flat(input, id)) {
+                let mut part = FlatBuilder::new(&self.spec)?;
+                part.append(flat, docs, &mut buffers)?;
+                written = part.write_vectors(out);
+            }
+            Ok(())
+        });
+        if let Err(error) = read {
+            self.failure.lock().get_or_insert(error);
+            return Err(io::ErrorKind::Other.into());
+        }
+        written
+    }
+}
