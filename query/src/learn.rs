@@ -238,4 +238,52 @@ mod tests {
         let strange = [1, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1, 2, 3];
         assert_eq!(Lessons::decode(&strange), Lessons::default());
     }
+
+    #[test]
+    fn a_segment_is_measured_when_there_are_enough_queries_and_a_restart_keeps_it() {
+        use crate::{Database, Route, SearchRequest, Settings};
+        use spandrel_storage::{Metric, Row};
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Database::open(folder.path().join("data"), Settings::default()).unwrap();
+        let database = open();
+        let rows = database.create_collection("rows", Schema::new().dense("vec", 4, Metric::L2)).unwrap();
+        let mut state = 1_u32;
+        let mut vector = || -> Vec<f32> {
+            let mut value = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 24) as f32
+            };
+            (0..4).map(|_| value()).collect()
+        };
+        for first in (0..9_000).step_by(1_000) {
+            let row = |at: usize| Row::new(at.to_string()).dense("vec", vector());
+            rows.upsert((first..first + 1_000).map(row).collect()).unwrap();
+        }
+        rows.optimize().unwrap();
+        let lessons = |rows: &crate::Collection| {
+            let views = &rows.shared.snapshot().views;
+            assert_eq!(views.len(), 1);
+            views[0].lessons.encode()
+        };
+        let none = Lessons::default().encode();
+        let ask = |vector| rows.search(&SearchRequest::new(Route::dense("vec", vector))).unwrap();
+        (0..SEEN_MIN - 1).for_each(|_| drop(ask(vector())));
+        rows.settle().unwrap();
+        assert_eq!(lessons(&rows), none, "not enough yet");
+        ask(vector());
+        rows.settle().unwrap();
+        let learned = lessons(&rows);
+        assert!(learned != none);
+        // The same rows in another segment: what was learned goes along.
+        let row = Row::new("0").dense("vec", vector());
+        rows.upsert(vec![row]).unwrap();
+        rows.optimize().unwrap();
+        assert!(lessons(&rows) == learned);
+        assert_eq!(ask(vector()).hits.len(), 10);
+        drop(rows);
+        database.close().unwrap();
+        drop(database);
+        let database = open();
+        assert!(lessons(&database.collection("rows").unwrap()) == learned);
+    }
 }

@@ -361,6 +361,42 @@ fn queries_together_find_as_much_as_alone() {
 }
 
 #[test]
+fn what_queries_teach_serves_others_of_their_kind() {
+    let mut random = Random(21);
+    let (mixture, other) = (Mixture::new(&mut random, 24, 40), Mixture::new(&mut random, 24, 40));
+    let vectors: Vec<Vec<f32>> = (0..8_000).map(|_| mixture.vector(&mut random, 0.5)).collect();
+    let mut asked =
+        |count: usize| -> Vec<Vec<f32>> { (0..count).map(|_| other.vector(&mut random, 0.5)).collect() };
+    let (taught, asked) = (asked(400), asked(300));
+    let case = Case::new(Metric::L2, Element::F32, &vectors);
+    assert_eq!(case.ssd.learn(Matrix::new(&taught[..200].concat(), 24), 2).unwrap(), None, "too few");
+    let allow = Allow::all(8_000);
+    for ssd in [&case.ssd, &case.default, &case.lean] {
+        let learned = ssd.learn(Matrix::new(&taught.concat(), 24), 2).unwrap().unwrap();
+        assert_eq!(Learned::decode(&learned.encode()), Some(learned.clone()));
+        let bytes = learned.encode();
+        assert!((0..bytes.len()).all(|len| Learned::decode(&bytes[..len]).is_none()));
+        for recall in [0.9, 0.98] {
+            let params = SearchParams { recall, exact: false };
+            let ask = Ask { params, learned: Some(&learned), ..Ask::new(&case.rows, &allow) };
+            let mut found = 0;
+            for query in &asked {
+                let exact = SearchParams { exact: true, ..params };
+                let truth = case.search(query, &allow, 10, exact).0;
+                let mut top = TopK::new(10);
+                let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
+                ssd.search(query, &ask, &mut top, &mut scratch, &mut counters).unwrap();
+                found += top.into_sorted().iter().filter(|found| truth.contains(found)).count();
+            }
+            let found = found as f64 / (10 * asked.len()) as f64;
+            assert!((found - f64::from(recall)).abs() < 0.03, "asked for {recall}, found {found}");
+        }
+    }
+    let flat = case.ssd.flat();
+    assert_eq!(flat.learn(Matrix::new(&taught.concat(), 24), 1).unwrap(), None, "nothing to learn");
+}
+
+#[test]
 fn a_search_past_its_deadline_ends_filtered_or_not() {
     let mut random = Random(10);
     let vectors: Vec<Vec<f32>> = (0..4_200).map(|_| (0..8).map(|_| float(&mut random)).collect()).collect();
