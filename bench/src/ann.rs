@@ -74,6 +74,9 @@ pub struct Args {
     /// rows: 0.9,0.95,0.99; left out: the engine's default and no goal
     #[arg(long, value_delimiter = ',', value_parser = share)]
     recall: Vec<f64>,
+    /// Memory that a build may take in MiB; left out: the engine's default
+    #[arg(long)]
+    build_memory_mb: Option<u64>,
     /// First the queries of even number are asked, twice, and the engine learns from them how far searches
     /// have to go; the others are measured
     #[arg(long)]

@@ -107,6 +107,9 @@ pub struct Args {
     /// Memory budget of the engine in MiB; left out: its default
     #[arg(long)]
     memory_mb: Option<u64>,
+    /// Memory that a build may take in MiB; left out: the engine's default
+    #[arg(long)]
+    build_memory_mb: Option<u64>,
     /// Passes over the queries; the middle QPS is reported, latencies of all passes together
     #[arg(long, default_value = "3", value_parser = positive)]
     repeat: usize,
@@ -283,6 +286,9 @@ fn measure(set: &Set<'_>, args: &Args, dir: &Path) -> Result<Point> {
     let mut settings = Settings { learn_from_queries: false, ..Settings::default() };
     if let Some(mb) = args.memory_mb {
         settings.memory_budget_bytes = mb << 20;
+    }
+    if let Some(mb) = args.build_memory_mb {
+        settings.build_memory_bytes = mb << 20;
     }
     let spec = DenseSpec {
         dim: u32::try_from(set.queries.dim)?,

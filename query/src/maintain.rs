@@ -252,6 +252,12 @@ fn is_behind(snapshot: &Snapshot) -> bool {
     snapshot.views.len() > SEGMENTS_BEHIND
 }
 
+/// Rows that searches scan, because they have not been merged: they cost them more than a merge does.
+fn unmerged_rows(snapshot: &Snapshot) -> usize {
+    let scanned = |view: &&View| !view.segment.on_disk() || view.segment.is_plain();
+    snapshot.views.iter().filter(scanned).map(|view| view.segment.docs() as usize).sum()
+}
+
 /// Runs at most one job of a collection; returns whether there may be another.
 fn step(shared: &Shared, lane: Lane) -> bool {
     if shared.writable().is_err() || shared.maintenance.paused(lane) {
@@ -322,7 +328,7 @@ pub fn run_next(shared: &Shared, lane: Lane) -> Result<bool> {
             let merge_to = shared.maintenance.merge_to();
             let asked = snapshot.views[range.clone()].iter().all(|view| view.segment.last() <= merge_to);
             let wanted = shared.settings.build_threads;
-            match asked || is_behind(&snapshot) {
+            match asked || is_behind(&snapshot) || unmerged_rows(&snapshot) > shared.settings.fresh_rows_max {
                 true => merge_disk(shared, &snapshot, range, wanted)?,
                 false => pace::keeping(&shared.pace, || {
                     merge_disk(shared, &snapshot, range, threads(wanted).div_ceil(2))

@@ -86,7 +86,7 @@ impl Default for Settings {
             durability: Durability::Sync,
             memory_budget_bytes: 1 << 30,
             residency: Residency::Auto,
-            fresh_rows_max: 32_768,
+            fresh_rows_max: 16_384,
             fresh_bytes_max: 64 << 20,
             backlog_bytes_max: 512 << 20,
             build_threads: 0,

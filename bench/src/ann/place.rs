@@ -59,6 +59,9 @@ fn settings(args: &Args) -> Settings {
     if let Some(mb) = args.memory_mb {
         settings.memory_budget_bytes = mb << 20;
     }
+    if let Some(mb) = args.build_memory_mb {
+        settings.build_memory_bytes = mb << 20;
+    }
     settings
 }
 

@@ -18,7 +18,7 @@ const MEMORY_FANOUT: usize = 8;
 /// Neighbours on disk that are merged together.
 const DISK_FANOUT: usize = 4;
 /// A segment is rewritten when more than this share of its rows is deleted.
-const DEAD_SHARE_MAX: f64 = 0.2;
+const DEAD_SHARE_MAX: f64 = 0.15;
 /// A merge on disk takes in the segment before it when that has at most so many times its rows: what it has
 /// learned serves all.
 const TAKEN_IN: u64 = 2;

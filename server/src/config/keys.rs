@@ -232,7 +232,7 @@ pub const KEYS: &[Key] = &[
     key(
         "engine.fresh_rows_max",
         Kind::Whole,
-        "32768",
+        "16384",
         "Fresh rows of a collection before they are built into a segment.",
     ),
     key(
