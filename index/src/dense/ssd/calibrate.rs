@@ -199,15 +199,15 @@ struct Sample {
 
 /// Measures cells of `count` vectors.
 pub(super) fn fit(mut made: Made, count: usize, rows: Rows<'_>, work: Work) -> Made {
-    let (cells, kept) = Cells::lend(&mut made, Fineness::Bytes);
+    let (cells, kept) = Cells::lend(&mut made, Fineness::Bytes, work.bytes_max);
     let sample = Sample::draw(&cells, count, rows, work);
     let mut calibration = Calibration { usual: sample.usual(&cells, work), points: Vec::new() };
     sample.ladders(&cells, rows, work, &mut calibration.points);
-    made.parts = cells.give_back(kept);
+    made.parts = if made.spill.is_some() { kept } else { cells.give_back(kept) };
     if made.layout.halves > 0 {
-        let (cells, kept) = Cells::lend(&mut made, Fineness::Halves);
+        let (cells, kept) = Cells::lend(&mut made, Fineness::Halves, work.bytes_max);
         sample.ladders(&cells, rows, work, &mut calibration.points);
-        made.parts = cells.give_back(kept);
+        made.parts = if made.spill.is_some() { kept } else { cells.give_back(kept) };
     }
     made.layout.calibration = calibration;
     made

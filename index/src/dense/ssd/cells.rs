@@ -255,12 +255,20 @@ impl Cells {
     }
 
     /// Cells over parts that are to come back, and the parts that they do not keep.
-    pub(super) fn lend(made: &mut Made, fineness: Fineness) -> (Self, Parts) {
+    /// Of those in a file, as much is read as `bytes_max` allows.
+    pub(super) fn lend(made: &mut Made, fineness: Fineness, mut bytes_max: usize) -> (Self, Parts) {
         let (layout, mut parts) = (made.layout.clone(), std::mem::take(&mut made.parts));
         if let Some(spill) = &made.spill {
-            let rows = |part: Part| {
+            let mut rows = |part: Part| {
                 let source: Arc<dyn ChunkSource> = Arc::clone(spill) as _;
-                Rows::Disk { source, at: Spill::at(&layout, part) }
+                let (at, bytes) = (Spill::at(&layout, part), layout.bytes(part));
+                if bytes <= bytes_max as u64
+                    && let Ok(all) = read(source.as_ref(), at, bytes)
+                {
+                    bytes_max -= bytes as usize;
+                    return Rows::Memory(all);
+                }
+                Rows::Disk { source, at }
             };
             let rows = (rows(Part::Postings), rows(fineness.part()));
             return (Self::new(layout.clone(), parts.clone(), fineness, rows), parts);
