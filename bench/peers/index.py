@@ -10,11 +10,14 @@ import time
 
 import measure
 from process import PeerError, Worker
-from tune import Sweep, Trial, tune
+from tune import OutOfTime, Sweep, Trial, tune
 
 BEGIN = time.monotonic()
 # Passes over the tuning queries that decide between the indexes of a peer.
 DECIDING_ROUNDS = 3
+# A pass that would take longer than this when tuning is over a sample, which has at least so many queries.
+TRIAL_S = 2.0
+SAMPLE_QUERIES = 100
 
 
 def say(peer, text):
@@ -39,7 +42,8 @@ class Index:
         self.settings, self.version = description["builds"][number], description["version"]
         self.set_name, self.rows, self.threads = run.dataset.name, len(run.dataset.base), run.threads
         self.memory_mb = run.memory_mb if description["on_disk"] else None
-        name = re.sub(r"[^\w.-]+", "_", f"{self.set_name}-{self.rows}-{peer}-{number}")
+        told = f"-{self.memory_mb}mb" if self.memory_mb else ""
+        name = re.sub(r"[^\w.-]+", "_", f"{self.set_name}-{self.rows}-{peer}-{number}{told}")
         self.folder, self.log = run.indexes / name, run.scratch / f"{name}.log"
         self.worker, self.build_s, self.build_peak_mb = None, None, None
 
@@ -90,15 +94,29 @@ class Index:
         )
         self.sweeps = [Sweep(**sweep) for sweep in opened["sweeps"]]
 
-    def tune(self):
-        """The best Trial of each target, None where it is not reached."""
+    def tune(self, limit_s):
+        """The best Trial of each target, None where none reaches it, all Trials, and whether time was short.
 
-        def trial(knobs):
-            done = self.search(self.run.tuning, knobs, cold=False)
-            recall = float(self.run.judge.recalls(self.run.tuning, done["found"]).mean())
-            return Trial(knobs, recall, len(self.run.tuning) / done["wall_s"])
+        Passes are like those that are reported: cold where these are.
+        """
+        end, short = time.monotonic() + limit_s, False
+        pace_s = TRIAL_S / len(self.run.tuning)
+
+        def trial(knobs, whole):
+            """A sample is as large as the time of a call in the pass before suggests."""
+            nonlocal short, pace_s
+            if time.monotonic() > end:
+                short = True
+                raise OutOfTime
+            numbers = self.run.tuning if whole else sample(self.run.tuning, TRIAL_S / pace_s)
+            done = self.search(numbers, knobs)
+            pace_s = done["wall_s"] / len(numbers)
+            recall = float(self.run.judge.recalls(numbers, done["found"]).mean())
+            return Trial(knobs, recall, 1 / pace_s, len(numbers) == len(self.run.tuning))
 
         best, trials = tune(self.sweeps, self.run.targets, trial)
+        if short:
+            say(self.peer, f"tuning ended after {limit_s:.0f} s, with the best so far")
         for target, found in best.items():
             if found:
                 say(
@@ -108,9 +126,10 @@ class Index:
             else:
                 most = max(trials, key=lambda trial: trial.recall)
                 say(self.peer, f"recall {target} not reached: {most.recall:.4f} with {most.knobs}")
-        return best, trials
+        return best, trials, short
 
-    def search(self, numbers, knobs, cold):
+    def search(self, numbers, knobs):
+        cold = self.memory_mb is not None
         return self.worker.ask("pass", numbers=numbers, knobs=knobs, cold=cold)
 
     def close(self):
@@ -118,11 +137,17 @@ class Index:
             self.worker.close()
 
 
+def sample(numbers, count):
+    """About `count` of the numbers, at least SAMPLE_QUERIES, evenly spread."""
+    step = len(numbers) / min(len(numbers), max(SAMPLE_QUERIES, round(count)))
+    return [numbers[int(at * step)] for at in range(round(len(numbers) / step))]
+
+
 def prepare(run, peer, python, builds_max):
-    """Builds and tunes a peer.
+    """Builds and tunes a peer; its build settings share the time for tuning.
 
     Answers its version, the points to measure, the most recall that any setting has for each target that none
-    reaches, and the build settings that failed, with reasons.
+    reaches, the build settings that failed, with reasons, and those whose tuning was cut short.
 
     Indexes that are the best for no target are closed again.
     """
@@ -132,18 +157,21 @@ def prepare(run, peer, python, builds_max):
     finally:
         probe.close()
     most, candidates, indexes, failures = 0.0, {target: [] for target in run.targets}, [], {}
-    for number in range(len(description["builds"][:builds_max])):
+    builds, cut_short = description["builds"][:builds_max], []
+    for number in range(len(builds)):
         index = Index(run, peer, python, description, number)
         try:
             index.build()
             index.open()
-            found, trials = index.tune()
+            found, trials, short = index.tune(run.tune_s / len(builds))
         except PeerError as error:
             index.close()
             say(peer, f"{index.settings}: {error}")
             failures[f"{peer} {index.settings}"] = str(error)
             continue
         indexes.append(index)
+        if short:
+            cut_short.append(f"{peer} {index.settings}")
         most = max([most, *(trial.recall for trial in trials)])
         for target, trial in found.items():
             if trial:
@@ -156,7 +184,7 @@ def prepare(run, peer, python, builds_max):
         if index not in used:
             index.close()
     missed = {target: most for target, rivals in candidates.items() if not rivals}
-    return description["version"], points, missed, failures
+    return description["version"], points, missed, failures, cut_short
 
 
 def fastest(run, rivals):
@@ -166,6 +194,6 @@ def fastest(run, rivals):
     walls = [[] for _ in rivals]
     for _ in range(DECIDING_ROUNDS):
         for point, wall in zip(rivals, walls):
-            wall.append(point.index.search(run.tuning, point.knobs, cold=False)["wall_s"])
+            wall.append(point.index.search(run.tuning, point.knobs)["wall_s"])
     medians = [statistics.median(wall) for wall in walls]
     return rivals[medians.index(min(medians))]

@@ -39,7 +39,7 @@ class Run:
         rows, dim = self.dataset.base.shape
         self.shape = {"rows": rows, "dim": dim, "metric": self.dataset.metric, "k": args.k}
         self.threads, self.build_threads = args.threads, args.build_threads
-        self.memory_mb, self.targets = args.memory_mb, args.recall
+        self.memory_mb, self.targets, self.tune_s = args.memory_mb, args.recall, args.tune_s
         self.scratch = scratch
         self.indexes = pathlib.Path(args.keep).resolve() if args.keep else scratch / "indexes"
         self.base, self.queries = scratch / "base.npy", scratch / "queries.npy"
@@ -66,6 +66,7 @@ def parse(words):
     add("--build-threads", type=int, default=len(os.sched_getaffinity(0)), help="threads that build")
     add("--runs", type=int, default=3, help="rounds over all queries; the middle QPS is reported")
     add("--builds", type=int, help="only the first so many build settings of each peer")
+    add("--tune-s", type=float, default=300, help="seconds of tuning a peer; then the best so far is taken")
     add("--queries", type=int, help="only the first so many queries")
     add("--base-limit", type=int, help="only the first so many base vectors; true neighbours are computed")
     add("--memory-mb", type=int, help="for peers on disk: what they may use, and cold reads in every run")
@@ -115,7 +116,7 @@ def measured(args, scratch, stack):
     machine = report.machine()
     peers, others = selected(args.peers), [Also(text, scratch) for text in args.also]
     run = Run(args, scratch)
-    versions, points, missed, failed = prepare_all(run, peers, args.builds, stack)
+    versions, points, missed, failed, cut_short = prepare_all(run, peers, args.builds, stack)
     passes = measure_rounds(run, points, others, args.runs, failed)
     rows = [row for other in others for row in other.rows(run.dataset.name)]
     rows += rows_of(run, points, passes, args.runs)
@@ -133,26 +134,29 @@ def measured(args, scratch, stack):
         "set": data,
         "peers": versions,
         "not_available": failed,
+        "tuning_cut_short": cut_short,
     }
     return {"machine": machine, "settings": settings, "rows": rows, "goals": goals_of(rows, missed, args.k)}
 
 
 def prepare_all(run, peers, builds_max, stack):
     """Builds and tunes every peer. One that fails is named with its reason, and the others go on."""
-    versions, points, missed, failed = {}, [], {}, {}
+    versions, points, missed, failed, cut_short = {}, [], {}, {}, []
     for peer in peers:
         try:
             python = process.python_for(peer)
-            versions[peer], found, missed[peer], failures = index.prepare(run, peer, python, builds_max)
+            prepared = index.prepare(run, peer, python, builds_max)
         except process.PeerError as error:
             failed[peer] = str(error)
             index.say(peer, f"not available: {error}")
             continue
+        versions[peer], found, missed[peer], failures, short = prepared
         failed.update(failures)
         points.extend(found)
+        cut_short.extend(short)
         for open_index in {point.index for point in found}:
             stack.callback(open_index.close)
-    return versions, points, missed, failed
+    return versions, points, missed, failed, cut_short
 
 
 def measure_rounds(run, points, others, runs, failed):
@@ -176,7 +180,7 @@ def measure_rounds(run, points, others, runs, failed):
 def measure_point(run, point, done, failed):
     """Adds a pass to those done."""
     try:
-        done.append(point.index.search(run.all, point.knobs, cold=point.index.memory_mb is not None))
+        done.append(point.index.search(run.all, point.knobs))
     except process.PeerError as error:
         failed[point.index.peer] = str(error)
         index.say(point.index.peer, str(error))

@@ -145,6 +145,8 @@ def render(reports, base_name=None):
         for goal in report["goals"]:
             if not goal["met"]:
                 parts.append(f"NOT met: {goal['what']} = {goal['value']:.4f} (goal {goal['goal']})")
+        for which in report["settings"].get("tuning_cut_short", []):
+            parts.append(f"tuning cut short: {which}")
         for peer, why in report["settings"].get("not_available", {}).items():
             parts.append(f"not available: {peer}: {why}")
     return "\n".join(parts)

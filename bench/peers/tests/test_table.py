@@ -58,12 +58,14 @@ class Table(unittest.TestCase):
 
     def test_what_is_missing_is_said(self):
         settings = {"set": {"name": "a-set"}, "niceness": 19, "not_available": {"b": "no wheel"}}
+        settings["tuning_cut_short"] = ["c {}"]
         goal = {"what": "a: recall@10", "value": 0.5, "goal": 0.9, "met": False}
         text = table.render([report([row("a", 0.9, 0.5, [10.0])], settings, [goal])])
         for part in (
             "niceness 19",
             "NOT met: a: recall@10 = 0.5000 (goal 0.9)",
             "not available: b: no wheel",
+            "tuning cut short: c {}",
         ):
             self.assertIn(part, text)
 
