@@ -151,7 +151,7 @@ def prepare(run, peer, python, builds_max):
 
     Indexes that are the best for no target are closed again.
     """
-    probe = Worker(python, peer, run.shape, 1, run.scratch / f"{peer}.log")
+    probe = Worker(python, peer, run.shape, 1, run.scratch / f"{peer}.log", run.memory_mb)
     try:
         description = probe.ask("describe")
     finally:

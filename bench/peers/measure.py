@@ -56,10 +56,16 @@ def run_pass(search, requests, threads, warm_up=True):
     return (max(ends) - min(begins)) / 1e9, times, answers
 
 
-def memory():
+def proc_lines(process, name):
+    """The fields of a file in a process's folder of /proc."""
+    text = pathlib.Path(f"/proc/{process}/{name}").read_text()
+    return dict(line.split(":", 1) for line in text.splitlines())
+
+
+def memory(process="self"):
     """Resident MiB now and at most since the start or `reset_peak`; None where /proc does not tell."""
     try:
-        lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+        lines = proc_lines(process, "status")
     except OSError:
         return None
     return {
@@ -67,18 +73,18 @@ def memory():
     }
 
 
-def reset_peak():
+def reset_peak(process="self"):
     """Makes the peak start again from now, where the kernel allows it."""
     try:
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
+        pathlib.Path(f"/proc/{process}/clear_refs").write_text("5")
     except OSError:
         pass
 
 
-def read_bytes():
-    """Bytes that this process has fetched from disk; None where /proc does not tell."""
+def read_bytes(process="self"):
+    """Bytes that a process has fetched from disk; None where /proc does not tell."""
     try:
-        lines = dict(line.split(":", 1) for line in open("/proc/self/io"))
+        lines = proc_lines(process, "io")
     except OSError:
         return None
     return int(lines["read_bytes"])

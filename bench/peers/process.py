@@ -36,10 +36,9 @@ class PeerError(Exception):
 def python_for(peer):
     """The interpreter of a peer's environment, made when it is not there."""
     module = adapters.PEERS[peer][0]
-    if module == "faiss":
+    name, requirements = f"peers-{module}", HERE / "requirements" / f"{module}.txt"
+    if not requirements.exists():
         name, requirements = "peers", HERE / "requirements.txt"
-    else:
-        name, requirements = f"peers-{module}", HERE / "requirements" / f"{module}.txt"
     done = subprocess.run(
         [ROOT / "scripts" / "python_env.sh", name, requirements], capture_output=True, text=True
     )

@@ -17,7 +17,6 @@ reported, and each starts with the number of threads that it should use.
 """
 
 import gc
-import importlib.metadata
 import json
 import os
 import sys
@@ -37,7 +36,7 @@ class Worker:
 
     def describe(self, _):
         return {
-            "version": importlib.metadata.version(self.peer.package),
+            "version": self.peer.version(),
             "builds": self.peer.builds(),
             "on_disk": self.peer.on_disk,
         }
@@ -46,31 +45,32 @@ class Worker:
         base = np.load(ask["base"])
         begin = time.perf_counter()
         self.peer.build(base, ask["folder"], ask["threads"], ask["settings"])
-        return {"build_s": time.perf_counter() - begin, "memory": measure.memory()}
+        return {"build_s": time.perf_counter() - begin, "memory": measure.memory(self.peer.process)}
 
     def open(self, ask):
         self.queries, self.folder, self.threads = np.load(ask["queries"]), ask["folder"], ask["threads"]
-        self.settings, self.idle = ask["settings"], measure.memory()
-        measure.reset_peak()
+        self.settings, self.idle = ask["settings"], measure.memory(self.peer.process)
+        measure.reset_peak(self.peer.process)
         self.peer.open(self.folder, self.threads, self.settings)
         return {"sweeps": [vars(sweep) for sweep in self.peer.sweeps(self.settings)]}
 
     def run(self, ask):
         if ask["cold"]:
             self.reopen_cold()
-        requests = self.peer.requests(self.queries[ask["numbers"]], ask["knobs"])
-        begin_bytes = measure.read_bytes()
-        wall_s, times, answers = measure.run_pass(self.peer.search, requests, self.threads, not ask["cold"])
-        end_bytes = measure.read_bytes()
+        queries, process = self.queries[ask["numbers"]], self.peer.process
+        begin_bytes = measure.read_bytes(process)
+        wall_s, times, found = self.peer.run_pass(queries, ask["knobs"], self.threads, not ask["cold"])
+        end_bytes = measure.read_bytes(process)
         return {
             "wall_s": wall_s,
             "times_ns": times,
-            "found": [self.peer.rows(answer) for answer in answers],
+            "found": found,
             "read_bytes": None if begin_bytes is None else end_bytes - begin_bytes,
         }
 
     def reopen_cold(self):
         """Closes the index first: pages that are mapped would stay in memory."""
+        self.peer.close()
         self.peer = None
         gc.collect()
         measure.drop_cache(self.folder)
@@ -78,7 +78,7 @@ class Worker:
         self.peer.open(self.folder, self.threads, self.settings)
 
     def memory(self, _):
-        return {"idle": self.idle, "now": measure.memory()}
+        return {"idle": self.idle, "now": measure.memory(self.peer.process)}
 
 
 def main():

@@ -5,6 +5,9 @@ and ends; another opens it and searches, with one thread inside the library for 
 """
 
 import importlib
+import importlib.metadata
+
+import measure
 
 
 class Peer:
@@ -13,9 +16,14 @@ class Peer:
     package = None
     # Whether the index stays on disk and `--memory-mb` reaches it.
     on_disk = False
+    # The process that holds the index, by its name in /proc.
+    process = "self"
 
     def __init__(self, shape, memory_mb=None):
         self.shape, self.memory_mb = shape, memory_mb
+
+    def version(self):
+        return importlib.metadata.version(self.package)
 
     def builds(self):
         """Build settings to try, each a dict."""
@@ -45,6 +53,15 @@ class Peer:
         """The row numbers in an answer, best first."""
         raise NotImplementedError
 
+    def run_pass(self, queries, knobs, threads, warm_up):
+        """Wall time in seconds, the time of each call in ns, and the rows that each found."""
+        requests = self.requests(queries, knobs)
+        wall_s, times, answers = measure.run_pass(self.search, requests, threads, warm_up)
+        return wall_s, times, [self.rows(answer) for answer in answers]
+
+    def close(self):
+        """Ends what would outlive this object."""
+
 
 def single_rows(queries):
     """One 1 x dim array for each query."""
@@ -66,6 +83,7 @@ PEERS = {
     "lancedb-ivfpq": ("lancedb", "IvfPq"),
     "qdrant-edge": ("qdrant", "QdrantEdge"),
     "diskannpy": ("diskannpy", "Diskann"),
+    "diskann-disk": ("diskann_disk", "DiskannDisk"),
 }
 
 
