@@ -13,10 +13,12 @@ from process import PeerError, Worker
 from tune import OutOfTime, Sweep, Trial, tune
 
 BEGIN = time.monotonic()
-# Passes over the tuning queries that decide between the indexes of a peer.
+# Passes over the tuning queries that decide between the indexes of a peer, and how much slower than the best
+# one may have been when tuned to take part in them.
 DECIDING_ROUNDS = 3
+DECIDING_RATIO = 2.0
 # A pass that would take longer than this when tuning is over a sample, which has at least so many queries.
-TRIAL_S = 2.0
+TRIAL_S = 3.0
 SAMPLE_QUERIES = 100
 
 
@@ -32,6 +34,7 @@ class Point:
     index: "Index"
     target: float
     knobs: dict
+    tuned_qps: float
 
 
 class Index:
@@ -103,16 +106,17 @@ class Index:
         pace_s = TRIAL_S / len(self.run.tuning)
 
         def trial(knobs, whole):
-            """A sample is as large as the time of a call in the pass before suggests."""
+            """A sample is as large as the time of the pass before suggests."""
             nonlocal short, pace_s
-            if time.monotonic() > end:
+            begin = time.monotonic()
+            if begin > end:
                 short = True
                 raise OutOfTime
             numbers = self.run.tuning if whole else sample(self.run.tuning, TRIAL_S / pace_s)
             done = self.search(numbers, knobs)
-            pace_s = done["wall_s"] / len(numbers)
+            pace_s = (time.monotonic() - begin) / len(numbers)
             recall = float(self.run.judge.recalls(numbers, done["found"]).mean())
-            return Trial(knobs, recall, 1 / pace_s, len(numbers) == len(self.run.tuning))
+            return Trial(knobs, recall, len(numbers) / done["wall_s"], len(numbers) == len(self.run.tuning))
 
         best, trials = tune(self.sweeps, self.run.targets, trial)
         if short:
@@ -130,7 +134,9 @@ class Index:
 
     def search(self, numbers, knobs):
         cold = self.memory_mb is not None
-        return self.worker.ask("pass", numbers=numbers, knobs=knobs, cold=cold)
+        return self.worker.ask(
+            "pass", numbers=numbers, knobs=knobs, cold=cold, evict=cold and self.run.evict
+        )
 
     def close(self):
         if self.worker:
@@ -175,7 +181,7 @@ def prepare(run, peer, python, builds_max):
         most = max([most, *(trial.recall for trial in trials)])
         for target, trial in found.items():
             if trial:
-                candidates[target].append(Point(index, target, trial.knobs))
+                candidates[target].append(Point(index, target, trial.knobs, trial.qps))
     if not indexes:
         raise PeerError("; ".join(f"{which}: {why}" for which, why in failures.items()))
     points = [fastest(run, rivals) for rivals in candidates.values() if rivals]
@@ -189,6 +195,8 @@ def prepare(run, peer, python, builds_max):
 
 def fastest(run, rivals):
     """The point of the fastest index, by alternating passes: the trials lie minutes of building apart."""
+    most = max(point.tuned_qps for point in rivals)
+    rivals = [point for point in rivals if point.tuned_qps * DECIDING_RATIO >= most]
     if len(rivals) == 1:
         return rivals[0]
     walls = [[] for _ in rivals]

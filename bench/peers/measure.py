@@ -6,17 +6,17 @@ counted, and there are none where cold reads are measured.
 """
 
 import gc
-import os
 import pathlib
 import threading
 import time
 
 WARM_UP_QUERIES = 100
+MIB = 1024 * 1024
 
 
-def run_pass(search, requests, threads, warm_up=True):
+def run_pass(search, requests, threads, warm_up=True, between=None):
     """Wall time in seconds, the time of each call in ns and the raw answers, both in the order of the
-    requests.
+    requests. What is to be done `between` calls is not in the times; it is for a single thread.
 
     Each thread reads the clock itself, after all are warm: a thread that only waits for the others would get
     its turn too late to tell when they began.
@@ -36,6 +36,8 @@ def run_pass(search, requests, threads, warm_up=True):
                 begin = time.perf_counter_ns()
                 answers[at] = search(requests[at])
                 times[at] = time.perf_counter_ns() - begin
+                if between:
+                    between()
             ends[first] = time.perf_counter_ns()
         except Exception as error:
             errors.append(error)
@@ -53,7 +55,8 @@ def run_pass(search, requests, threads, warm_up=True):
         gc.enable()
     if errors:
         raise errors[0]
-    return (max(ends) - min(begins)) / 1e9, times, answers
+    wall = sum(times) if between else max(ends) - min(begins)
+    return wall / 1e9, times, answers
 
 
 def proc_lines(process, name):
@@ -63,14 +66,14 @@ def proc_lines(process, name):
 
 
 def memory(process="self"):
-    """Resident MiB now and at most since the start or `reset_peak`; None where /proc does not tell."""
+    """Resident MiB: now, at most since the start or `reset_peak`, and now without those of files. None where
+    /proc does not tell."""
     try:
         lines = proc_lines(process, "status")
     except OSError:
         return None
-    return {
-        name: int(lines[field].split()[0]) / 1024 for name, field in (("now", "VmRSS"), ("peak", "VmHWM"))
-    }
+    fields = (("now", "VmRSS"), ("peak", "VmHWM"), ("private", "RssAnon"))
+    return {name: int(lines[field].split()[0]) / 1024 for name, field in fields}
 
 
 def reset_peak(process="self"):
@@ -93,13 +96,3 @@ def read_bytes(process="self"):
 def folder_bytes(folder):
     """Bytes of all files below a folder."""
     return sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
-
-
-def drop_cache(folder):
-    """Asks the kernel to forget the cached pages of all files below a folder."""
-    for path in pathlib.Path(folder).rglob("*"):
-        if path.is_file():
-            file = os.open(path, os.O_RDONLY)
-            os.fsync(file)
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(file)

@@ -62,6 +62,7 @@ def row(point, passes, recalls, held_out, memory):
     times_us = np.concatenate([run["times_ns"] for run in passes]) / 1e3
     p50, p95, p99 = np.quantile(times_us, (0.5, 0.95, 0.99), method="inverted_cdf")
     read = [run["read_bytes"] / PAGE_BYTES / queries for run in passes if run["read_bytes"] is not None]
+    cached = [run["cached_bytes"] / MIB for run in passes if run["cached_bytes"] is not None]
     index, figures = point.index, {}
     if memory["now"] is not None:
         grown_mb = memory["now"]["now"] - memory["idle"]["now"]
@@ -71,6 +72,7 @@ def row(point, passes, recalls, held_out, memory):
             "rss_now_mb": memory["now"]["now"],
             "rss_idle_mb": memory["idle"]["now"],
             "memory_bytes_per_vector": grown_mb * MIB / index.rows,
+            "private_mb": memory["now"]["private"] - memory["idle"]["private"],
         }
     return {
         "peer": index.peer,
@@ -93,6 +95,7 @@ def row(point, passes, recalls, held_out, memory):
         "pages_per_query": statistics.median(read) if read else None,
         "build": index.settings,
         "knobs": point.knobs,
+        "cached_mb": max(cached, default=None),
         "memory_mb": index.memory_mb,
     }
 

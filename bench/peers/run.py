@@ -39,7 +39,8 @@ class Run:
         rows, dim = self.dataset.base.shape
         self.shape = {"rows": rows, "dim": dim, "metric": self.dataset.metric, "k": args.k}
         self.threads, self.build_threads = args.threads, args.build_threads
-        self.memory_mb, self.targets, self.tune_s = args.memory_mb, args.recall, args.tune_s
+        self.memory_mb, self.evict = args.memory_mb, args.evict
+        self.targets, self.tune_s = args.recall, args.tune_s
         self.scratch = scratch
         self.indexes = pathlib.Path(args.keep).resolve() if args.keep else scratch / "indexes"
         self.base, self.queries = scratch / "base.npy", scratch / "queries.npy"
@@ -70,6 +71,7 @@ def parse(words):
     add("--queries", type=int, help="only the first so many queries")
     add("--base-limit", type=int, help="only the first so many base vectors; true neighbours are computed")
     add("--memory-mb", type=int, help="for peers on disk: what they may use, and cold reads in every run")
+    add("--evict", action="store_true", help="holds cached pages of an index to --memory-mb, too")
     add("--keep", help="folder where indexes stay, to be used again without a build")
     add(
         "--also",
@@ -82,6 +84,8 @@ def parse(words):
     add("--out", help="write the JSON to this file")
     args = parser.parse_args(words)
     args.recall.sort()
+    if args.evict and (not args.memory_mb or args.threads > 1):
+        parser.error("--evict needs --memory-mb and a single thread")
     return args
 
 

@@ -26,6 +26,8 @@ COLUMNS = (
     ("p99_us", 0),
     ("build_s", 1),
     ("rss_now_mb", 0),
+    ("private_mb", 0),
+    ("cached_mb", 0),
     ("disk_mb", 1),
     ("bytes_per_vector", 0),
     ("memory_bytes_per_vector", 0),

@@ -9,7 +9,7 @@ What the library prints goes to stderr.
     {"do": "describe"}                                    version, build settings, whether it stays on disk
     {"do": "build", "base", "folder", "threads", "settings"}
     {"do": "open", "queries", "folder", "threads", "settings"}
-    {"do": "pass", "numbers", "knobs", "cold"}            a pass over the queries of these numbers
+    {"do": "pass", "numbers", "knobs", "cold", "evict"}   a pass over the queries of these numbers
     {"do": "memory"}                                      resident memory since it was opened
 
 An index is built by one process and searched by another: what is left over from building is not in the memory
@@ -25,6 +25,7 @@ import time
 import numpy as np
 
 import adapters
+import cache
 import measure
 
 
@@ -45,7 +46,9 @@ class Worker:
         base = np.load(ask["base"])
         begin = time.perf_counter()
         self.peer.build(base, ask["folder"], ask["threads"], ask["settings"])
-        return {"build_s": time.perf_counter() - begin, "memory": measure.memory(self.peer.process)}
+        build_s = time.perf_counter() - begin
+        cache.write_back(ask["folder"])
+        return {"build_s": build_s, "memory": measure.memory(self.peer.process)}
 
     def open(self, ask):
         self.queries, self.folder, self.threads = np.load(ask["queries"]), ask["folder"], ask["threads"]
@@ -55,27 +58,38 @@ class Worker:
         return {"sweeps": [vars(sweep) for sweep in self.peer.sweeps(self.settings)]}
 
     def run(self, ask):
+        budget = None
         if ask["cold"]:
             self.reopen_cold()
+        if ask["evict"]:
+            budget = cache.Budget(self.folder, self.memory_mb, self.idle["private"])
         queries, process = self.queries[ask["numbers"]], self.peer.process
         begin_bytes = measure.read_bytes(process)
-        wall_s, times, found = self.peer.run_pass(queries, ask["knobs"], self.threads, not ask["cold"])
+        wall_s, times, found = self.peer.run_pass(
+            queries, ask["knobs"], self.threads, not ask["cold"], budget and budget.hold
+        )
         end_bytes = measure.read_bytes(process)
         return {
             "wall_s": wall_s,
             "times_ns": times,
             "found": found,
             "read_bytes": None if begin_bytes is None else end_bytes - begin_bytes,
+            "cached_bytes": self.cached_bytes(budget) if ask["cold"] else None,
         }
 
+    def cached_bytes(self, budget):
+        """Of the index in the page cache: the most after any call under a budget, otherwise now."""
+        return max(cache.cached_bytes(self.folder), budget.most if budget else 0)
+
     def reopen_cold(self):
-        """Closes the index first: pages that are mapped would stay in memory."""
+        """With an empty page cache, also of what was read to open: that is in the process now, or mapped."""
         self.peer.close()
         self.peer = None
         gc.collect()
-        measure.drop_cache(self.folder)
+        cache.drop(self.folder)
         self.peer = self.peer_class(self.shape, self.memory_mb)
         self.peer.open(self.folder, self.threads, self.settings)
+        cache.drop(self.folder)
 
     def memory(self, _):
         return {"idle": self.idle, "now": measure.memory(self.peer.process)}

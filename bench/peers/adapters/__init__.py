@@ -53,10 +53,10 @@ class Peer:
         """The row numbers in an answer, best first."""
         raise NotImplementedError
 
-    def run_pass(self, queries, knobs, threads, warm_up):
-        """Wall time in seconds, the time of each call in ns, and the rows that each found."""
+    def run_pass(self, queries, knobs, threads, warm_up, between=None):
+        """Wall time in seconds, the time of each call in ns, and the rows that each found (measure.py)."""
         requests = self.requests(queries, knobs)
-        wall_s, times, answers = measure.run_pass(self.search, requests, threads, warm_up)
+        wall_s, times, answers = measure.run_pass(self.search, requests, threads, warm_up, between)
         return wall_s, times, [self.rows(answer) for answer in answers]
 
     def close(self):

@@ -21,13 +21,12 @@ import tempfile
 import numpy as np
 
 from adapters import Peer
-from measure import WARM_UP_QUERIES
+from measure import MIB, WARM_UP_QUERIES
 from tune import Sweep, ladder
 
 PROGRAM = pathlib.Path(__file__).resolve().parent.parent / "diskann-disk"
 PREFIX = "index"
 LOG_LINES = 5
-MIB = 1024 * 1024
 BUILD_MEMORY_GIB = 8
 # The likely ones first: those after them are given up as soon as they are slower (tune.py).
 BEAM_WIDTHS = (8, 4, 16, 2)
@@ -134,7 +133,8 @@ class DiskannDisk(Peer):
             Sweep("list_size", ladder(self.shape["k"], 1000), {"beam_width": width}) for width in BEAM_WIDTHS
         ]
 
-    def run_pass(self, queries, knobs, threads, warm_up):
+    def run_pass(self, queries, knobs, threads, warm_up, between=None):
+        """Nothing is done `between`: it reads past the page cache."""
         if self.metric != self.shape["metric"]:
             queries = np.pad(queries, ((0, 0), (0, 1)))
         with tempfile.NamedTemporaryFile() as file:

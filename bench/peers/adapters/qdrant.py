@@ -1,13 +1,15 @@
-"""Qdrant Edge (the engine of qdrant in this process): HNSW over float32, or over 8-bit scalars with
+"""Qdrant Edge (the engine of qdrant in this process): HNSW over float32, or over codes (8-bit scalars) with
 rescoring.
 
 One segment. Points are Python objects, which the build time includes; search requests are made before the
-clock starts. With --memory-mb, vectors and graph stay on disk and quantized vectors in memory.
+clock starts. With --memory-mb, vectors and graph are on disk, mapped, and so are codes that do not fit it;
+codes of two bits, which fit sooner, are then one more thing to build.
 """
 
 import qdrant_edge as qdrant
 
 from adapters import Peer
+from measure import MIB
 from tune import Sweep, ladder
 
 METRICS = {"l2": qdrant.Distance.Euclid, "ip": qdrant.Distance.Dot}
@@ -15,7 +17,9 @@ LOAD_ROWS = 1024
 # A segment larger than any set here (kilobytes), and an index from the first vector on.
 SEGMENT_KB_MAX = 1_000_000_000
 INDEX_FROM_KB = 1
-OVERSAMPLING = (1.0, 2.0, 4.0)
+# Of each kind of codes: bits a dimension, and how many more candidates than hits are scored by their vectors.
+BITS = {"int8": 8, "binary2": 2}
+OVERSAMPLING = {"int8": (1.0, 2.0, 4.0), "binary2": (8.0, 16.0, 4.0)}
 
 
 class QdrantEdge(Peer):
@@ -24,17 +28,16 @@ class QdrantEdge(Peer):
 
     def builds(self):
         graph = {"m": 16, "ef_construct": 200}
-        return [{**graph, "quantization": "int8"}, {**graph, "quantization": None}]
+        kinds = ["int8", "binary2", None] if self.memory_mb else ["int8", None]
+        return [{**graph, "quantization": kind} for kind in kinds]
 
     def config(self, threads, settings):
-        pinned, cold = qdrant.Memory.Pinned, qdrant.Memory.Cold if self.memory_mb else qdrant.Memory.Pinned
-        scalars = None
-        if settings["quantization"]:
-            scalars = qdrant.ScalarQuantizationConfig(qdrant.ScalarType.Int8, quantile=0.99, memory=pinned)
+        # Where the parts are that have a choice: mapped, or in memory.
+        cold = qdrant.Memory.Cold if self.memory_mb else qdrant.Memory.Pinned
         vectors = qdrant.EdgeVectorParams(
             self.shape["dim"],
             METRICS[self.shape["metric"]],
-            quantization_config=scalars,
+            quantization_config=self.codes(settings["quantization"]),
             memory=cold,
             hnsw_config=qdrant.HnswIndexConfig(
                 settings["m"],
@@ -49,7 +52,20 @@ class QdrantEdge(Peer):
             max_segment_size=SEGMENT_KB_MAX,
             indexing_threshold=INDEX_FROM_KB,
         )
-        return qdrant.EdgeConfig(vectors, optimizers=optimizers, max_search_threads=threads)
+        return qdrant.EdgeConfig(
+            vectors, optimizers=optimizers, max_search_threads=threads, id_tracker_memory=cold
+        )
+
+    def codes(self, kind):
+        if kind is None:
+            return None
+        code_bytes = self.shape["rows"] * self.shape["dim"] * BITS[kind] // 8
+        fits = not self.memory_mb or code_bytes <= self.memory_mb * MIB
+        memory = qdrant.Memory.Pinned if fits else qdrant.Memory.Cold
+        if kind == "int8":
+            return qdrant.ScalarQuantizationConfig(qdrant.ScalarType.Int8, quantile=0.99, memory=memory)
+        two_bits = qdrant.BinaryQuantizationEncoding.TwoBits
+        return qdrant.BinaryQuantizationConfig(encoding=two_bits, memory=memory)
 
     def build(self, base, folder, threads, settings):
         shard = qdrant.EdgeShard.create(folder, self.config(threads, settings))
@@ -66,9 +82,10 @@ class QdrantEdge(Peer):
 
     def sweeps(self, settings):
         efs = ladder(self.shape["k"], 2000)
-        if not settings["quantization"]:
+        kind = settings["quantization"]
+        if kind is None:
             return [Sweep("hnsw_ef", efs)]
-        return [Sweep("hnsw_ef", efs, {"oversampling": factor}) for factor in OVERSAMPLING]
+        return [Sweep("hnsw_ef", efs, {"oversampling": factor}) for factor in OVERSAMPLING[kind]]
 
     def requests(self, queries, knobs):
         rescoring = None
