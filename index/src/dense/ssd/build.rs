@@ -5,8 +5,9 @@
 //! every second one into one more ([`Placement`]); the axes dealt to the pieces of a code by the variance of
 //! residuals; words; postings; calibration.
 //!
-//! A merge goes on from what its largest part has learned ([`Trained`]): axes, words, steps and calibration
-//! stay, centroids move, and there are more or fewer of them. That is 6 times as fast, and every row still
+//! A merge goes on from what its largest part has learned ([`Trained`]): axes, words and steps
+//! stay, centroids move, and there are more or fewer of them; calibration stays where their number is about
+//! the same. That is 6 times as fast, and every row still
 //! ends in the cells that are nearest to it.
 //!
 //! Memory while it runs ([`bytes_needed`]): `4 x coded dims` bytes a vector for the projections, half of that
@@ -56,6 +57,8 @@ const SPILL_ROWS: usize = 1 << 16;
 /// they lie no further from their centroids, squared.
 const GROWN_MAX: u32 = 2;
 const SPREAD_MAX: f64 = 1.15;
+/// Recall is measured again when there are times as many rows, or as few.
+const MEASURED_GROWTH: f64 = 1.1;
 
 /// What cells of most of the rows were made with.
 pub(super) struct Trained {
@@ -169,6 +172,7 @@ fn learn(
         blocks: rows_of.starts.last().copied().unwrap_or(0),
         halves: steps.len() as u32,
         learned: count,
+        measured: count,
         scale: space.scale,
         radius: space.radius,
         query_norm: space.query_norm,
@@ -232,7 +236,11 @@ fn adapt(
     let centroids = placement.centroids;
     let RowParts { starts, radii, halves, refine, postings, spill } = rows_of;
     let parts = Parts { centroids, radii, starts, groups, halves, refine, postings, ..parts.clone() };
-    Ok(Some(Made { layout, parts, spill: spill.map(Arc::new) }))
+    let made = Made { layout, parts, spill: spill.map(Arc::new) };
+    // The same share of more cells is more of them: what was measured on fewer vectors finds less.
+    let measured = f64::from(made.layout.measured);
+    let holds = (measured / MEASURED_GROWTH..=measured * MEASURED_GROWTH).contains(&f64::from(count));
+    Ok(Some(if holds { made } else { calibrate::fit(made, total, rows, work) }))
 }
 
 /// What there is of each vector, and what follows from that.

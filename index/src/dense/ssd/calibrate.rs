@@ -209,7 +209,7 @@ pub(super) fn fit(mut made: Made, count: usize, rows: Rows<'_>, work: Work) -> M
         sample.ladders(&cells, rows, work, &mut calibration.points);
         made.parts = if made.spill.is_some() { kept } else { cells.give_back(kept) };
     }
-    made.layout.calibration = calibration;
+    (made.layout.calibration, made.layout.measured) = (calibration, count as u32);
     made
 }
 

@@ -45,6 +45,8 @@ pub(super) struct Layout {
     pub(super) halves: u32,
     /// How many vectors axes, words and steps were learned from.
     pub(super) learned: u32,
+    /// How many vectors there were when recall was measured.
+    pub(super) measured: u32,
     pub(super) scale: f64,
     pub(super) radius: f64,
     pub(super) query_norm: f64,
@@ -134,7 +136,7 @@ impl Layout {
             Metric::Cosine => 2,
         });
         let sizes = [self.field_dim, self.vectors, self.cells, self.groups, self.lookups, self.width];
-        for value in sizes.into_iter().chain([self.blocks, self.halves, self.learned]) {
+        for value in sizes.into_iter().chain([self.blocks, self.halves, self.learned, self.measured]) {
             header.u32(value);
         }
         for value in [self.scale, self.radius, self.query_norm] {
@@ -177,11 +179,11 @@ impl Layout {
         let mut header = Decoder::new(header);
         let ours = header.take(MAGIC.len(), "magic")? == MAGIC && header.u16("version")? == VERSION;
         let metric = [Metric::L2, Metric::Ip, Metric::Cosine].get(usize::from(header.u8("metric")?)).copied();
-        let mut sizes = [0; 9];
+        let mut sizes = [0; 10];
         for size in &mut sizes {
             *size = header.u32("sizes")?;
         }
-        let [field_dim, vectors, cells, groups, lookups, width, blocks, halves, learned] = sizes;
+        let [field_dim, vectors, cells, groups, lookups, width, blocks, halves, learned, measured] = sizes;
         let mut scales = [0.0; 3];
         for scale in &mut scales {
             *scale = f64::from_bits(header.u64("scales")?);
@@ -200,6 +202,7 @@ impl Layout {
                 blocks,
                 halves,
                 learned,
+                measured,
                 scale,
                 radius,
                 query_norm,
