@@ -11,20 +11,20 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// What work and pause take together.
 const PERIOD: Duration = Duration::from_millis(50);
 /// Share of a period at work, in thousandths: the least, and the most while there are searches.
-const SHARE_MIN: u32 = 150;
+const SHARE_MIN: u32 = 400;
 const SHARE_MAX: u32 = 900;
 const SHARE_ALL: u32 = 1000;
 /// How the share grows and shrinks, in thousandths of one and of itself.
 const GROW: u32 = 50;
 const SHRINK: u32 = 700;
 /// Times the p99 of searches in pauses that the p99 of others may be.
-const SLOWED_MAX: f64 = 1.25;
+const SLOWED_MAX: f64 = 1.5;
 /// Searches of each kind that a judgement needs; and how long it is waited for, before there are taken to be
 /// none.
 const SEARCHES_MIN: u32 = 200;
@@ -87,16 +87,15 @@ impl Pace {
         self.at_work.load(Ordering::Relaxed) > 0
     }
 
-    /// Waits for the rest of a period that belongs to searches.
-    fn breathe(&self) {
+    /// Waits for the rest of a period that belongs to searches, unless that is no time to wait.
+    fn breathe(&self, hurried: &AtomicBool) {
         let now = self.begin.elapsed();
         self.judge(now);
         let share = self.share.load(Ordering::Relaxed);
         let at = Duration::from_nanos((now.as_nanos() % PERIOD.as_nanos()) as u64);
-        if at > PERIOD * share / SHARE_ALL {
-            self.at_work.fetch_sub(1, Ordering::Relaxed);
+        if at > PERIOD * share / SHARE_ALL && !hurried.load(Ordering::Relaxed) {
+            let _away = Away::new(self);
             std::thread::sleep(PERIOD - at);
-            self.at_work.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -180,9 +179,15 @@ impl Histogram {
     }
 }
 
+/// What work keeps pace with, and whether it is not to.
+#[derive(Clone)]
+pub(crate) struct Kept {
+    pace: Arc<Pace>,
+    hurried: Arc<AtomicBool>,
+}
+
 thread_local! {
-    /// What this thread's work keeps pace with.
-    static CURRENT: RefCell<Option<Arc<Pace>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Kept>> = const { RefCell::new(None) };
 }
 
 /// Work of this thread, as long as it lives: counted, and given back when it ends or panics.
@@ -201,6 +206,22 @@ impl Drop for AtWork<'_> {
     }
 }
 
+/// The opposite: a thread that is at work is not for as long as this lives.
+struct Away<'a>(&'a Pace);
+
+impl<'a> Away<'a> {
+    fn new(pace: &'a Pace) -> Self {
+        pace.at_work.fetch_sub(1, Ordering::Relaxed);
+        Self(pace)
+    }
+}
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        self.0.at_work.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Forgets, at the end, what the thread keeps pace with.
 struct Job<'a>(&'a Pace);
 
@@ -211,10 +232,11 @@ impl Drop for Job<'_> {
     }
 }
 
-/// Does a job of the background at a pace that suits searches: [`breathe`] pauses in it.
-pub fn keeping<T>(pace: &Arc<Pace>, job: impl FnOnce() -> T) -> T {
+/// Does a job of the background at a pace that suits searches: [`breathe`] pauses in it, but not while it is
+/// `hurried`, which may change as it runs.
+pub fn keeping<T>(pace: &Arc<Pace>, hurried: &Arc<AtomicBool>, job: impl FnOnce() -> T) -> T {
     pace.jobs.fetch_add(1, Ordering::Relaxed);
-    CURRENT.set(Some(Arc::clone(pace)));
+    CURRENT.set(Some(Kept { pace: Arc::clone(pace), hurried: Arc::clone(hurried) }));
     let _job = Job(pace);
     let _at_work = AtWork::new(pace);
     job()
@@ -223,38 +245,38 @@ pub fn keeping<T>(pace: &Arc<Pace>, job: impl FnOnce() -> T) -> T {
 /// Pauses for searches, where this thread does background work and it is time; to be called every few
 /// milliseconds of work.
 pub fn breathe() {
-    if let Some(pace) = current() {
-        pace.breathe();
+    if let Some(kept) = current() {
+        kept.pace.breathe(&kept.hurried);
     }
 }
 
 /// What this thread keeps pace with.
-pub(crate) fn current() -> Option<Arc<Pace>> {
+fn current() -> Option<Kept> {
     CURRENT.with_borrow(Clone::clone)
 }
 
 /// Waits for helpers, which count as at work in place of this thread: each calls `helping` with what is given
 /// to it.
-pub(crate) fn waiting<T>(wait: impl FnOnce(Option<&Pace>) -> T) -> T {
-    let Some(pace) = current() else { return wait(None) };
-    pace.at_work.fetch_sub(1, Ordering::Relaxed);
-    let done = wait(Some(&pace));
-    pace.at_work.fetch_add(1, Ordering::Relaxed);
-    done
+pub(crate) fn waiting<T>(wait: impl FnOnce(Option<&Kept>) -> T) -> T {
+    let Some(kept) = current() else { return wait(None) };
+    let _away = Away::new(&kept.pace);
+    wait(Some(&kept))
 }
 
 /// Works through parts at that pace.
-pub(crate) fn helping(pace: Option<&Pace>, mut part: impl FnMut() -> bool) {
-    let _at_work = pace.map(AtWork::new);
+pub(crate) fn helping(kept: Option<&Kept>, mut part: impl FnMut() -> bool) {
+    let _at_work = kept.map(|kept| AtWork::new(&kept.pace));
     while part() {
-        if let Some(pace) = pace {
-            pace.breathe();
+        if let Some(kept) = kept {
+            kept.pace.breathe(&kept.hurried);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::panic::AssertUnwindSafe;
+
     use super::*;
 
     #[test]
@@ -297,7 +319,7 @@ mod tests {
         assert!(pace.watch(Instant::now()).is_none(), "nothing is under way");
         // What searches take is given: three times as long beside work, and then the same.
         let run = |slowed: u64, rounds: usize| {
-            keeping(&pace, || {
+            keeping(&pace, &Arc::default(), || {
                 for _ in 0..rounds {
                     for (at, ns) in [(0, 1000), (1, 1000 * slowed)] {
                         let add = |_| pace.times[at].add(Duration::from_nanos(ns));
@@ -317,17 +339,18 @@ mod tests {
     fn helpers_are_at_work_and_searches_know_it() {
         let pace = Arc::new(Pace::default());
         pace.share.store(SHARE_MIN, Ordering::Relaxed);
-        keeping(&pace, || {
+        keeping(&pace, &Arc::default(), || {
             assert!(pace.watch(Instant::now()).is_some_and(|watch| watch.beside_work));
             let (mut beside, mut paused) = (0, 0);
-            waiting(|pace| {
-                let pace = pace.expect("the job keeps pace");
+            waiting(|kept| {
+                let kept = kept.expect("the job keeps pace");
+                let pace = &kept.pace;
                 assert!(!pace.is_at_work(), "who waits is not at work");
                 let done = std::sync::atomic::AtomicBool::new(false);
                 std::thread::scope(|scope| {
                     scope.spawn(|| {
                         let mut left = 40;
-                        helping(Some(pace), || {
+                        helping(Some(kept), || {
                             std::thread::sleep(Duration::from_millis(3));
                             left -= 1;
                             left > 0
@@ -347,8 +370,30 @@ mod tests {
             assert!(pace.is_at_work());
         });
         assert!(!pace.is_at_work());
-        // A panic leaves nothing behind.
-        let panicked = std::panic::catch_unwind(|| keeping(&pace, || panic!("as it happens")));
-        assert!(panicked.is_err() && !pace.is_at_work() && current().is_none());
+        // Nor does it pause while it is hurried.
+        keeping(&pace, &Arc::new(AtomicBool::new(true)), || {
+            let begin = Instant::now();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while begin.elapsed() < 3 * PERIOD {
+                        assert!(pace.is_at_work());
+                    }
+                });
+                while begin.elapsed() < 4 * PERIOD {
+                    breathe();
+                }
+            });
+        });
+        // A panic leaves nothing behind, nor does one while helpers are waited for.
+        for helped in [false, true] {
+            let job = || match helped {
+                true => waiting(|_| panic!("as it happens")),
+                false => panic!("as it happens"),
+            };
+            let job = AssertUnwindSafe(|| keeping(&pace, &Arc::default(), job));
+            let panicked = std::panic::catch_unwind(job);
+            assert!(panicked.is_err() && current().is_none());
+            assert_eq!((pace.jobs.load(Ordering::Relaxed), pace.at_work.load(Ordering::Relaxed)), (0, 0));
+        }
     }
 }

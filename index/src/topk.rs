@@ -108,7 +108,7 @@ impl TopK {
     }
 
     /// What is kept, in no particular order.
-    pub fn iter(&self) -> impl Iterator<Item = Scored> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Scored> {
         self.heap.iter().copied()
     }
 

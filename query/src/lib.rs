@@ -36,6 +36,7 @@ pub mod fuse;
 #[cfg(feature = "import")]
 pub mod import;
 mod learn;
+mod live;
 mod maintain;
 mod publish;
 mod queue;

@@ -17,20 +17,18 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use spandrel_index::pace;
 use spandrel_index::parallel::{Priority, step_back, threads};
 use spandrel_index::segment::policy::{Bounds, Job, Size, disk_job, fresh_job, merge_all_job};
-use spandrel_index::segment::{IndexDoc, IndexValues, Merge, Plan, Segment};
+use spandrel_index::segment::{IndexDoc, Merge, Plan, Segment};
 use spandrel_index::stop::Stop;
+use spandrel_storage::RowId;
 use spandrel_storage::record::FieldSet;
-use spandrel_storage::{DocId, RowId, TenantId};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::fetch::key_of;
 use crate::learn;
+use crate::live::{keyed_docs, live_docs, live_rows, most_live, stored_docs};
 use crate::publish::{self, to_disk};
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, View};
 
-/// Rows read from the row store at once when segments are merged.
-const FETCH_ROWS: usize = 1_024;
 /// Longest time [`flush`] waits.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(600);
 /// Pause after a failed job, so that a full disk is not hammered.
@@ -41,6 +39,8 @@ const FLUSH_PLAIN_MAX: usize = 65_536;
 const QUIET: Duration = Duration::from_secs(5);
 /// With more segments than this, merges have fallen behind.
 const SEGMENTS_BEHIND: usize = 32;
+/// With more segments than this, a search is slowed by each.
+const SEGMENTS_SOME: usize = 3;
 /// Longest time a maintainer sleeps; it is woken when there is something to do.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -116,6 +116,8 @@ pub struct Maintenance {
     flushed: Mutex<Instant>,
     /// The last failure of each lane since it last succeeded.
     failures: [Mutex<Option<(Instant, Error)>>; 2],
+    /// Whether so many rows have not been merged that merges do not pause for searches.
+    hurried: Arc<AtomicBool>,
     /// Read-held while a job works on the collection's files; a drop takes it whole.
     pub busy: RwLock<()>,
 }
@@ -127,6 +129,7 @@ impl Default for Maintenance {
             merge_to: AtomicU64::new(0),
             flushed: Mutex::new(Instant::now()),
             failures: Default::default(),
+            hurried: Arc::default(),
             busy: RwLock::default(),
         }
     }
@@ -252,10 +255,13 @@ fn is_behind(snapshot: &Snapshot) -> bool {
     snapshot.views.len() > SEGMENTS_BEHIND
 }
 
-/// Rows that searches scan, because they have not been merged: they cost them more than a merge does.
-fn unmerged_rows(snapshot: &Snapshot) -> usize {
+/// Sets whether merges are hurried: when what is not merged costs searches more than a merge beside them.
+fn hurry(shared: &Shared, snapshot: &Snapshot) {
     let scanned = |view: &&View| !view.segment.on_disk() || view.segment.is_plain();
-    snapshot.views.iter().filter(scanned).map(|view| view.segment.docs() as usize).sum()
+    let rows: usize = snapshot.views.iter().filter(scanned).map(|view| view.segment.docs() as usize).sum();
+    let segments = snapshot.views.iter().filter(|view| view.segment.on_disk()).count();
+    let hurried = rows > shared.settings.fresh_rows_max || segments > SEGMENTS_SOME;
+    shared.maintenance.hurried.store(hurried, Ordering::Relaxed);
 }
 
 /// Runs at most one job of a collection; returns whether there may be another.
@@ -308,7 +314,9 @@ pub fn run_next(shared: &Shared, lane: Lane) -> Result<bool> {
             let rows = inputs[0].segment.first()..=inputs[inputs.len() - 1].segment.last();
             let output = match docs.is_empty() {
                 true => None,
-                false => Some(Arc::new(Segment::from_docs(&shared.indexer, docs, rows)?)),
+                false => {
+                    Some(Arc::new(Segment::from_docs(&shared.indexer, docs, rows, &snapshot.segments())?))
+                }
             };
             publish::fresh(shared, inputs, output);
         }
@@ -316,10 +324,11 @@ pub fn run_next(shared: &Shared, lane: Lane) -> Result<bool> {
             let inputs = &snapshot.views[range];
             let docs = live_docs(inputs);
             let cells = docs.len() > FLUSH_PLAIN_MAX;
-            let plan = Plan { cells, ..shared.settings.plan(None) };
+            let plan = Plan { cells, coded: &snapshot.segments(), ..shared.settings.plan(None) };
             to_disk(shared, inputs, (docs.len(), plan), &mut |_, each| {
                 docs.iter().try_for_each(|doc| each(Arc::clone(doc)))
             })?;
+            hurry(shared, &shared.snapshot());
             *shared.maintenance.flushed.lock() = Instant::now();
             shared.wake.wake(Lane::Disk);
         }
@@ -328,9 +337,10 @@ pub fn run_next(shared: &Shared, lane: Lane) -> Result<bool> {
             let merge_to = shared.maintenance.merge_to();
             let asked = snapshot.views[range.clone()].iter().all(|view| view.segment.last() <= merge_to);
             let wanted = shared.settings.build_threads;
-            match asked || is_behind(&snapshot) || unmerged_rows(&snapshot) > shared.settings.fresh_rows_max {
+            hurry(shared, &snapshot);
+            match asked || is_behind(&snapshot) {
                 true => merge_disk(shared, &snapshot, range, wanted)?,
-                false => pace::keeping(&shared.pace, || {
+                false => pace::keeping(&shared.pace, &shared.maintenance.hurried, || {
                     merge_disk(shared, &snapshot, range, threads(wanted).div_ceil(2))
                 })?,
             }
@@ -341,7 +351,10 @@ pub fn run_next(shared: &Shared, lane: Lane) -> Result<bool> {
 
 /// Measures segments by queries that came lately, when there is nothing else to do.
 fn learn_more(shared: &Shared) -> Result<bool> {
-    pace::keeping(&shared.pace, || learn::learn(shared, threads(shared.settings.build_threads).div_ceil(2)))
+    let hurried = Arc::default();
+    pace::keeping(&shared.pace, &hurried, || {
+        learn::learn(shared, threads(shared.settings.build_threads).div_ceil(2))
+    })
 }
 
 /// Merges segments on disk: vectors come from them, everything else from the row store.
@@ -356,7 +369,7 @@ fn merge_disk(
     let (order, places) = (&live.order, &live.places);
     let segments: Vec<&Segment> = inputs.iter().map(|view| &*view.segment).collect();
     let merge = Merge { inputs: &segments, places };
-    let plan = Plan { threads, ..shared.settings.plan(Some(merge)) };
+    let plan = Plan { threads, like: most_live(inputs.iter()), ..shared.settings.plan(Some(merge)) };
     let mut source =
         |wanted: &FieldSet, each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>| match wanted
             .is_empty()
@@ -372,7 +385,7 @@ fn merge_disk(
     }
     // What is in segments can be had from the rows.
     tracing::warn!(collection = %shared.name, %error, "a segment is damaged; its vectors are read from the rows");
-    let plan = Plan { merge: None, ..plan };
+    let plan = Plan { merge: None, like: None, ..plan };
     to_disk(shared, inputs, (order.len(), plan), &mut |wanted, each| {
         stored_docs(shared, snapshot, order, wanted, each)
     })
@@ -411,83 +424,4 @@ fn choose(shared: &Shared, snapshot: &Snapshot, lane: Lane) -> Option<Job> {
         fresh_bytes_max: shared.settings.fresh_bytes_max,
     };
     fresh_job(&sizes, bounds)
-}
-
-/// Docs of fresh segments that are not deleted, in doc order of the segment they will make.
-fn live_docs(inputs: &[View]) -> Vec<Arc<IndexDoc>> {
-    let mut docs: Vec<Arc<IndexDoc>> = Vec::new();
-    for view in inputs {
-        for (doc, index_doc) in (0..).zip(view.segment.fresh_docs()) {
-            if !view.deleted.contains(doc) {
-                docs.push(Arc::clone(index_doc));
-            }
-        }
-    }
-    docs.sort_unstable_by_key(|doc| (doc.tenant, doc.row));
-    docs
-}
-
-/// Rows of segments that are not deleted, in doc order of the segment they will make.
-struct LiveRows {
-    order: Vec<(TenantId, RowId)>,
-    /// Where each is: its segment and doc.
-    places: Vec<(u32, DocId)>,
-}
-
-fn live_rows(inputs: &[View]) -> LiveRows {
-    let mut rows = Vec::new();
-    for (input, view) in (0..).zip(inputs) {
-        for (tenant, range) in view.segment.tenant_ranges() {
-            let live = range.filter(|doc| !view.deleted.contains(*doc));
-            rows.extend(live.map(|doc| ((tenant, view.segment.rows()[doc as usize]), (input, doc))));
-        }
-    }
-    rows.sort_unstable_by_key(|(row, _)| *row);
-    let (order, places) = rows.into_iter().unzip();
-    LiveRows { order, places }
-}
-
-/// Docs without values, when all of their keys are at hand; says whether they are.
-fn keyed_docs(
-    segments: &[&Segment],
-    live: &LiveRows,
-    each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>,
-) -> spandrel_index::Result<bool> {
-    if !segments.iter().all(|segment| segment.has_keys()) {
-        return Ok(false);
-    }
-    for (at, ((tenant, row), (input, doc))) in live.order.iter().zip(&live.places).enumerate() {
-        if at % FETCH_ROWS == 0 {
-            pace::breathe();
-        }
-        let key = segments[*input as usize].key(*doc).map(Box::from);
-        each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values: IndexValues::default() }))?;
-    }
-    Ok(true)
-}
-
-/// Reads rows from the store, at the snapshot that says they are live, and analyses them again.
-fn stored_docs(
-    shared: &Shared,
-    snapshot: &Snapshot,
-    order: &[(TenantId, RowId)],
-    wanted: &FieldSet,
-    each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>,
-) -> spandrel_index::Result<()> {
-    for chunk in order.chunks(FETCH_ROWS) {
-        if shared.wake.stopped() || shared.writable().is_err() {
-            return Err(spandrel_index::Error::Invalid("given up: the collection closes".into()));
-        }
-        pace::breathe();
-        let ids: Vec<RowId> = chunk.iter().map(|(_, row)| *row).collect();
-        let rows = snapshot.store.get(shared.id, &ids, wanted)?;
-        for ((tenant, row), stored) in chunk.iter().zip(rows) {
-            // Built without it, the row would be lost to every search, in silence.
-            let stored = stored.ok_or_else(|| publish::lost(shared, *row))?;
-            let values = shared.indexer.values(&stored.fields)?;
-            let key = key_of(&stored.key, &stored.chunk);
-            each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values }))?;
-        }
-    }
-    Ok(())
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
+use spandrel_index::dense::ssd::lessons_hold;
 use spandrel_index::segment::{self, Segment};
 use spandrel_storage::manifest::{Manifest, SegmentEntry};
 use spandrel_storage::store::{Commit, Durability};
@@ -103,12 +104,11 @@ fn replaced(current: &[View], inputs: &[View], output: Option<Arc<Segment>>) -> 
     views
 }
 
-/// What was learned about the largest input serves the output as long as its cells are about the same.
+/// What was learned about the largest input serves the output, unless that is larger.
 fn inherited(output: &Segment, inputs: &[View]) -> Arc<Lessons> {
     let largest = inputs.iter().max_by_key(|view| view.segment.docs());
-    let same =
-        |view: &&View| output.docs() / 2 <= view.segment.docs() && view.segment.docs() / 2 <= output.docs();
-    largest.filter(same).map_or_else(Arc::default, |view| Arc::clone(&view.lessons))
+    let hold = |view: &&View| lessons_hold(view.segment.docs(), output.docs());
+    largest.filter(hold).map_or_else(Arc::default, |view| Arc::clone(&view.lessons))
 }
 
 /// Publishes what was learned about a segment; forgotten when it is no longer there.

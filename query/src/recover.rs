@@ -276,10 +276,12 @@ impl Replay {
     /// Makes the batch visible; `row` is the last one read.
     fn apply(&mut self, shared: &Shared, row: RowId) -> Result<()> {
         let batch = std::mem::take(self);
-        let mut views = shared.snapshot().views.clone();
+        let snapshot = shared.snapshot();
+        let mut views = snapshot.views.clone();
         if !batch.docs.is_empty() {
-            let first = batch.first.unwrap_or(row);
-            views.push(View::new(Arc::new(Segment::from_docs(&shared.indexer, batch.docs, first..=row)?)));
+            let (first, others) = (batch.first.unwrap_or(row), snapshot.segments());
+            let segment = Segment::from_docs(&shared.indexer, batch.docs, first..=row, &others)?;
+            views.push(View::new(Arc::new(segment)));
         }
         mark_deleted(&mut views, &batch.removed);
         let erase = batch.dropped.map(|tenant| drop_from_views(&mut views, tenant)).unwrap_or_default();

@@ -123,7 +123,14 @@ impl Settings {
 impl Settings {
     /// How a segment is built.
     pub(crate) fn plan<'a>(&self, merge: Option<Merge<'a>>) -> Plan<'a> {
-        Plan { threads: self.build_threads, cells: true, merge, memory_bytes: self.build_memory_bytes }
+        Plan {
+            threads: self.build_threads,
+            cells: true,
+            merge,
+            like: None,
+            coded: &[],
+            memory_bytes: self.build_memory_bytes,
+        }
     }
 }
 

@@ -54,6 +54,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The segments of its views.
+    pub fn segments(&self) -> Vec<&Segment> {
+        self.views.iter().map(|view| &*view.segment).collect()
+    }
+
     /// Where a row is: the index of its view, and its doc.
     pub fn locate(&self, tenant: TenantId, row: RowId) -> Option<(usize, DocId)> {
         locate(&self.views, tenant, row)

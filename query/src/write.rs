@@ -171,7 +171,12 @@ fn make_visible(
     shared.tenants.insert(commit.new_tenants);
     let mut views = snapshot.views.clone();
     if !docs.is_empty() {
-        views.push(View::new(Arc::new(Segment::from_docs(&shared.indexer, docs, first..=last)?)));
+        views.push(View::new(Arc::new(Segment::from_docs(
+            &shared.indexer,
+            docs,
+            first..=last,
+            &snapshot.segments(),
+        )?)));
     }
     mark_deleted(&mut views, &removed);
     if let Some(tenant) = dropped {

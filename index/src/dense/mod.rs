@@ -144,6 +144,11 @@ pub trait VectorIndex: Send + Sync {
         Ok(None)
     }
 
+    /// Its sign codes, when it searches by those.
+    fn codes(&self) -> Option<&signs::Codes> {
+        None
+    }
+
     /// What its cells were made with, when it has cells.
     ///
     /// # Errors

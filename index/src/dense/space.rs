@@ -20,6 +20,8 @@ pub(super) const QUERY_SQUARED_MAX: f64 = 1e12;
 
 /// How much the largest norm may grow without a new mean and scale.
 const WIDENED_MAX: f64 = 1.01;
+/// A norm this much beyond the largest is as good as that.
+const HELD_MAX: f64 = 1.0001;
 /// What a distance here may be off by, as a share of the squares that it is the difference of.
 const ROUNDING: f64 = 1e-6;
 
@@ -128,6 +130,15 @@ impl Space {
         let fits = most <= self.radius * WIDENED_MAX;
         self.radius = self.radius.max(most);
         fits.then_some(())
+    }
+
+    /// Whether rows can be placed without changing it.
+    pub(super) fn holds(&self, rows: Rows<'_>, count: usize) -> bool {
+        let mut most = 0.0_f64;
+        if self.metric == Metric::Ip {
+            each_norm(rows, count, self.field_dim(), |norm| most = most.max(norm * self.scale));
+        }
+        most <= self.radius * HELD_MAX
     }
 
     /// Dimensions here.

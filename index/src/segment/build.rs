@@ -21,10 +21,11 @@ use spandrel_storage::file::{SegmentInfo, SegmentWriter};
 use spandrel_storage::record::FieldSet;
 use spandrel_storage::{DenseSpec, FieldId, FieldKind, IndexKind, RowId, Schema};
 
+use super::coded::Coded;
 use super::fresh::FieldBuilder;
 use super::keys::{self, Keys};
 use super::merge::Merge;
-use super::{IndexDoc, IndexValue, Indexer, Order};
+use super::{IndexDoc, IndexValue, Indexer, Order, Segment};
 use crate::dense::flat::FlatBuilder;
 use crate::dense::{hnsw, signs, ssd};
 use crate::error::{Error, Result};
@@ -76,9 +77,27 @@ pub struct Plan<'a> {
     pub cells: bool,
     /// The segments that the docs are from: their vectors are taken as they are.
     pub merge: Option<Merge<'a>>,
+    /// A segment whose cells are to be gone on from, where it has some.
+    pub like: Option<&'a Segment>,
+    /// Segments, in row order, whose sign codes docs keep that are in them; not of a merge.
+    pub coded: &'a [&'a Segment],
     /// Memory that the vectors of a field and the build of its cells may take, in bytes: a merge of more
     /// works on disk, next to the segment; what is not a merge gets no cells then.
     pub memory_bytes: u64,
+}
+
+impl Plan<'_> {
+    /// What cells of a field go on from.
+    fn trained(&self, id: FieldId) -> Result<Option<ssd::Trained>> {
+        self.like.and_then(|like| like.dense(id)).map_or(Ok(None), |index| index.trained())
+    }
+
+    /// The position there of every vector of a merge, or none.
+    fn kept(&self, id: FieldId) -> Option<Vec<u32>> {
+        let (merge, like) = self.merge.zip(self.like)?;
+        let input = merge.inputs.iter().position(|input| std::ptr::eq(*input, like))?;
+        Some(merge.positions(id, input as u32))
+    }
 }
 
 /// Writes a segment file that covers `range`, durably. The file is not there unless this succeeds.
@@ -186,15 +205,18 @@ fn write_dense(
     let fits = ssd::build_bytes(spec, docs) + u64::from(docs) * row_bytes <= plan.memory_bytes;
     let cells = plan.cells && wants_cells(spec, docs);
     if let Some(merge) = plan.merge.filter(|_| cells && !fits)
-        && write_streamed(spec, writer, id, (docs, merge), room)?
+        && write_streamed(spec, writer, id, (docs, plan, merge), room)?
     {
         return Ok(());
     }
-    let mut builder = FlatBuilder::new(spec)?;
+    let (mut builder, mut coded) = (FlatBuilder::new(spec)?, Coded::new(plan.coded, id));
     match &plan.merge {
         Some(merge) => merge.copy_vectors(id, &mut builder)?,
         None => source(&FieldSet::of([id]), &mut |doc| match doc.value(id) {
-            Some(IndexValue::Dense(vector)) => builder.push(Some(vector)),
+            Some(IndexValue::Dense(vector)) => {
+                coded.push(&doc);
+                builder.push(Some(vector))
+            }
             _ => builder.push(None),
         })?,
     }
@@ -207,12 +229,13 @@ fn write_dense(
         write_section(writer, &graph_name(at), |section| graph.write(section))?;
     }
     if cells && fits && wants_cells(spec, vectors) {
-        let trained = plan.merge.and_then(|merge| merge.trained(id)).transpose()?;
-        let cells = ssd::build(spec, &rows, vectors, trained.as_ref(), room)?;
+        let (trained, kept) = (plan.trained(id)?, plan.kept(id));
+        let prior = trained.as_ref().map(|trained| ssd::Prior { trained, kept: kept.as_deref() });
+        let cells = ssd::build(spec, &rows, vectors, prior, room)?;
         write_section(writer, &cells_name(at), |section| cells.write(section))?;
     } else if signs::has_signs(spec, vectors) {
         // Beside a graph, too: they serve where memory has no room for that.
-        let codes = signs::Codes::encode(spec, &rows, vectors);
+        let codes = coded.encode(spec, &rows, vectors);
         write_section(writer, &signs_name(at), |section| codes.write(section))?;
     }
     Ok(())
@@ -224,7 +247,7 @@ fn write_streamed(
     spec: &DenseSpec,
     writer: &mut SegmentWriter,
     id: FieldId,
-    (docs, merge): (u32, Merge<'_>),
+    (docs, plan, merge): (u32, Plan<'_>, Merge<'_>),
     room: ssd::Room<'_>,
 ) -> Result<bool> {
     let (streamed, at) = (merge.streamed(id, spec)?, usize::from(id.0));
@@ -234,9 +257,10 @@ fn write_streamed(
     }
     let written = write_section(writer, &format!("dense/{at}"), |section| streamed.write(merge, id, section));
     streamed.check().and(written)?;
-    let trained = merge.trained(id).transpose()?;
     let rows = |at: usize, out: &mut [f32]| streamed.rows(at, out);
-    let cells = ssd::build(spec, &rows, streamed.vectors(), trained.as_ref(), room);
+    let (trained, kept) = (plan.trained(id)?, plan.kept(id));
+    let prior = trained.as_ref().map(|trained| ssd::Prior { trained, kept: kept.as_deref() });
+    let cells = ssd::build(spec, &rows, streamed.vectors(), prior, room);
     // What could not be read explains everything else.
     let cells = streamed.check().and(cells)?;
     write_section(writer, &cells_name(at), |section| cells.write(section))?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use spandrel_storage::{DocId, FieldId, FieldKind, PayloadKind, RowId};
 
+use super::coded::Coded;
 use super::keys::Keys;
 use super::{FieldIndex, IndexDoc, IndexValue, Indexer, Order, Place, Segment};
 use crate::dense::flat::FlatBuilder;
@@ -52,7 +53,8 @@ impl FieldBuilder {
 }
 
 impl Segment {
-    /// Builds a segment in memory from docs in any order; `range` is what it covers.
+    /// Builds a segment in memory from docs in any order; `range` is what it covers. Docs that are in one of
+    /// `others`, which are in row order, keep the codes that they have there.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a value that is not of its field's kind; rows that were checked have none.
@@ -60,19 +62,27 @@ impl Segment {
         indexer: &Indexer,
         mut docs: Vec<Arc<IndexDoc>>,
         range: RangeInclusive<RowId>,
+        others: &[&Segment],
     ) -> Result<Self> {
         docs.sort_unstable_by_key(|doc| (doc.tenant, doc.row));
         let schema = Arc::clone(indexer.schema());
         let mut order = Order::new();
         let mut builders =
             schema.fields.iter().map(|field| FieldBuilder::new(&field.kind)).collect::<Result<Vec<_>>>()?;
+        let mut coded: Vec<Coded<'_>> =
+            (0..builders.len()).map(|id| Coded::new(others, FieldId(id as u16))).collect();
         for (at, doc) in (0..).zip(&docs) {
             order.push(doc.tenant, doc.row);
-            for (id, builder) in (0..).map(FieldId).zip(&mut builders) {
-                builder.push(at, doc.value(id))?;
+            for ((id, builder), coded) in (0..).map(FieldId).zip(&mut builders).zip(&mut coded) {
+                let value = doc.value(id);
+                builder.push(at, value)?;
+                if let Some(IndexValue::Dense(_)) = value {
+                    coded.push(doc);
+                }
             }
         }
-        let fields = builders.into_iter().map(finish).collect();
+        let fields =
+            builders.into_iter().zip(&coded).map(|(builder, coded)| finish(builder, coded)).collect();
         let has_text = schema.fields.iter().any(|field| matches!(field.kind, FieldKind::Text(_)));
         let text = has_text.then(|| {
             let texts = docs.iter().map(|doc| doc.text());
@@ -113,10 +123,10 @@ impl Segment {
     }
 }
 
-fn finish(builder: FieldBuilder) -> FieldIndex {
+fn finish(builder: FieldBuilder, coded: &Coded<'_>) -> FieldIndex {
     match builder {
         FieldBuilder::None => FieldIndex::None,
-        FieldBuilder::Dense(builder) => FieldIndex::Dense(signs::in_memory(builder)),
+        FieldBuilder::Dense(builder) => FieldIndex::Dense(signs::in_memory(builder, coded.before())),
         FieldBuilder::Sparse(builder) => FieldIndex::Sparse(Box::new(builder.finish())),
         FieldBuilder::Payload(builder) => FieldIndex::Payload(builder.finish()),
     }

@@ -6,14 +6,12 @@
 
 use std::io::{self, Write};
 
-use parking_lot::Mutex;
 use spandrel_storage::{DenseSpec, DocId, FieldId};
 
 use super::Segment;
-use crate::dense::Flat;
-use crate::dense::flat::{AppendBuffers, FlatBuilder};
-use crate::dense::ssd;
-use crate::error::{Error, Result};
+use crate::dense::flat::{AppendBuffers, FirstFailure, FlatBuilder};
+use crate::dense::{Flat, ssd};
+use crate::error::Result;
 use crate::pace;
 
 /// Vectors copied between two looks at the [pace](crate::pace).
@@ -29,14 +27,6 @@ pub struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
-    /// What the cells of the input with most of the docs were made with, when it has cells.
-    pub(super) fn trained(&self, id: FieldId) -> Option<Result<ssd::Trained>> {
-        let mut counts = vec![0; self.inputs.len()];
-        self.places.iter().for_each(|(input, _)| counts[*input as usize] += 1);
-        let most = (0..counts.len()).max_by_key(|input| counts[*input])?;
-        self.inputs[most].dense(id)?.trained().transpose()
-    }
-
     /// Takes the vectors of a field.
     pub(super) fn copy_vectors(&self, id: FieldId, builder: &mut FlatBuilder) -> Result<()> {
         let mut buffers = AppendBuffers::default();
@@ -57,7 +47,18 @@ impl<'a> Merge<'a> {
             None => of.iter().try_for_each(|_| docs.push(None)),
         })?;
         let flats = (0..self.inputs.len() as u32).map(|input| self.flat(input, id)).collect();
-        Ok(Streamed { spec: spec.clone(), flats, docs, places, failure: Mutex::default() })
+        Ok(Streamed { spec: spec.clone(), flats, docs, places, failure: FirstFailure::default() })
+    }
+
+    /// The position that every vector of a field has in one of the inputs, or none.
+    pub(super) fn positions(&self, id: FieldId, of: u32) -> Vec<u32> {
+        let mut positions = Vec::with_capacity(self.places.len());
+        for run in self.places.chunk_by(|a, b| a.0 == b.0) {
+            let Some(flat) = self.flat(run[0].0, id) else { continue };
+            let here = flat.positions(run.iter().map(|(_, doc)| *doc)).flatten();
+            positions.extend(here.map(|position| if run[0].0 == of { position } else { ssd::NONE }));
+        }
+        positions
     }
 
     fn flat(&self, input: u32, id: FieldId) -> Option<&'a Flat> {
@@ -86,7 +87,7 @@ pub(super) struct Streamed<'a> {
     /// The input and the position there of every vector.
     places: Vec<(u32, u32)>,
     /// The first failure to read one.
-    failure: Mutex<Option<Error>>,
+    failure: FirstFailure,
 }
 
 impl Streamed<'_> {
@@ -103,7 +104,7 @@ impl Streamed<'_> {
     /// [`check`](Self::check) tells.
     pub(super) fn rows(&self, first: usize, out: &mut [f32]) {
         let dim = self.spec.dim as usize;
-        let (mut out, mut ordinals, mut buffers) = (out, Vec::new(), AppendBuffers::default());
+        let (mut out, mut ordinals) = (out, Vec::new());
         let wanted = &self.places[first..first + out.len() / dim];
         for run in wanted.chunk_by(|a, b| a.0 == b.0) {
             let (here, rest) = out.split_at_mut(run.len() * dim);
@@ -111,16 +112,13 @@ impl Streamed<'_> {
             ordinals.clear();
             ordinals.extend(run.iter().map(|(_, ordinal)| *ordinal));
             let Some(flat) = self.flats[run[0].0 as usize] else { continue };
-            if let Err(error) = flat.rows(&ordinals, here, &mut buffers) {
-                here.fill(0.0);
-                self.failure.lock().get_or_insert(error);
-            }
+            self.failure.rows(flat, &ordinals, here);
         }
     }
 
     /// Whether all vectors that were asked for could be read.
     pub(super) fn check(&self) -> Result<()> {
-        self.failure.lock().take().map_or(Ok(()), Err)
+        self.failure.check()
     }
 
     /// Writes the section of the vectors; [`check`](Self::check) tells when they could not be read.
@@ -136,7 +134,7 @@ impl Streamed<'_> {
             Ok(())
         });
         if let Err(error) = read {
-            self.failure.lock().get_or_insert(error);
+            self.failure.note(error);
             return Err(io::ErrorKind::Other.into());
         }
         written

@@ -7,6 +7,7 @@
 //! [`Segment::open`] the second.
 
 mod build;
+mod coded;
 mod doc;
 mod fresh;
 mod keys;

@@ -71,7 +71,7 @@ fn on_disk(
                       each: &mut dyn FnMut(Arc<IndexDoc>) -> crate::Result<()>| {
         sorted.iter().try_for_each(|doc| each(Arc::clone(doc)))
     };
-    let plan = Plan { threads: 1, cells: true, merge: None, memory_bytes: u64::MAX };
+    let plan = Plan { threads: 1, cells: true, merge: None, like: None, coded: &[], memory_bytes: u64::MAX };
     build(indexer, &path, 7, range, plan, &mut source).unwrap();
     let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
     Segment::open(indexer, &path, &reader, &Arc::new(MemoryBudget::new(budget_bytes))).unwrap()
@@ -80,7 +80,7 @@ fn on_disk(
 #[test]
 fn docs_are_sorted_by_tenant_and_found_by_row() {
     let indexer = indexer();
-    let segment = Segment::from_docs(&indexer, docs(&indexer, 100), RowId(1)..=RowId(100)).unwrap();
+    let segment = Segment::from_docs(&indexer, docs(&indexer, 100), RowId(1)..=RowId(100), &[]).unwrap();
     assert_eq!(
         (segment.docs(), segment.on_disk(), segment.first(), segment.last()),
         (100, false, RowId(1), RowId(100))
@@ -124,7 +124,7 @@ fn a_row_is_found_wherever_the_gaps_are() {
 fn memory_and_disk_answer_alike_resident_or_not() {
     let indexer = indexer();
     let docs = docs(&indexer, 500);
-    let fresh = Segment::from_docs(&indexer, docs.clone(), RowId(1)..=RowId(503)).unwrap();
+    let fresh = Segment::from_docs(&indexer, docs.clone(), RowId(1)..=RowId(503), &[]).unwrap();
     let folder = tempfile::tempdir().unwrap();
     for budget_bytes in [1 << 20, 0] {
         let disk = on_disk(&indexer, &docs, folder.path(), budget_bytes);
@@ -167,7 +167,7 @@ fn a_segment_with_a_chunk_keeps_no_keys() {
     let folder = tempfile::tempdir().unwrap();
     let disk = on_disk(&indexer, &docs, folder.path(), 1 << 20);
     assert!((0..30).all(|doc| disk.key(doc).is_none()));
-    let fresh = Segment::from_docs(&indexer, docs, RowId(1)..=RowId(33)).unwrap();
+    let fresh = Segment::from_docs(&indexer, docs, RowId(1)..=RowId(33), &[]).unwrap();
     assert_eq!((0..30).filter(|doc| fresh.key(*doc).is_none()).count(), 1);
 }
 
@@ -234,7 +234,7 @@ fn a_merge_of_segments_is_the_segment_of_their_docs() {
         build(&indexer, &path, 7, range, plan, &mut source).unwrap();
         Segment::open(&indexer, &path, &reader, &Arc::new(MemoryBudget::new(budget_bytes))).unwrap()
     };
-    let plan = Plan { threads: 1, cells: true, merge: None, memory_bytes: u64::MAX };
+    let plan = Plan { threads: 1, cells: true, merge: None, like: None, coded: &[], memory_bytes: u64::MAX };
     for budget_bytes in [1 << 30, 0] {
         let first = write("1", &sorted(&docs[..15_000]), RowId(1)..=RowId(15_000), plan, budget_bytes);
         let signs = Plan { cells: false, ..plan };
@@ -250,7 +250,8 @@ fn a_merge_of_segments_is_the_segment_of_their_docs() {
         let places: Vec<(u32, DocId)> = live.iter().map(place).collect();
         let range = RowId(1)..=RowId(20_000);
         let merge = Some(Merge { inputs: &inputs, places: &places });
-        let merged = write("3", &live, range.clone(), Plan { merge, ..plan }, budget_bytes);
+        let merged =
+            write("3", &live, range.clone(), Plan { merge, like: Some(&first), ..plan }, budget_bytes);
         let built = write("4", &live, range, plan, budget_bytes);
         let section = |name: &str| {
             let path = folder.path().join(name);
@@ -265,7 +266,7 @@ fn a_merge_of_segments_is_the_segment_of_their_docs() {
         };
         assert!(section("3") == section("4"), "other vectors");
         // With less memory than it takes, by reading the vectors again and again.
-        let little = Plan { merge, memory_bytes: 1 << 20, ..plan };
+        let little = Plan { merge, like: Some(&first), memory_bytes: 1 << 20, ..plan };
         let streamed = write("5", &live, RowId(1)..=RowId(20_000), little, budget_bytes);
         assert!(section("5") == section("4") && !streamed.is_plain());
         assert_eq!(cells("5")[4096..], cells("3")[4096..], "other cells but for what was measured of them");

@@ -8,6 +8,7 @@ use std::io;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use parking_lot::Mutex;
 use spandrel_storage::schema::DIM_MAX;
 use spandrel_storage::{DenseSpec, DocId, Element, Metric};
 
@@ -279,7 +280,7 @@ impl Flat {
     ///
     /// # Panics
     /// When there are not as many vectors, or `out` has no room for just those.
-    pub(crate) fn rows(&self, ordinals: &[u32], out: &mut [f32], buffers: &mut AppendBuffers) -> Result<()> {
+    fn rows(&self, ordinals: &[u32], out: &mut [f32], buffers: &mut AppendBuffers) -> Result<()> {
         let mut out = out.chunks_exact_mut(self.layout.dim as usize);
         assert_eq!(out.len(), ordinals.len(), "a row each");
         match &self.vectors {
@@ -287,6 +288,29 @@ impl Flat {
             AnyVectors::F16(vectors) => each_of(vectors, ordinals, buffers, |row| widen(row, out.next())),
             AnyVectors::I8(vectors) => each_of(vectors, ordinals, buffers, |row| widen(row, out.next())),
         }
+    }
+}
+
+/// Reads vectors for those who cannot be told of a failure: the first one is kept.
+#[derive(Default)]
+pub(crate) struct FirstFailure(Mutex<Option<Error>>);
+
+impl FirstFailure {
+    /// As [`Flat::rows`]; zeros where they cannot be read.
+    pub(crate) fn rows(&self, flat: &Flat, ordinals: &[u32], out: &mut [f32]) {
+        if let Err(error) = flat.rows(ordinals, out, &mut AppendBuffers::default()) {
+            out.fill(0.0);
+            self.note(error);
+        }
+    }
+
+    pub(crate) fn note(&self, error: Error) {
+        self.0.lock().get_or_insert(error);
+    }
+
+    /// Whether there was none.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.0.lock().take().map_or(Ok(()), Err)
     }
 }
 

@@ -35,6 +35,7 @@ use crate::scratch::Scratch;
 use crate::simd::{Kernels, STREAM_BYTES};
 use crate::topk::TopK;
 
+pub(crate) use self::build::FirstFailure;
 pub use self::build::{AppendBuffers, FlatBuilder};
 
 /// Bytes of vectors scored at once: they stay in the second-level cache while the queries of a batch pass.
@@ -156,11 +157,17 @@ impl Flat {
     }
 
     /// Position of a doc's vector; `None` when it has none.
-    fn ordinal(&self, doc: DocId) -> Option<u32> {
+    pub(crate) fn ordinal(&self, doc: DocId) -> Option<u32> {
         if self.layout.is_complete() {
             return (doc < self.layout.docs).then_some(doc);
         }
         self.present.binary_search(&doc).ok().map(|at| at as u32)
+    }
+
+    /// Positions of the vectors of ascending docs; none for a doc without one.
+    pub(crate) fn positions(&self, docs: impl Iterator<Item = DocId>) -> impl Iterator<Item = Option<u32>> {
+        let mut places = Places::new(self);
+        docs.map(move |doc| places.next(doc))
     }
 
     /// Positions of the vectors of a range of docs.

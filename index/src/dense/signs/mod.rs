@@ -4,9 +4,11 @@
 //! RaBitQ's use of its bound (Gao and Long, 2024): a code gives an estimate of the distance and a deviation;
 //! a vector whose estimate lies more than so many deviations behind the worst of the best so far is passed
 //! over, and every other gets its exact score. How many deviations follows from the recall asked for, because
-//! errors are as good as normal after the rotation: of vectors that only just belong to the best a share of
-//! [`LOST_SHARE`] times what may be missed is lost, and less of those that are well inside. Best rows of
-//! segments searched before count: most of a small segment is then ruled out by its codes.
+//! errors are as good as normal after the rotation: vectors as near as the best so far are to be lost with
+//! the probability that is allowed, on average; those that only just belong there more often than those well
+//! inside. (Until there are enough of them, of those that only just belong there a share of [`LOST_SHARE`]
+//! times what may be missed.) Best rows of segments searched before count: most of a small segment is then
+//! ruled out by its codes.
 //!
 //! Cost at 384 dimensions: 60 bytes and 1.5 ns a vector, 4 us a query. Nothing is trained, which is why
 //! segments that live for seconds have this and no cells.
@@ -17,8 +19,8 @@ use std::sync::Arc;
 
 use spandrel_storage::{DenseSpec, DocId, IndexKind};
 
-pub use self::codes::Codes;
 use self::codes::SignQuery;
+pub use self::codes::{Before, Codes};
 use super::flat::FlatBuilder;
 use super::vectors::ChunkSource;
 use super::{Ask, Flat, VectorIndex};
@@ -43,6 +45,9 @@ const OPENING: usize = 2;
 const LOST_SHARE: f32 = 2.0;
 /// Standard deviations that stand for certainty.
 const DEVIATIONS_MAX: f32 = 4.0;
+/// Of the best so far as many say what is lost, and so many halvings of the deviations find how many.
+const JUDGED: usize = 16;
+const SLACK_STEPS: usize = 7;
 
 /// Sign codes over the vectors of one field of one segment.
 pub struct Signs {
@@ -67,13 +72,16 @@ pub fn has_signs(spec: &DenseSpec, vectors: u32) -> bool {
     spec.index != IndexKind::Flat && spec.dim >= DIM_MIN && vectors >= VECTORS_MIN
 }
 
-/// The index of vectors that stay in memory.
-pub fn in_memory(builder: FlatBuilder) -> Box<dyn VectorIndex> {
+/// The index of vectors that stay in memory; `before` as in [`Codes::encode`].
+///
+/// # Panics
+/// As that.
+pub fn in_memory(builder: FlatBuilder, before: Before<'_>) -> Box<dyn VectorIndex> {
     if !has_signs(builder.spec(), builder.vectors()) {
         return Box::new(builder.finish());
     }
     let rows = |at: usize, out: &mut [f32]| builder.rows(at, out);
-    let codes = Codes::encode(builder.spec(), &rows, builder.vectors());
+    let codes = Codes::encode(builder.spec(), &rows, builder.vectors(), before);
     Box::new(Signs::new(builder.finish(), codes))
 }
 
@@ -133,6 +141,27 @@ impl Signs {
         Ok(())
     }
 
+    /// How many deviations behind the worst of the best so far an estimate may lie. Another row that belongs
+    /// there is as near as one of them, but for the worst, in whose place it comes.
+    fn slack(&self, recall: f32, top: &TopK, ready: &SignQuery) -> f32 {
+        let lost = 1.0 - recall;
+        if !top.is_full() || top.k() == 1 {
+            return deviations(1.0 - LOST_SHARE * lost);
+        }
+        let distance_of = self.codes.space.distance_of(ready.norm);
+        let limit = distance_of.score(top.threshold());
+        let usual = self.codes.deviation(ready, limit);
+        let (mut inside, mut count) = ([0.0; JUDGED], 0);
+        // The worst is the first.
+        let every = (top.len() - 1).div_ceil(JUDGED);
+        for (inside, hit) in inside.iter_mut().zip(top.iter().skip(1).step_by(every)) {
+            // Nothing where there is no telling.
+            *inside = ((limit - distance_of.score(hit.score)) / usual).max(0.0);
+            count += 1;
+        }
+        slack_of(&inside[..count], lost)
+    }
+
     fn scan(
         &self,
         query: &[f32],
@@ -142,7 +171,6 @@ impl Signs {
         (scratch, counters): (&mut Scratch, &mut Counters),
     ) -> Result<()> {
         let SignsScratch { query: ready, candidates, near, docs, scores } = own;
-        let slack = deviations(1.0 - LOST_SHARE * (1.0 - ask.params.recall));
         let ordinals = self.flat.ordinals(ask.allow.range.clone());
         let all = ask.allow.is_unrestricted(self.flat.docs());
         let distance_of = self.codes.space.distance_of(ready.norm);
@@ -162,6 +190,7 @@ impl Signs {
             counters.scored += chunk.len() as u64 * BLOCK_ROWS as u64;
             candidates.clear();
             let open = !top.is_full();
+            let slack = self.slack(ask.params.recall, top, ready);
             self.codes.scan(self.kernels, ready, chunk, (limit(top), slack), candidates);
             near.clear();
             for (bound, ordinal) in candidates.bounds.iter().zip(&candidates.ids) {
@@ -226,9 +255,35 @@ impl VectorIndex for Signs {
         "signs"
     }
 
+    fn codes(&self) -> Option<&Codes> {
+        Some(&self.codes)
+    }
+
     fn flat(&self) -> &Flat {
         &self.flat
     }
+}
+
+/// With how many standard deviations of slack values that lie so many `inside` of the limit are lost with the
+/// probability `lost`, on average.
+fn slack_of(inside: &[f32], lost: f32) -> f32 {
+    let (mut least, mut most) = (0.0, DEVIATIONS_MAX);
+    for _ in 0..SLACK_STEPS {
+        let slack = 0.5 * (least + most);
+        let sum: f32 = inside.iter().map(|inside| tail(slack + inside)).sum();
+        match sum > lost * inside.len() as f32 {
+            true => least = slack,
+            false => most = slack,
+        }
+    }
+    most
+}
+
+/// Probability that a normal value lies more than `x`, at least 0, standard deviations below its mean
+/// (Abramowitz and Stegun, 26.2.18: off by less than 0.00025).
+fn tail(x: f32) -> f32 {
+    let root = 1.0 + x * (0.196_854 + x * (0.115_194 + x * (0.000_344 + x * 0.019_527)));
+    0.5 / (root * root * root * root)
 }
 
 /// How many standard deviations below its mean a normal value lies with a probability of `1 - share`

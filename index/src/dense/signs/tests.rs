@@ -56,7 +56,7 @@ impl Case {
         let mut flat = Vec::new();
         builder.write(&mut flat).unwrap();
         let give = |at: usize, out: &mut [f32]| builder.rows(at, out);
-        let codes = Codes::encode(&spec, &give, builder.vectors());
+        let codes = Codes::encode(&spec, &give, builder.vectors(), Before::default());
         let mut section = Vec::new();
         codes.write(&mut section).unwrap();
         assert_eq!(section.len() as u64, Codes::section_bytes(&spec, builder.vectors()));
@@ -241,4 +241,88 @@ fn deviations_are_those_of_a_normal_value() {
         assert!((deviations(share) - expected).abs() < 2e-3, "{share}: {}", deviations(share));
     }
     assert_eq!((deviations(-1.0), deviations(1.0)), (0.0, DEVIATIONS_MAX));
+}
+
+/// A row's code goes with it from segment to segment.
+#[test]
+fn codes_made_before_are_copied_where_their_space_suits() {
+    for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
+        let spec = DenseSpec { dim: 72, metric, element: Element::F32, index: IndexKind::Auto };
+        let encode = |set: &[Vec<f32>], made: &[&Codes], known: &[Option<(u32, u32)>]| {
+            let rows = |first: usize, out: &mut [f32]| {
+                out.chunks_exact_mut(72).zip(&set[first..]).for_each(|(out, row)| out.copy_from_slice(row));
+            };
+            Codes::encode(&spec, &rows, set.len() as u32, Before { made, known })
+        };
+        let bytes = |codes: &Codes| {
+            let mut bytes = Vec::new();
+            codes.write(&mut bytes).unwrap();
+            bytes
+        };
+        let mut set = vectors(80, 900, 72, 1.0);
+        // Under inner product a space has room for norms up to the largest of its own.
+        let norm = |at: &usize| crate::simd::norm_squared(&set[*at]);
+        let longest = (0..900).max_by(|a, b| norm(a).total_cmp(&norm(b))).unwrap();
+        set.swap(0, longest);
+        let (first, second, third) = (&set[..400], &set[400..700], &set[700..]);
+        let large = encode(first, &[], &[]);
+        let small = encode(second, &[&large], &[]);
+        assert!(small.space == large.space, "{metric:?}: a space of its own for the same kind of vectors");
+        // Every third one is gone; some are new.
+        let kept = |of: u32, count: u32| (0..count).filter(|at| at % 3 != 0).map(move |at| (of, at));
+        let known: Vec<(u32, u32)> = kept(0, 400).chain(kept(1, 300)).collect();
+        let of = |(of, at): &(u32, u32)| [first, second][*of as usize][*at as usize].clone();
+        let merged: Vec<Vec<f32>> = known.iter().map(of).chain(third.iter().cloned()).collect();
+        let known: Vec<_> = known.into_iter().map(Some).chain(third.iter().map(|_| None)).collect();
+        let made = [&large, &small];
+        assert!(bytes(&encode(&merged, &made, &known)) == bytes(&encode(&merged, &made, &[])), "{metric:?}");
+        // Vectors from elsewhere, and longer ones under inner product, are not put into that space.
+        let mut elsewhere: Vec<Vec<f32>> = vectors(81, 400, 72, 1.0);
+        elsewhere.iter_mut().flatten().for_each(|value| *value += 5.0);
+        let other = encode(&elsewhere, &[&large], &[]);
+        assert!(other.space != large.space, "{metric:?}");
+    }
+}
+
+/// The deviation that is told is that of the estimates of the nearest, whom it decides about.
+#[test]
+fn estimates_deviate_as_told() {
+    for (seed, metric, dim) in [(90, Metric::L2, 96), (91, Metric::Ip, 200), (92, Metric::Cosine, 384)] {
+        let set = vectors(seed, 2_000, dim, 1.0);
+        let case = Case::new(metric, Element::F32, &set);
+        let (signs, allow) = (&case.signs, Allow::all(case.rows.len() as u32));
+        let (mut sum, mut squares, mut count) = (0.0, 0.0, 0.0);
+        for query in &vectors(seed + 100, 60, dim, 1.0) {
+            let (mut ready, mut all) = (SignQuery::default(), Candidates::default());
+            assert!(signs.codes.prepare(signs.kernels, query, &mut ready));
+            let blocks = 0..2_000_u32.div_ceil(BLOCK_ROWS as u32);
+            signs.codes.scan(signs.kernels, &ready, blocks, (f32::INFINITY, 0.0), &mut all);
+            let distance_of = signs.codes.space.distance_of(ready.norm);
+            for hit in case.search(signs, query, &allow, 50, 1.0) {
+                let distance = distance_of.score(hit.score);
+                let of = |id: &u32| case.rows[signs.flat.doc(*id) as usize] == hit.row;
+                let at = all.ids.iter().position(of).unwrap();
+                let off = f64::from((all.bounds[at] - distance) / signs.codes.deviation(&ready, distance));
+                sum += off;
+                squares += off * off;
+                count += 1.0;
+            }
+        }
+        let (mean, deviation) = (sum / count, f64::sqrt(squares / count));
+        let what = format!("seed {seed}, {metric:?}: off by {mean}, deviation {deviation}");
+        assert!(mean.abs() < 0.15 && (0.85..1.15).contains(&deviation), "{what}");
+    }
+}
+
+#[test]
+fn the_slack_loses_what_may_be_lost() {
+    for lost in [0.1, 0.05, 0.01] {
+        for inside in [&[0.0][..], &[0.0, 0.5, 1.0, 3.0], &[2.0, 0.1]] {
+            let of = |slack: f32| inside.iter().map(|x| tail(slack + x)).sum::<f32>() / inside.len() as f32;
+            let slack = slack_of(inside, lost);
+            assert!(of(slack) <= lost && (slack < 0.1 || of(slack - 0.1) > lost), "{inside:?}: {slack}");
+        }
+        assert!((slack_of(&[0.0], lost) - deviations(1.0 - lost)).abs() < 0.05);
+    }
+    assert!((tail(0.0) - 0.5).abs() < 1e-6 && (tail(1.0) - 0.1587).abs() < 5e-4);
 }

@@ -16,7 +16,7 @@ const CANDIDATES: usize = 12;
 /// Share of the vectors that get a second cell.
 const REPLICATED: f64 = 0.5;
 /// No second cell.
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 /// Rows worked on at once.
 const PART_ROWS: usize = 256;
 
@@ -28,7 +28,7 @@ pub(super) struct Placement {
     /// First cell of each vector.
     pub(super) primary: Vec<u32>,
     /// Second cell, or [`NONE`].
-    secondary: Vec<u32>,
+    pub(super) secondary: Vec<u32>,
 }
 
 impl Placement {
@@ -57,6 +57,17 @@ impl Placement {
         }
         let primary: Vec<u32> = near.chunks_exact(CANDIDATES).map(|near| names[near[0] as usize]).collect();
         let mut placement = Self { dim, centroids: kept, primary, secondary: Vec::new() };
+        placement.secondary = placement.second_cells(points, &near, &names, work);
+        placement
+    }
+
+    /// Places points into cells that stay where they are.
+    pub(super) fn onto(points: &dyn Points, centroids: Centroids, work: Work) -> Self {
+        let near = centroids.nearest(points, CANDIDATES, work);
+        let names: Vec<u32> = (0..centroids.cells() as u32).collect();
+        let primary = near.chunks_exact(CANDIDATES).map(|near| near[0]).collect();
+        let (dim, secondary) = (points.dim(), Vec::new());
+        let mut placement = Self { dim, centroids: centroids.values, primary, secondary };
         placement.secondary = placement.second_cells(points, &near, &names, work);
         placement
     }

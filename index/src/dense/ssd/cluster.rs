@@ -15,7 +15,7 @@ use super::points::{Buffer, Points};
 
 /// Most cells that are found and searched in one level.
 const FLAT_MAX: usize = 4096;
-/// Groups whose cells a vector meets.
+/// Groups whose cells a vector meets, for as many groups as the square root of the cells.
 const GROUPS_TRIED: usize = 8;
 /// Rows a cell that k-means learns from.
 const SAMPLE_PER_CELL: usize = 48;
@@ -53,10 +53,13 @@ pub(super) struct Centroids {
     /// `groups x dim`, and the first cell of each and the end; none in one level.
     groups: Vec<f32>,
     starts: Vec<u32>,
+    /// Groups whose cells a vector meets.
+    tried: usize,
 }
 
 impl Centroids {
-    /// At most `cells` centroids of `points`, none of them twice; k-means goes on from those `known`.
+    /// At most `cells` centroids of `points`, in two levels at most one more a group; none of them twice.
+    /// K-means goes on from those `known`.
     pub(super) fn fit(points: &dyn Points, cells: usize, known: Option<&[f32]>, work: Work) -> Self {
         let dim = points.dim();
         let mut random = Random(work.seed);
@@ -66,7 +69,7 @@ impl Centroids {
         };
         if cells <= FLAT_MAX {
             let values = flat(cells, known, &mut random);
-            return Self { dim, values, groups: Vec::new(), starts: Vec::new() };
+            return Self::flat(dim, values);
         }
         let groups = flat((cells as f64).sqrt().ceil() as usize, None, &mut random);
         let count = groups.len() / dim;
@@ -117,7 +120,32 @@ impl Centroids {
             }
             first = end;
         }
-        Self { dim, values: cells_of, groups, starts }
+        Self { dim, values: cells_of, groups, starts, tried: GROUPS_TRIED }
+    }
+
+    fn flat(dim: usize, values: Vec<f32>) -> Self {
+        Self { dim, values, groups: Vec::new(), starts: Vec::new(), tried: 0 }
+    }
+
+    /// Centroids as they are, of which neighbours are in groups that begin at `starts`.
+    pub(super) fn known(dim: usize, values: Vec<f32>, starts: &[u32]) -> Self {
+        let cells = values.len() / dim;
+        if cells <= FLAT_MAX {
+            return Self::flat(dim, values);
+        }
+        let mut groups = Vec::with_capacity((starts.len() - 1) * dim);
+        for pair in starts.windows(2) {
+            let of = &values[pair[0] as usize * dim..pair[1] as usize * dim];
+            let mut mean = vec![0.0; dim];
+            for row in of.chunks_exact(dim) {
+                mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += value);
+            }
+            let count = (of.len() / dim).max(1) as f32;
+            groups.extend(mean.iter().map(|sum| sum / count));
+        }
+        let per_root = (starts.len() - 1) as f64 / (cells as f64).sqrt();
+        let tried = (GROUPS_TRIED as f64 * per_root).ceil() as usize;
+        Self { dim, values, groups, starts: starts.to_vec(), tried }
     }
 
     /// How many cells there are.
@@ -145,11 +173,11 @@ impl Centroids {
         if self.groups.is_empty() {
             return nearest_flat(rows, cells, top, work);
         }
-        let groups = nearest_flat(rows, Matrix::new(&self.groups, self.dim), GROUPS_TRIED, work);
+        let groups = nearest_flat(rows, Matrix::new(&self.groups, self.dim), self.tried, work);
         let mut near = vec![Near::default(); rows.rows() * top];
         let mut products = Vec::new();
         for ((row, near), groups) in
-            rows.iter().zip(near.chunks_exact_mut(top)).zip(groups.chunks_exact(GROUPS_TRIED))
+            rows.iter().zip(near.chunks_exact_mut(top)).zip(groups.chunks_exact(self.tried))
         {
             let mut best = Best::new(near);
             let mut groups: Vec<u32> = groups.iter().map(|near| near.cell).collect();
@@ -245,7 +273,7 @@ fn nearest_flat(rows: Matrix<'_, f32>, centroids: Matrix<'_, f32>, top: usize, w
 
 /// At most `cells` means of `rows`: fewer when there are not as many different rows. Of those that are
 /// `known` as many are taken as are wanted, in fewer rounds.
-fn k_means(
+pub(super) fn k_means(
     rows: Matrix<'_, f32>,
     cells: usize,
     known: Option<&[f32]>,
@@ -309,5 +337,40 @@ fn refill(
                 break;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn points(count: usize, dim: usize, seed: u64) -> Vec<f32> {
+        let mut random = Random(seed);
+        (0..count * dim).map(|_| (random.next() >> 40) as f32 / (1 << 24) as f32 - 0.5).collect()
+    }
+
+    /// Two levels find the same centroids however many rows are kept at once, and next to always the cells
+    /// that a look at all of them finds.
+    #[test]
+    fn two_levels_are_as_good_as_one_in_any_memory() {
+        let (dim, cells) = (2, FLAT_MAX + 500);
+        let values = points(3 * cells, dim, 7);
+        let rows = Matrix::new(&values, dim);
+        let work = Work { kernels: Kernels::best(), threads: 2, seed: 3, bytes_max: usize::MAX };
+        let centroids = Centroids::fit(&rows, cells, None, work);
+        let wanted = cells * 9 / 10..cells + centroids.starts.len();
+        assert!(wanted.contains(&centroids.cells()), "{} cells", centroids.cells());
+        for bytes_max in [0, 4 * dim * rows.rows() / 5] {
+            assert!(Centroids::fit(&rows, cells, None, Work { bytes_max, threads: 1, ..work }) == centroids);
+        }
+        let all = nearest_flat(rows, Matrix::new(&centroids.values, dim), 1, work);
+        let agree =
+            |found: &[u32]| found.iter().zip(&all).filter(|(found, near)| **found == near.cell).count();
+        let found = agree(&centroids.nearest(&rows, 1, work));
+        assert!(found * 100 >= rows.rows() * 99, "{found} of {}", rows.rows());
+        // The same cells again, in groups that are known.
+        let known = Centroids::known(dim, centroids.values.clone(), &centroids.starts);
+        let found = agree(&known.nearest(&rows, 1, work));
+        assert!(found * 100 >= rows.rows() * 99, "{found} of {} by known groups", rows.rows());
     }
 }

@@ -13,6 +13,7 @@ use super::halves;
 use super::points::{Buffer, PART_ROWS, Points, Projected};
 use super::refine;
 use super::space::Space;
+use crate::error::Result;
 use crate::large::Large;
 use crate::matrix::Matrix;
 use crate::parallel::for_parts;
@@ -31,6 +32,77 @@ pub(super) struct Given<'a> {
     pub(super) projected: &'a Projected<'a>,
     pub(super) placement: &'a Placement,
     pub(super) work: Work,
+}
+
+/// Gives the rows and postings of a section, a part at a time.
+pub(super) trait Encoded {
+    fn placement(&self) -> &Placement;
+
+    /// Rows of half bytes of a range of vectors; none without steps.
+    fn halves(&self, steps: &[f32], more_axes: &[f32], vectors: Range<usize>) -> Result<Large<u8>>;
+
+    /// Refine codes of a range of vectors.
+    fn refine(&self, vectors: Range<usize>) -> Result<Large<u8>>;
+
+    /// The postings of a range of cells, and the radii of those.
+    fn postings(&self, codebook: &Codebook, room: Postings, radii: &mut [f32]) -> Result<Large<u8>>;
+}
+
+/// Postings of a range of cells that are being filled.
+pub(super) struct Postings {
+    cells: Range<usize>,
+    lookups: usize,
+    /// First block of each of the cells, and the end, counted from that of the first.
+    starts: Vec<usize>,
+    bytes: Large<u8>,
+    /// How many vectors each cell has so far, and the sum of their squared distances from its centroid.
+    filled: Vec<(usize, f64)>,
+}
+
+impl Postings {
+    /// Room for those of a range of cells, of which all begin at `starts`.
+    pub(super) fn new(lookups: usize, starts: &[u32], cells: Range<usize>) -> Self {
+        let first = starts[cells.start];
+        let starts: Vec<usize> =
+            starts[cells.start..=cells.end].iter().map(|start| (start - first) as usize).collect();
+        let bytes = Large::zeroed(starts[cells.len()] * nibble::block_bytes(lookups));
+        Self { lookups, starts, bytes, filled: vec![(0, 0.0); cells.len()], cells }
+    }
+
+    pub(super) fn cells(&self) -> Range<usize> {
+        self.cells.clone()
+    }
+
+    /// Adds a vector to a cell.
+    pub(super) fn put(&mut self, cell: usize, code: &[u8], factors: nibble::Factors, squared: f64) {
+        let cell = cell - self.cells.start;
+        let (at, sum) = &mut self.filled[cell];
+        let (block, row) = (self.starts[cell] + *at / BLOCK_ROWS, *at % BLOCK_ROWS);
+        *at += 1;
+        *sum += squared;
+        let lookups = self.lookups;
+        let block = self.block(block);
+        nibble::put_code(block, row, code);
+        nibble::put_factors(block, lookups, row, factors);
+    }
+
+    fn block(&mut self, block: usize) -> &mut [u8] {
+        let bytes = nibble::block_bytes(self.lookups);
+        &mut self.bytes[block * bytes..][..bytes]
+    }
+
+    /// The bytes, and the radius of every cell.
+    pub(super) fn finish(mut self, radii: &mut [f32]) -> Large<u8> {
+        for (cell, radius) in radii.iter_mut().enumerate() {
+            let (size, sum) = self.filled[cell];
+            *radius = (sum / size.max(1) as f64).sqrt() as f32;
+            if !size.is_multiple_of(BLOCK_ROWS) {
+                let (last, lookups) = (self.starts[cell] + size / BLOCK_ROWS, self.lookups);
+                nibble::pad(self.block(last), lookups, size % BLOCK_ROWS);
+            }
+        }
+        self.bytes
+    }
 }
 
 /// Codes of a few vectors, one for each cell that a vector is in.
@@ -54,23 +126,9 @@ pub(super) fn starts(placement: &Placement) -> Vec<u32> {
 }
 
 impl Given<'_> {
-    /// The postings of a range of cells, whose blocks begin at `starts`, and the radii of those cells.
-    pub(super) fn postings(
-        &self,
-        codebook: &Codebook,
-        starts: &[u32],
-        cells: Range<usize>,
-        radii: &mut [f32],
-    ) -> Large<u8> {
-        let (lookups, count) = (codebook.lookups(), self.placement.primary.len());
-        let block_bytes = nibble::block_bytes(lookups);
-        let first_block = starts[cells.start];
-        let mut postings = Large::<u8>::zeroed((starts[cells.end] - first_block) as usize * block_bytes);
-        let block_of = |cell: usize, at: usize| {
-            let block = (starts[cell] - first_block) as usize + at / BLOCK_ROWS;
-            block * block_bytes..(block + 1) * block_bytes
-        };
-        let mut filled = vec![(0_usize, 0.0_f64); cells.len()];
+    /// Puts every vector into those of its cells that there is room for, as the number that `name` gives it.
+    pub(super) fn fill(&self, codebook: &Codebook, room: &mut Postings, name: impl Fn(u32) -> u32) {
+        let (count, cells) = (self.placement.primary.len(), room.cells());
         for first in (0..count).step_by(CHUNK_ROWS) {
             let end = count.min(first + CHUNK_ROWS);
             let mut parts: Vec<Codes> = Vec::new();
@@ -80,24 +138,13 @@ impl Given<'_> {
                 self.codes(codebook, first..end.min(first + PART_ROWS), &cells, &mut codes[0]);
             });
             for Codes { cells: of, codes, factors, squares } in parts {
-                let each = of.iter().zip(codes.chunks_exact(lookups)).zip(factors).zip(squares);
+                let each = of.iter().zip(codes.chunks_exact(codebook.lookups())).zip(factors).zip(squares);
                 for (((cell, code), factors), squared) in each {
-                    let (at, sum) = &mut filled[*cell as usize - cells.start];
-                    let block = &mut postings[block_of(*cell as usize, *at)];
-                    nibble::put_code(block, *at % BLOCK_ROWS, code);
-                    nibble::put_factors(block, lookups, *at % BLOCK_ROWS, factors);
-                    *at += 1;
-                    *sum += f64::from(squared);
+                    let factors = nibble::Factors { id: name(factors.id), ..factors };
+                    room.put(*cell as usize, code, factors, squared.into());
                 }
             }
         }
-        for ((cell, (size, sum)), radius) in cells.zip(filled).zip(radii) {
-            *radius = (sum / size.max(1) as f64).sqrt() as f32;
-            if !size.is_multiple_of(BLOCK_ROWS) {
-                nibble::pad(&mut postings[block_of(cell, size)], lookups, size % BLOCK_ROWS);
-            }
-        }
-        postings
     }
 
     /// The codes of a range of vectors in a range of cells.
@@ -193,11 +240,16 @@ impl Given<'_> {
         more_axes.truncate((values - coded) * dims);
         energies[..values].iter().map(|energy| halves::step(*energy)).collect()
     }
+}
 
-    /// Rows of half bytes of a range of vectors; none without steps.
-    pub(super) fn halves(&self, steps: &[f32], more_axes: &[f32], vectors: Range<usize>) -> Large<u8> {
+impl Encoded for Given<'_> {
+    fn placement(&self) -> &Placement {
+        self.placement
+    }
+
+    fn halves(&self, steps: &[f32], more_axes: &[f32], vectors: Range<usize>) -> Result<Large<u8>> {
         if steps.is_empty() {
-            return Large::zeroed(0);
+            return Ok(Large::zeroed(0));
         }
         let (values, stride) = (steps.len(), halves::stride(steps.len()));
         let mut bytes = Large::<u8>::zeroed(vectors.len() * stride);
@@ -212,11 +264,10 @@ impl Given<'_> {
                 halves::encode(residual, rests[at], (cell, self.placement.centroid(cell)), steps, row);
             }
         });
-        bytes
+        Ok(bytes)
     }
 
-    /// Refine codes of a range of vectors.
-    pub(super) fn refine(&self, vectors: Range<usize>) -> Large<u8> {
+    fn refine(&self, vectors: Range<usize>) -> Result<Large<u8>> {
         let stride = refine::stride(self.space.field_dim());
         let mut bytes = Large::<u8>::zeroed(vectors.len() * stride);
         for_parts(self.work.threads, &mut bytes, PART_ROWS * stride, |part, bytes| {
@@ -227,6 +278,11 @@ impl Given<'_> {
                 refine::encode(self.space, placed, code);
             }
         });
-        bytes
+        Ok(bytes)
+    }
+
+    fn postings(&self, codebook: &Codebook, mut room: Postings, radii: &mut [f32]) -> Result<Large<u8>> {
+        self.fill(codebook, &mut room, |vector| vector);
+        Ok(room.finish(radii))
     }
 }

@@ -8,7 +8,6 @@
 //! of some of them.
 
 use super::bytes::ByteRows;
-use super::closure::Placement;
 use super::cluster::{Centroids, Work, norms_squared};
 use crate::matrix::Matrix;
 
@@ -17,25 +16,24 @@ const CELLS_MIN: usize = 256;
 /// Groups, in square roots of the number of cells.
 const GROUPS_PER_ROOT: f64 = 3.0;
 
-/// Numbers the cells group after group. Returns the first cell of each group, and the end.
-pub(super) fn arrange(placement: &mut Placement, work: Work) -> Vec<u32> {
-    let cells = placement.cells();
+/// The cells with these centroids group after group, and the first cell of each group, and the end, in that
+/// order.
+pub(super) fn arrange(centroids: Matrix<'_, f32>, work: Work) -> (Vec<u32>, Vec<u32>) {
+    let cells = centroids.rows();
+    let mut order: Vec<u32> = (0..cells as u32).collect();
     if cells < CELLS_MIN {
-        return vec![0, cells as u32];
+        return (order, vec![0, cells as u32]);
     }
-    let centroids = Matrix::new(&placement.centroids, placement.dim);
     let wanted = ((cells as f64).sqrt() * GROUPS_PER_ROOT) as usize;
     let near = Centroids::fit(&centroids, wanted, None, work).nearest(&centroids, 1, work);
     let group = |cell: &u32| near[*cell as usize];
-    let mut order: Vec<u32> = (0..cells as u32).collect();
     order.sort_by_key(group);
     let mut starts = vec![0];
     starts.extend(order.chunk_by(|a, b| group(a) == group(b)).scan(0, |end, cells| {
         *end += cells.len() as u32;
         Some(*end)
     }));
-    placement.reorder(&order);
-    starts
+    (order, starts)
 }
 
 /// The groups of a field's cells, in memory.

@@ -89,8 +89,14 @@ pub(super) fn encode(
     factors[8..12].copy_from_slice(&cell.to_le_bytes());
 }
 
+/// Makes a row name another cell of the same centroid.
+pub(super) fn rename(row: &mut [u8], cell: u32) {
+    let at = row.len() - 4;
+    row[at..].copy_from_slice(&cell.to_le_bytes());
+}
+
 /// The cell that a row names.
-fn cell(row: &[u8]) -> u32 {
+pub(super) fn cell(row: &[u8]) -> u32 {
     let at = row.len() - 4;
     u32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]])
 }

@@ -27,7 +27,7 @@ use crate::dense::vectors::PAGE_BYTES;
 use crate::simd::{HALF_GROUP, nibble};
 
 const MAGIC: &[u8; 8] = b"SPCELLS\0";
-const VERSION: u16 = 6;
+const VERSION: u16 = 7;
 pub(super) const HEADER_BYTES: u64 = PAGE_BYTES;
 
 /// What the header says.
@@ -47,6 +47,8 @@ pub(super) struct Layout {
     pub(super) learned: u32,
     /// How many vectors there were when recall was measured.
     pub(super) measured: u32,
+    /// Mean of the cells' squared radii when axes, words and steps were learned.
+    pub(super) spread: f64,
     pub(super) scale: f64,
     pub(super) radius: f64,
     pub(super) query_norm: f64,
@@ -139,7 +141,7 @@ impl Layout {
         for value in sizes.into_iter().chain([self.blocks, self.halves, self.learned, self.measured]) {
             header.u32(value);
         }
-        for value in [self.scale, self.radius, self.query_norm] {
+        for value in [self.spread, self.scale, self.radius, self.query_norm] {
             header.u64(value.to_bits());
         }
         self.calibration.encode(&mut header);
@@ -165,6 +167,7 @@ impl Layout {
             && (layout.halves == 0 || halves_range.contains(&(layout.halves as usize)))
             && (layout.halves as usize).is_multiple_of(HALF_GROUP)
             && layout.radius.is_finite()
+            && layout.spread >= 0.0
             && layout.calibration.is_sound();
         if !fits {
             return Err(format!(
@@ -184,11 +187,11 @@ impl Layout {
             *size = header.u32("sizes")?;
         }
         let [field_dim, vectors, cells, groups, lookups, width, blocks, halves, learned, measured] = sizes;
-        let mut scales = [0.0; 3];
+        let mut scales = [0.0; 4];
         for scale in &mut scales {
             *scale = f64::from_bits(header.u64("scales")?);
         }
-        let [scale, radius, query_norm] = scales;
+        let [spread, scale, radius, query_norm] = scales;
         let calibration = Calibration::decode(&mut header)?;
         Ok(match metric.zip(calibration) {
             Some((metric, calibration)) if ours => Some(Self {
@@ -203,6 +206,7 @@ impl Layout {
                 halves,
                 learned,
                 measured,
+                spread,
                 scale,
                 radius,
                 query_norm,

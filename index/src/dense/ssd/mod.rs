@@ -19,10 +19,12 @@ mod cluster;
 mod encode;
 mod groups;
 mod halves;
+mod incremental;
 mod layout;
 mod met;
 mod odds;
 mod parts;
+mod patched;
 mod points;
 mod refine;
 mod search;
@@ -32,7 +34,6 @@ mod walk;
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use spandrel_storage::codec::{Decoder, Encoder};
 use spandrel_storage::{DenseSpec, RowId};
 
@@ -40,11 +41,12 @@ pub use self::build::Room;
 use self::cells::Cells;
 pub use self::cells::{Tier, resident_bytes};
 use self::cluster::Work;
+pub use self::incremental::NONE;
 pub(crate) use self::search::CellsScratch;
 use self::search::{Effort, Filter, Query};
 use self::together::TILE;
 pub(crate) use self::together::TogetherScratch;
-use super::flat::AppendBuffers;
+use super::flat::FirstFailure;
 use super::space;
 use super::vectors::ChunkSource;
 use super::{Ask, Flat, VectorIndex};
@@ -97,20 +99,39 @@ impl Learned {
 /// What cells were made with: other vectors of the field can be given cells by the same.
 pub struct Trained(build::Trained);
 
+/// Cells that others go on from.
+#[derive(Clone, Copy)]
+pub struct Prior<'a> {
+    /// The cells.
+    pub trained: &'a Trained,
+    /// The position there of every vector, ascending, or [`NONE`]; absent where all are to be placed anew.
+    pub kept: Option<&'a [u32]>,
+}
+
 /// Builds the cells over `count` vectors, of which `rows` gives those from a position on, as many as it is
-/// given room for. Where they are mostly those that something was `trained` for, or others like them, that is
-/// used again.
+/// given room for. What was learned before is used again where it suits them, and the cells of vectors that
+/// were there before.
 ///
 /// # Errors
-/// There is a folder to work in, and a file there cannot be written or read.
+/// What was there before cannot be read, or is damaged; there is a folder to work in, and a file there cannot
+/// be written or read.
+///
+/// # Panics
+/// When not as many vectors are kept, or one that was not there.
 pub fn build(
     spec: &DenseSpec,
     rows: &(dyn Fn(usize, &mut [f32]) + Sync),
     count: u32,
-    trained: Option<&Trained>,
+    prior: Option<Prior<'_>>,
     room: Room<'_>,
 ) -> Result<Built> {
-    build::build(spec, rows, count, trained.map(|trained| &trained.0), room).map(Built)
+    let prior = prior.map(|Prior { trained, kept }| build::Prior { trained: &trained.0, kept });
+    build::build(spec, rows, count, prior, room).map(Built)
+}
+
+/// Whether what queries have taught about the cells of so many vectors serves those that take their place.
+pub fn lessons_hold(of: u32, count: u32) -> bool {
+    build::measured_holds(of, count)
 }
 
 /// Bytes of memory that a build of so many vectors takes, besides the vectors, where there is that much.
@@ -241,22 +262,18 @@ impl VectorIndex for Ssd {
     }
 
     fn learn(&self, queries: Matrix<'_, f32>, threads: usize) -> Result<Option<Learned>> {
-        let failure = Mutex::new(None);
+        let failure = FirstFailure::default();
         let rows = |first: usize, out: &mut [f32]| {
-            let count = out.len() / queries.dim();
-            let ordinals: Vec<u32> = (first as u32..(first + count) as u32).collect();
-            if let Err(error) = self.flat.rows(&ordinals, out, &mut AppendBuffers::default()) {
-                out.fill(0.0);
-                failure.lock().get_or_insert(error);
-            }
+            let ordinals: Vec<u32> = (first as u32..).take(out.len() / queries.dim()).collect();
+            failure.rows(&self.flat, &ordinals, out);
         };
         let work = Work { kernels: self.kernels, threads: parallel::threads(threads), seed: 0, bytes_max: 0 };
         let learned = calibrate::learn(&self.cells, queries, &rows, work);
-        failure.into_inner().map_or(Ok(learned.map(Learned)), Err)
+        failure.check().map(|()| learned.map(Learned))
     }
 
     fn trained(&self) -> Result<Option<Trained>> {
-        parts::read_trained(&self.section, self.source.as_ref()).map(|trained| Some(Trained(trained)))
+        parts::read_trained(&self.section, &self.source).map(|trained| Some(Trained(trained)))
     }
 }
 

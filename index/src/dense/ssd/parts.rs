@@ -1,6 +1,7 @@
 //! The parts of cells as they are on disk, decoded: read from a section, and written as one.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use super::build::{Made, Trained};
 use super::layout::{HEADER_BYTES, Layout, Part};
@@ -76,10 +77,10 @@ pub(super) fn read_parts(section: &str, layout: &Layout, source: &dyn ChunkSourc
 ///
 /// # Errors
 /// [`Error::Section`] for bytes that are not those of cells; a storage error when they cannot be read.
-pub(super) fn read_trained(section: &str, source: &dyn ChunkSource) -> Result<Trained> {
-    let layout = read_layout(section, source)?;
-    let parts = read_parts(section, &layout, source)?;
-    Ok(Trained { layout, parts })
+pub(super) fn read_trained(section: &str, source: &Arc<dyn ChunkSource>) -> Result<Trained> {
+    let layout = read_layout(section, source.as_ref())?;
+    let parts = read_parts(section, &layout, source.as_ref())?;
+    Ok(Trained { layout, parts, section: section.into(), source: Arc::clone(source) })
 }
 
 pub(super) fn read_layout(section: &str, source: &dyn ChunkSource) -> Result<Layout> {

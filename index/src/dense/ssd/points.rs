@@ -6,9 +6,7 @@
 
 use std::ops::Range;
 
-use super::refine;
 use super::space::{Rows, Space};
-use crate::large::Large;
 use crate::matrix::Matrix;
 use crate::parallel::for_parts;
 use crate::simd::{self, Kernels};
@@ -80,7 +78,7 @@ pub(super) struct Projected<'a> {
 }
 
 impl<'a> Projected<'a> {
-    /// Projects all `count` vectors. Where they are kept, their refine codes are made on the way.
+    /// Projects all `count` vectors, and keeps what that gives or does not.
     pub(super) fn new(
         space: &'a Space,
         rows: Rows<'a>,
@@ -88,14 +86,11 @@ impl<'a> Projected<'a> {
         axes: Vec<f32>,
         keep: bool,
         threads: usize,
-    ) -> (Self, Large<u8>) {
-        let (dims, stride) = (space.dims(), refine::stride(space.field_dim()));
-        let coded = axes.len() / dims;
+    ) -> Self {
+        let (dims, coded) = (space.dims(), axes.len() / space.dims());
         let mut rests = vec![0.0; count];
-        let kept_count = if keep { count } else { 0 };
-        let mut values = vec![0.0; kept_count * coded];
-        let mut codes = Large::<u8>::zeroed(kept_count * stride);
-        let mut own = values.chunks_mut(PART_ROWS * coded).zip(codes.chunks_mut(PART_ROWS * stride));
+        let mut values = vec![0.0; if keep { count * coded } else { 0 }];
+        let mut own = values.chunks_mut(PART_ROWS * coded);
         let mut parts: Vec<_> = rests.chunks_mut(PART_ROWS).map(|rests| (rests, own.next())).collect();
         for_parts(threads, &mut parts, 1, |part, slices| {
             let mut buffer = Buffer::default();
@@ -105,12 +100,7 @@ impl<'a> Projected<'a> {
                 let placed = place(space, rows, first..first + rests.len(), &mut Vec::new(), placed);
                 values.resize(rests.len() * coded, 0.0);
                 let values = match kept {
-                    Some((values, codes)) => {
-                        for (placed, code) in placed.iter().zip(codes.chunks_exact_mut(stride)) {
-                            refine::encode(space, placed, code);
-                        }
-                        &mut **values
-                    }
+                    Some(kept) => &mut **kept,
                     None => &mut values[..],
                 };
                 Kernels::best().dot_tile(placed, Matrix::new(&axes, dims), values);
@@ -122,7 +112,7 @@ impl<'a> Projected<'a> {
             }
         });
         drop(parts);
-        (Self { space, rows, axes, kept: keep.then_some(values), rests }, codes)
+        Self { space, rows, axes, kept: keep.then_some(values), rests }
     }
 
     /// The vectors' places along all dimensions.
@@ -204,9 +194,8 @@ mod tests {
         for metric in [Metric::L2, Metric::Ip] {
             let space = Space::fit(metric, &rows, count, dim, (1, 500));
             let axes: Vec<f32> = (0..coded * space.dims()).map(|_| float()).collect();
-            let (mut kept, codes) = Projected::new(&space, &rows, count, axes.clone(), true, 2);
-            let (mut again, none) = Projected::new(&space, &rows, count, axes, false, 2);
-            assert!(none.is_empty() && codes.len() == count * refine::stride(dim));
+            let mut kept = Projected::new(&space, &rows, count, axes.clone(), true, 2);
+            let mut again = Projected::new(&space, &rows, count, axes, false, 2);
             assert_eq!(kept.rests, again.rests);
             let order: Vec<usize> = (0..coded).rev().collect();
             for _ in 0..2 {

@@ -1,12 +1,13 @@
 //! Cells against the exact index over the same vectors: recall at what was asked for, on sets that are kind
-//! and sets that are not; filters, kernel levels, damage. Every set is made from a seed that is printed with
-//! what fails.
+//! and sets that are not; filters, kernel levels, merges, damage. Every set is made from a seed that is
+//! printed with what fails.
+
+mod damage;
+mod merge;
 
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use roaring::RoaringBitmap;
-use spandrel_storage::io::Extent;
 use spandrel_storage::{DocId, Element, Metric};
 
 use super::*;
@@ -14,7 +15,6 @@ use crate::allow::Allow;
 use crate::dense::SearchParams;
 use crate::dense::flat::FlatBuilder;
 use crate::dense::vectors::Residency;
-use crate::error::Error;
 use crate::fuzz::Bytes;
 use crate::random::Random;
 use crate::stop::Stop;
@@ -65,7 +65,7 @@ impl Case {
         Self::with(metric, element, vectors, None)
     }
 
-    fn with(metric: Metric, element: Element, vectors: &[Vec<f32>], trained: Option<&Trained>) -> Self {
+    fn with(metric: Metric, element: Element, vectors: &[Vec<f32>], prior: Option<Prior<'_>>) -> Self {
         let spec = DenseSpec { dim: vectors[0].len() as u32, metric, element, index: Default::default() };
         let flat = || {
             let mut flat = FlatBuilder::new(&spec).unwrap();
@@ -76,7 +76,7 @@ impl Case {
         let row = |at: usize, out: &mut [f32]| given.rows(at, out);
         let built = |room: Room<'_>| {
             let mut section = Vec::new();
-            let built = build(&spec, &row, given.vectors(), trained, room).unwrap();
+            let built = build(&spec, &row, given.vectors(), prior, room).unwrap();
             built.write(&mut section).unwrap();
             section
         };
@@ -429,184 +429,6 @@ fn bad_queries_are_told_so() {
     assert!(told(&[f32::NAN; 8], &case.rows).contains("not finite"));
     assert!(told(&[0.0; 8], &case.rows).contains("zeros"));
     assert!(told(&[1.0; 8], &case.rows[1..]).contains("rows"));
-}
-
-#[test]
-fn damaged_sections_are_refused_or_searched_without_a_panic() {
-    let mut random = Random(9);
-    let vectors: Vec<Vec<f32>> = (0..4_200).map(|_| (0..8).map(|_| float(&mut random)).collect()).collect();
-    let case = Case::new(Metric::L2, Element::F32, &vectors);
-    let open = |bytes: Vec<u8>, spec: &DenseSpec, tier: Tier| {
-        let mut flat = FlatBuilder::new(spec).unwrap();
-        vectors.iter().for_each(|vector| flat.push(Some(&vector[..spec.dim as usize])).unwrap());
-        let source: Arc<dyn ChunkSource> = Arc::new(Bytes(bytes));
-        Ssd::open("test", spec, flat.finish(), &source, tier)
-    };
-    for len in [0, 7, 4_095, 4_096, 5_000, case.section.len() - 1] {
-        for tier in TIERS {
-            assert!(open(case.section[..len].to_vec(), &case.spec, tier).is_err(), "{len} bytes");
-        }
-    }
-    let other = DenseSpec { dim: 7, ..case.spec.clone() };
-    assert!(open(case.section.clone(), &other, Tier::Hot).is_err(), "another field");
-    let (mut refused, mut searched) = (0, 0);
-    for (round, query) in vectors.iter().enumerate().take(200) {
-        let mut bytes = case.section.clone();
-        // Most of the damage where it matters: the header and the parts before the codes.
-        let end = if round % 3 == 0 { bytes.len() } else { 40_000 };
-        for _ in 0..1 + random.below(4) {
-            let at = random.below(end);
-            bytes[at] ^= 1 << random.below(8);
-        }
-        match open(bytes, &case.spec, TIERS[round % 3]) {
-            Err(_) => refused += 1,
-            Ok(ssd) => {
-                let allow = Allow::all(4_200);
-                let (mut top, mut counters) = (TopK::new(5), Counters::default());
-                let ask = Ask::new(&case.rows, &allow);
-                let _ = ssd.search(query, &ask, &mut top, &mut Scratch::new(), &mut counters);
-                searched += 1;
-            }
-        }
-    }
-    assert!(refused > 0 && searched > 0, "{refused} refused, {searched} searched");
-}
-
-/// Cells go on from what was learned from others, until the vectors have outgrown it.
-#[test]
-fn what_was_learned_serves_other_vectors_of_the_field() {
-    let seed = 91;
-    let mut random = Random(seed);
-    let mixture = Mixture::new(&mut random, 48, 60);
-    for metric in [Metric::L2, Metric::Ip] {
-        let vectors: Vec<Vec<f32>> = (0..12_000).map(|_| mixture.vector(&mut random, 0.5)).collect();
-        let queries: Vec<Vec<f32>> = (0..100).map(|_| mixture.vector(&mut random, 0.5)).collect();
-        let before = Case::new(metric, Element::F32, &vectors[..6_000]);
-        let mut trained = before.ssd.trained().unwrap().unwrap();
-        // The first half goes, in three steps; others come.
-        for (step, (first, last)) in
-            [(2_000, 9_000), (4_000, 10_000), (6_000, 12_000)].into_iter().enumerate()
-        {
-            let case = Case::with(metric, Element::F32, &vectors[first..last], Some(&trained));
-            let layout = &case.ssd.cells.layout;
-            assert_eq!(layout.learned, 6_000, "{metric:?}: learned again at step {step}");
-            let cells = (last - first).div_ceil(98) as u32;
-            assert!((cells * 9 / 10..=cells).contains(&layout.cells), "{} cells, not {cells}", layout.cells);
-            let allow = Allow::all((last - first) as u32);
-            for recall in [0.9, 0.99] {
-                let found = case.recall(&queries, &allow, 10, recall);
-                let what = format!("seed {seed}, {metric:?}, step {step}: {found}");
-                assert!(found >= f64::from(recall) - 0.02, "{what}, asked {recall}");
-            }
-            trained = case.ssd.trained().unwrap().unwrap();
-        }
-        // Twice as many, vectors from elsewhere, and longer ones: learned again.
-        let layout =
-            |vectors: &[Vec<f32>]| Case::with(metric, Element::F32, vectors, Some(&trained)).ssd.cells.layout;
-        assert_eq!(layout(&[&vectors[..], &vectors[..100]].concat()).learned, 12_100);
-        let other = Mixture::new(&mut random, 48, 4);
-        let elsewhere: Vec<Vec<f32>> = (0..5_000).map(|_| other.vector(&mut random, 3.0)).collect();
-        assert_eq!(layout(&elsewhere).learned, 5_000);
-    }
-}
-
-/// A section some of whose reads fail.
-struct Failing {
-    bytes: Bytes,
-    /// Reads until one fails; it and all after it do.
-    left: AtomicUsize,
-}
-
-impl Failing {
-    fn step(&self) -> Result<()> {
-        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        taken.map(|_| ()).map_err(|_| Error::Invalid("a read that was to fail".into()))
-    }
-}
-
-impl ChunkSource for Failing {
-    fn bytes(&self) -> u64 {
-        self.bytes.bytes()
-    }
-
-    fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
-        self.step()?;
-        self.bytes.read(at, out)
-    }
-
-    /// Some extents land before one fails.
-    fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<u64> {
-        let mut read = 0;
-        for (index, extent) in extents.iter().enumerate() {
-            self.step()?;
-            read += self.bytes.read_batch(&[*extent], &mut |_, bytes| done(index, bytes))?;
-        }
-        Ok(read)
-    }
-}
-
-#[test]
-fn whichever_read_fails_the_search_says_so_and_the_next_one_is_whole() {
-    let mut random = Random(12);
-    let mixture = Mixture::new(&mut random, 24, 30);
-    let vectors: Vec<Vec<f32>> = (0..5_000).map(|_| mixture.vector(&mut random, 0.5)).collect();
-    let [query, other] = [(); 2].map(|()| mixture.vector(&mut random, 0.5));
-    let case = Case::new(Metric::L2, Element::F32, &vectors);
-    let flat = || {
-        let mut flat = FlatBuilder::new(&case.spec).unwrap();
-        vectors.iter().for_each(|vector| flat.push(Some(vector)).unwrap());
-        flat
-    };
-    // Vectors are read too.
-    let mut section = Vec::new();
-    flat().write(&mut section).unwrap();
-    let failing =
-        |bytes: &[u8]| Arc::new(Failing { bytes: Bytes(bytes.to_vec()), left: AtomicUsize::new(usize::MAX) });
-    for tier in TIERS {
-        let (cells, vectors) = (failing(&case.section), failing(&section));
-        let flat = Flat::open("flat", &case.spec, vectors.clone(), Residency::Disk).unwrap();
-        let source: Arc<dyn ChunkSource> = cells.clone();
-        let ssd = Ssd::open("cells", &case.spec, flat, &source, tier).unwrap();
-        let (all, mut scratch) = (Allow::all(5_000), Scratch::new());
-        let mut search = || {
-            let (mut top, mut counters) = (TopK::new(10), Counters::default());
-            let ask = Ask::new(&case.rows, &all);
-            ssd.search(&query, &ask, &mut top, &mut scratch, &mut counters)?;
-            let mut tops = vec![TopK::new(10); 3];
-            let queries = [&query[..], &other, &query].concat();
-            let queries = Matrix::new(&queries, 24);
-            ssd.search_batch(queries, &ask, &mut tops, &mut scratch, &mut counters)?;
-            tops.push(top);
-            Ok::<_, Error>(tops.into_iter().map(TopK::into_sorted).collect::<Vec<_>>())
-        };
-        let whole = search().unwrap();
-        for from in [&cells, &vectors] {
-            let mut failed = 0;
-            loop {
-                from.left.store(failed, Ordering::Relaxed);
-                let found = search();
-                from.left.store(usize::MAX, Ordering::Relaxed);
-                assert_eq!(search().unwrap(), whole, "{tier:?}, after read {failed} failed");
-                if found.is_ok() {
-                    break;
-                }
-                failed += 1;
-            }
-            let reads = Arc::ptr_eq(from, &vectors) || tier == Tier::Lean;
-            assert_eq!(failed > 0, reads, "{tier:?}: {failed} reads failed");
-        }
-        // A section that cannot be opened says so, wherever reading it stops.
-        let mut failed = 0;
-        loop {
-            cells.left.store(failed, Ordering::Relaxed);
-            let flat = Flat::open("flat", &case.spec, vectors.clone(), Residency::Disk).unwrap();
-            if Ssd::open("cells", &case.spec, flat, &source, tier).is_ok() {
-                break;
-            }
-            failed += 1;
-        }
-        assert!(failed > 4, "{tier:?}: {failed} reads open the section");
-    }
 }
 
 /// Enough cells for groups, of which a search opens a few.

@@ -1,0 +1,355 @@
+//! Merges vectors into cells that most of them are in already.
+//!
+//! The idea of SPFresh (Xu et al., "SPFresh: Incremental in-place update for billion-scale vector search",
+//! 2023): cells that have outgrown the others are split in two, the vectors of those that have shrunk go to
+//! others, vectors around a split are placed anew, and every other vector keeps its cells and its codes,
+//! which are copied. Here segments never change, so that the result is a new section; and what is split
+//! follows from the cells as they are before new vectors come, so that those are placed once.
+//!
+//! Centroids stay where they are. Where the vectors have moved away from them, all are placed anew
+//! ([`build`](super::build)).
+//!
+//! Cost: the new vectors and those around splits as in any build, without k-means; a pass over the bytes of
+//! the others.
+
+use std::path::Path;
+
+use super::build::{CELL_VECTORS, Made, Trained, remake};
+use super::closure::{NONE as NO_CELL, Placement};
+use super::cluster::{Centroids, Work, k_means};
+use super::encode::Given;
+use super::groups;
+use super::halves;
+use super::layout::Part;
+use super::patched::{COPY_ROWS, OldPostings, Patched, entries};
+use super::points::{Points, Projected};
+use super::space::Rows;
+use crate::error::Result;
+use crate::matrix::Matrix;
+use crate::pace;
+use crate::random::Random;
+
+/// No vector.
+pub const NONE: u32 = u32::MAX;
+/// With more vectors to place than this share of all, all are placed anew: k-means is then worth it.
+const PLACED_SHARE_MAX: f64 = 0.5;
+/// So many times the vectors of the average cell are too many, and such a share of them too few.
+const OUTGROWN: f64 = 5.0;
+const SHRUNK: f64 = 16.0;
+/// Fewer vectors than this are not split.
+const SPLIT_MIN: u32 = 16;
+/// Cells may be so many times more or fewer than there are to be.
+const CELLS_OFF: f64 = 0.15;
+/// Cells around one that is split whose vectors are placed anew.
+const NEIGHBOURS: usize = 2;
+
+/// Cells of vectors of which `kept` has the position in what was trained, or [`NONE`]. None when all are
+/// better placed anew.
+///
+/// # Errors
+/// What was trained cannot be read, or is damaged; a file cannot be written or read.
+pub(super) fn merge(
+    rows: Rows<'_>,
+    kept: &[u32],
+    (work, folder): (Work, Option<&Path>),
+    trained: &Trained,
+) -> Result<Option<Made>> {
+    let (parts, space) = (&trained.parts, trained.space());
+    let new = numbers(kept, |old| old == NONE);
+    let few = |count: usize| count as f64 <= PLACED_SHARE_MAX * kept.len() as f64;
+    if !few(new.len()) || !space.holds(&picked(rows, &new, space.field_dim()), new.len()) {
+        return Ok(None);
+    }
+    let old = Old::read(trained)?;
+    let fates = Fates::choose(&old.sizes(kept), kept.len());
+    let moves = old.moves(&fates, trained, work);
+    let touched = numbers(kept, |old| old == NONE || moves[old as usize]);
+    if !few(touched.len()) {
+        return Ok(None);
+    }
+    let touched_rows = picked(rows, &touched, space.field_dim());
+    let keep = folder.is_none();
+    let projected =
+        Projected::new(&space, &touched_rows, touched.len(), parts.axes.clone(), keep, work.threads);
+    let first_of = |at: &usize| {
+        kept[touched[*at] as usize].ne(&NONE).then(|| old.first[kept[touched[*at] as usize] as usize])
+    };
+    let halves_of = |cell: u32| {
+        let members: Vec<usize> = (0..touched.len()).filter(|at| first_of(at) == Some(cell)).collect();
+        let members = projected.gather(&members, work.threads);
+        k_means(Matrix::new(&members, projected.dim()), 2, None, &mut Random(work.seed), work)
+    };
+    let (mut cells, centroids) = Cells::after(&fates, trained, halves_of);
+    let centroids = Centroids::known(projected.dim(), centroids, &cells.groups);
+    let mut placement = Placement::onto(&projected, centroids, work);
+    if !fates.is_none() {
+        let (order, groups) = groups::arrange(Matrix::new(&placement.centroids, placement.dim), work);
+        placement.reorder(&order);
+        cells.origin = order.iter().map(|cell| cells.origin[*cell as usize]).collect();
+        cells.groups = groups;
+    }
+    let (all, now) = old.merged(kept, &cells, (&touched, &placement));
+    let given = Given { space: &space, projected: &projected, placement: &placement, work };
+    let patched = Patched { given, touched: &touched, all, trained, kept, now, origin: &cells.origin };
+    remake(trained, &patched, (space.radius, cells.groups), rows, (work, folder))
+}
+
+/// The numbers of those that were kept as `wanted`.
+fn numbers(kept: &[u32], wanted: impl Fn(u32) -> bool) -> Vec<u32> {
+    (0..).zip(kept).filter(|(_, old)| wanted(**old)).map(|(number, _)| number).collect()
+}
+
+/// The rows of ascending `numbers` as if there were no others.
+fn picked(rows: Rows<'_>, numbers: &[u32], dim: usize) -> impl Fn(usize, &mut [f32]) + Sync {
+    move |first, mut out| {
+        let wanted = &numbers[first..first + out.len() / dim];
+        for run in wanted.chunk_by(|a, b| a + 1 == *b) {
+            let here;
+            (here, out) = out.split_at_mut(run.len() * dim);
+            rows(run[0] as usize, here);
+        }
+    }
+}
+
+/// Where the vectors are so far.
+struct Old {
+    /// First cell of each.
+    first: Vec<u32>,
+    /// Second cell, or none.
+    second: Vec<u32>,
+    cells: usize,
+}
+
+impl Old {
+    fn read(trained: &Trained) -> Result<Self> {
+        let layout = &trained.layout;
+        let mut old = Self {
+            first: vec![NO_CELL; layout.vectors as usize],
+            second: vec![NO_CELL; layout.vectors as usize],
+            cells: layout.cells as usize,
+        };
+        let (lookups, vectors, mut postings) =
+            (layout.lookups as usize, layout.vectors, OldPostings::of(trained));
+        for cell in 0..layout.cells {
+            for (factors, _, _) in entries(postings.of_cell(cell as usize)?, lookups) {
+                let id = factors.id as usize;
+                let places = (old.first.get_mut(id), old.second.get_mut(id));
+                let (Some(first), Some(second)) = places else {
+                    return Err(trained.damaged(format!("a posting names vector {id} of {vectors}")));
+                };
+                match (*first, *second) {
+                    (NO_CELL, _) => *first = cell,
+                    (_, NO_CELL) => *second = cell,
+                    _ => return Err(trained.damaged(format!("vector {id} is in three cells"))),
+                }
+            }
+        }
+        if let Some(id) = old.first.iter().position(|cell| *cell == NO_CELL) {
+            return Err(trained.damaged(format!("vector {id} is in no cell")));
+        }
+        if layout.halves > 0 {
+            old.order(trained)?;
+        }
+        Ok(old)
+    }
+
+    /// Rows of half bytes tell which of two cells is the first.
+    fn order(&mut self, trained: &Trained) -> Result<()> {
+        let stride = halves::stride(trained.layout.halves as usize);
+        for start in (0..self.first.len()).step_by(COPY_ROWS) {
+            pace::breathe();
+            let end = self.first.len().min(start + COPY_ROWS);
+            let rows = trained.rows(Part::Halves, stride, start..end)?;
+            for (at, row) in (start..).zip(rows.chunks_exact(stride)) {
+                let (cell, first, second) = (halves::cell(row), &mut self.first[at], &mut self.second[at]);
+                if *second == cell {
+                    std::mem::swap(first, second);
+                }
+                if *first != cell {
+                    return Err(
+                        trained.damaged(format!("vector {at} is not in cell {cell}, which its row names"))
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many vectors that are kept each cell is the first of.
+    fn sizes(&self, kept: &[u32]) -> Vec<u32> {
+        let mut sizes = vec![0; self.cells];
+        let kept = kept.iter().filter(|old| **old != NONE);
+        kept.for_each(|old| sizes[self.first[*old as usize] as usize] += 1);
+        sizes
+    }
+
+    /// Which vectors are placed anew.
+    fn moves(&self, fates: &Fates, trained: &Trained, work: Work) -> Vec<bool> {
+        if fates.is_none() {
+            return vec![false; self.first.len()];
+        }
+        let (dim, centroids) = (trained.layout.coded(), &trained.parts.centroids);
+        let mut changes = vec![false; self.cells];
+        fates.split.iter().chain(&fates.dissolved).for_each(|cell| changes[*cell as usize] = true);
+        let mut around = changes.clone();
+        let split: Vec<f32> =
+            fates.split.iter().flat_map(|cell| &centroids[*cell as usize * dim..][..dim]).copied().collect();
+        if !split.is_empty() {
+            let known = Centroids::known(dim, centroids.clone(), &trained.parts.groups);
+            let near = known.nearest(&Matrix::new(&split, dim), NEIGHBOURS + 1, work);
+            near.iter().for_each(|cell| around[*cell as usize] = true);
+        }
+        let both = self.first.iter().zip(&self.second);
+        both.map(|(first, second)| {
+            around[*first as usize] || (*second != NO_CELL && changes[*second as usize])
+        })
+        .collect()
+    }
+
+    /// Where all vectors are now: those that were touched as placed, the others in cells that stay. Also the
+    /// number of each of the others, by its old one.
+    fn merged(
+        &self,
+        kept: &[u32],
+        cells: &Cells,
+        (touched, placement): (&[u32], &Placement),
+    ) -> (Placement, Vec<u32>) {
+        let mut names = vec![NO_CELL; self.cells];
+        let stay = (0..).zip(&cells.origin).filter(|(_, old)| **old != NO_CELL);
+        stay.for_each(|(new, old)| names[*old as usize] = new);
+        let name = |cell: u32| if cell == NO_CELL { NO_CELL } else { names[cell as usize] };
+        let (mut primary, mut secondary) = (Vec::with_capacity(kept.len()), Vec::with_capacity(kept.len()));
+        let mut now = vec![NONE; self.first.len()];
+        let mut touched = touched.iter().zip(placement.primary.iter().zip(&placement.secondary)).peekable();
+        for (number, old) in (0..).zip(kept) {
+            if let Some((_, (first, second))) = touched.next_if(|(touched, _)| **touched == number) {
+                primary.push(*first);
+                secondary.push(*second);
+            } else {
+                now[*old as usize] = number;
+                primary.push(name(self.first[*old as usize]));
+                secondary.push(name(self.second[*old as usize]));
+            }
+        }
+        let (dim, centroids) = (placement.dim, placement.centroids.clone());
+        (Placement { dim, centroids, primary, secondary }, now)
+    }
+}
+
+/// What becomes of the cells; those not named stay.
+#[derive(Debug, PartialEq)]
+struct Fates {
+    /// Ascending, as are the others.
+    split: Vec<u32>,
+    dissolved: Vec<u32>,
+}
+
+impl Fates {
+    /// Chooses for cells of which so many vectors are left, to be cells of `count` vectors.
+    fn choose(sizes: &[u32], count: usize) -> Self {
+        let total: u64 = sizes.iter().map(|size| u64::from(*size)).sum();
+        let usual = total as f64 / sizes.len() as f64;
+        let mut order: Vec<u32> = (0..sizes.len() as u32).collect();
+        order.sort_by_key(|cell| sizes[*cell as usize]);
+        let size = |cell: &u32| f64::from(sizes[*cell as usize]);
+        let mut dissolved = order.partition_point(|cell| size(cell) * SHRUNK < usual);
+        let mut split = order.len() - order.partition_point(|cell| size(cell) <= OUTGROWN * usual);
+        let (cells, wanted) = (order.len() - dissolved + split, count.div_ceil(CELL_VECTORS));
+        if (cells as f64) < wanted as f64 * (1.0 - CELLS_OFF) {
+            split += wanted - cells;
+        } else if cells as f64 > wanted as f64 * (1.0 + CELLS_OFF) {
+            dissolved += cells - wanted;
+        }
+        // One stays in any case, and what is split has enough for two.
+        dissolved = dissolved.min(order.len() - 1);
+        let small = order.partition_point(|cell| sizes[*cell as usize] < SPLIT_MIN);
+        let first = (order.len() - split.min(order.len())).max(small).max(dissolved);
+        let sorted = |cells: &[u32]| {
+            let mut cells = cells.to_vec();
+            cells.sort_unstable();
+            cells
+        };
+        Self { split: sorted(&order[first..]), dissolved: sorted(&order[..dissolved]) }
+    }
+
+    fn is_none(&self) -> bool {
+        self.split.is_empty() && self.dissolved.is_empty()
+    }
+}
+
+/// The cells that there will be.
+struct Cells {
+    /// The old cell that each is, or none.
+    origin: Vec<u32>,
+    /// First cell of each group, and the end.
+    groups: Vec<u32>,
+}
+
+impl Cells {
+    /// The cells after what becomes of them, and their centroids; `halves_of` gives those of a cell that is
+    /// split, fewer than two when its vectors are all alike.
+    fn after(fates: &Fates, trained: &Trained, halves_of: impl Fn(u32) -> Vec<f32>) -> (Self, Vec<f32>) {
+        let (dim, old) = (trained.layout.coded(), &trained.parts.centroids);
+        let (mut origin, mut groups, mut centroids) = (Vec::new(), vec![0], Vec::new());
+        for group in trained.parts.groups.windows(2) {
+            for cell in group[0]..group[1] {
+                if fates.dissolved.binary_search(&cell).is_ok() {
+                    continue;
+                }
+                let split = fates.split.binary_search(&cell).is_ok().then(|| halves_of(cell));
+                match split.filter(|halves| halves.len() == 2 * dim) {
+                    Some(halves) => {
+                        centroids.extend(halves);
+                        origin.extend([NO_CELL; 2]);
+                    }
+                    None => {
+                        centroids.extend_from_slice(&old[cell as usize * dim..][..dim]);
+                        origin.push(cell);
+                    }
+                }
+            }
+            if groups.last() != Some(&(origin.len() as u32)) {
+                groups.push(origin.len() as u32);
+            }
+        }
+        (Self { origin, groups }, centroids)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_stay_about_as_many_as_there_are_to_be() {
+        for seed in 0..300 {
+            let mut random = Random(seed);
+            let cells = 1 + random.below(60);
+            let most = 1 + random.below(2_000);
+            let sizes: Vec<u32> = (0..cells).map(|_| random.below(most) as u32).collect();
+            let total: u32 = sizes.iter().sum();
+            let count = total as usize * (2 + random.below(3)) / 3 + 1;
+            let Fates { split, dissolved } = Fates::choose(&sizes, count);
+            let ascending = |cells: &[u32]| cells.windows(2).all(|pair| pair[0] < pair[1]);
+            assert!(ascending(&split) && ascending(&dissolved), "seed {seed}");
+            assert!(split.iter().all(|cell| dissolved.binary_search(cell).is_err()), "seed {seed}");
+            assert!(dissolved.len() < cells, "seed {seed}: none is left");
+            let size = |cell: &u32| sizes[*cell as usize];
+            assert!(split.iter().all(|cell| size(cell) >= SPLIT_MIN), "seed {seed}");
+            let smallest = split.iter().map(size).min().unwrap_or(u32::MAX);
+            assert!(dissolved.iter().all(|cell| size(cell) <= smallest), "seed {seed}");
+            // As many as there are to be, where there is enough to split.
+            let (after, wanted) = (cells - dissolved.len() + split.len(), count.div_ceil(CELL_VECTORS));
+            let splittable = sizes.iter().filter(|size| **size >= SPLIT_MIN).count();
+            if split.len() < splittable.min(cells - dissolved.len()) {
+                assert!(
+                    after as f64 >= wanted as f64 * (1.0 - CELLS_OFF) - 1.0,
+                    "seed {seed}: {after}, {wanted}"
+                );
+            }
+        }
+        assert_eq!(Fates::choose(&[98; 40], 98 * 40), Fates { split: vec![], dissolved: vec![] });
+        assert_eq!(Fates::choose(&[98, 98, 3, 98, 900, 98], 98 * 6).split, [4]);
+        assert_eq!(Fates::choose(&[0, 0], 10).dissolved, [0]);
+    }
+}

@@ -1,0 +1,102 @@
+//! Which docs a merge takes: those of its inputs that are not deleted, from the inputs themselves or from the
+//! row store.
+
+use std::sync::Arc;
+
+use spandrel_index::pace;
+use spandrel_index::segment::{IndexDoc, IndexValues, Segment};
+use spandrel_storage::record::FieldSet;
+use spandrel_storage::{DocId, RowId, TenantId};
+
+use crate::fetch::key_of;
+use crate::publish;
+use crate::shared::Shared;
+use crate::snapshot::{Snapshot, View};
+
+/// Rows read from the row store at once.
+const FETCH_ROWS: usize = 1_024;
+
+/// The segment with most rows that are not deleted.
+pub fn most_live<'a>(views: impl Iterator<Item = &'a View>) -> Option<&'a Segment> {
+    let live = |view: &&View| u64::from(view.segment.docs()) - view.deleted.len();
+    views.max_by_key(live).map(|view| &*view.segment)
+}
+
+/// Docs of fresh segments that are not deleted, in doc order of the segment they will make.
+pub fn live_docs(inputs: &[View]) -> Vec<Arc<IndexDoc>> {
+    let mut docs: Vec<Arc<IndexDoc>> = Vec::new();
+    for view in inputs {
+        for (doc, index_doc) in (0..).zip(view.segment.fresh_docs()) {
+            if !view.deleted.contains(doc) {
+                docs.push(Arc::clone(index_doc));
+            }
+        }
+    }
+    docs.sort_unstable_by_key(|doc| (doc.tenant, doc.row));
+    docs
+}
+
+/// Rows of segments that are not deleted, in doc order of the segment they will make.
+pub struct LiveRows {
+    pub order: Vec<(TenantId, RowId)>,
+    /// Where each is: its segment and doc.
+    pub places: Vec<(u32, DocId)>,
+}
+
+pub fn live_rows(inputs: &[View]) -> LiveRows {
+    let mut rows = Vec::new();
+    for (input, view) in (0..).zip(inputs) {
+        for (tenant, range) in view.segment.tenant_ranges() {
+            let live = range.filter(|doc| !view.deleted.contains(*doc));
+            rows.extend(live.map(|doc| ((tenant, view.segment.rows()[doc as usize]), (input, doc))));
+        }
+    }
+    rows.sort_unstable_by_key(|(row, _)| *row);
+    let (order, places) = rows.into_iter().unzip();
+    LiveRows { order, places }
+}
+
+/// Docs without values, when all of their keys are at hand; says whether they are.
+pub fn keyed_docs(
+    segments: &[&Segment],
+    live: &LiveRows,
+    each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>,
+) -> spandrel_index::Result<bool> {
+    if !segments.iter().all(|segment| segment.has_keys()) {
+        return Ok(false);
+    }
+    for (at, ((tenant, row), (input, doc))) in live.order.iter().zip(&live.places).enumerate() {
+        if at % FETCH_ROWS == 0 {
+            pace::breathe();
+        }
+        let key = segments[*input as usize].key(*doc).map(Box::from);
+        each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values: IndexValues::default() }))?;
+    }
+    Ok(true)
+}
+
+/// Reads rows from the store, at the snapshot that says they are live, and analyses them again.
+pub fn stored_docs(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    order: &[(TenantId, RowId)],
+    wanted: &FieldSet,
+    each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>,
+) -> spandrel_index::Result<()> {
+    for chunk in order.chunks(FETCH_ROWS) {
+        if shared.wake.stopped() || shared.writable().is_err() {
+            return Err(spandrel_index::Error::Invalid("given up: the collection closes".into()));
+        }
+        pace::breathe();
+        let ids: Vec<RowId> = chunk.iter().map(|(_, row)| *row).collect();
+        let rows = snapshot.store.get(shared.id, &ids, wanted)?;
+        for ((tenant, row), stored) in chunk.iter().zip(rows) {
+            // Built without it, the row would be lost to every search, in silence.
+            let stored = stored.ok_or_else(|| publish::lost(shared, *row))?;
+            let values = shared.indexer.values(&stored.fields)?;
+            let key = key_of(&stored.key, &stored.chunk);
+            each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values }))?;
+        }
+    }
+    Ok(())
+}
