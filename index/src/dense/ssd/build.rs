@@ -152,6 +152,7 @@ pub(super) fn build(
     let bytes_max = if folder.is_some() { (room.memory_bytes / 3) as usize } else { usize::MAX };
     let work = Work { kernels: Kernels::best(), threads: room.threads, seed: 0x5eed, bytes_max };
     if let Some(Prior { trained, kept }) = prior.filter(|prior| prior.trained.serves(count)) {
+        assert!(kept.is_none_or(|kept| kept.len() == count as usize), "a position for every vector");
         if let Some(kept) = kept
             && let Some(made) = incremental::merge(rows, kept, (work, folder), trained)?
         {
