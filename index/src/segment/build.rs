@@ -235,7 +235,7 @@ fn write_dense(
         write_section(writer, &cells_name(at), |section| cells.write(section))?;
     } else if signs::has_signs(spec, vectors) {
         // Beside a graph, too: they serve where memory has no room for that.
-        let codes = coded.encode(spec, &rows, vectors);
+        let codes = signs::Codes::encode(spec, &rows, vectors, coded.before());
         write_section(writer, &signs_name(at), |section| codes.write(section))?;
     }
     Ok(())

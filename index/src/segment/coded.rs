@@ -3,7 +3,7 @@
 //! A row is in three or four segments before it gets cells, and its code is what each of them costs most.
 //! Cost: a binary search a row.
 
-use spandrel_storage::{DenseSpec, FieldId};
+use spandrel_storage::FieldId;
 
 use super::{IndexDoc, Segment};
 use crate::dense::signs::{Before, Codes};
@@ -43,15 +43,5 @@ impl<'a> Coded<'a> {
     /// What codes are made from.
     pub(super) fn before(&self) -> Before<'_> {
         Before { made: &self.codes, known: &self.known }
-    }
-
-    /// The codes of all the vectors, of which `rows` gives one by its position.
-    pub(super) fn encode(
-        &self,
-        spec: &DenseSpec,
-        rows: &(dyn Fn(usize, &mut [f32]) + Sync),
-        count: u32,
-    ) -> Codes {
-        Codes::encode(spec, rows, count, self.before())
     }
 }

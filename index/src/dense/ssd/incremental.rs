@@ -70,11 +70,10 @@ pub(super) fn merge(
     let keep = folder.is_none();
     let projected =
         Projected::new(&space, &touched_rows, touched.len(), parts.axes.clone(), keep, work.threads);
-    let first_of = |at: &usize| {
-        kept[touched[*at] as usize].ne(&NONE).then(|| old.first[kept[touched[*at] as usize] as usize])
-    };
+    let first_of = |number: u32| old.first.get(kept[number as usize] as usize);
     let halves_of = |cell: u32| {
-        let members: Vec<usize> = (0..touched.len()).filter(|at| first_of(at) == Some(cell)).collect();
+        let members: Vec<usize> =
+            (0..touched.len()).filter(|at| first_of(touched[*at]) == Some(&cell)).collect();
         let members = projected.gather(&members, work.threads);
         k_means(Matrix::new(&members, projected.dim()), 2, None, &mut Random(work.seed), work)
     };
