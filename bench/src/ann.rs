@@ -74,6 +74,9 @@ pub struct Args {
     /// rows: 0.9,0.95,0.99; left out: the engine's default and no goal
     #[arg(long, value_delimiter = ',', value_parser = share)]
     recall: Vec<f64>,
+    /// Leave hits the scores of their codes: no vector is read
+    #[arg(long)]
+    no_rescore: bool,
     /// Memory that a build may take in MiB; left out: the engine's default
     #[arg(long)]
     build_memory_mb: Option<u64>,
@@ -202,7 +205,7 @@ pub fn run(args: &Args) -> Result<()> {
         place::compare(&*engine, args, base_rows)?;
     }
     if args.learn {
-        let load = Load { wanted: Wanted { k: args.set.k, recall: None }, threads: 1, batch: 1, warm_up: 0 };
+        let load = Load { wanted: Wanted::new(args.set.k, None), threads: 1, batch: 1, warm_up: 0 };
         for _ in 0..2 {
             drive::pass(&*engine, &taught, load)?;
         }
@@ -213,7 +216,7 @@ pub fn run(args: &Args) -> Result<()> {
 
     let mut measured = Vec::new();
     for recall in asked(args) {
-        let wanted = Wanted { k: args.set.k, recall };
+        let wanted = Wanted { rescore: !args.no_rescore, ..Wanted::new(args.set.k, recall) };
         let pages_per_query = pages(&*engine, &queries, wanted)?;
         for &threads in &args.threads {
             for &batch in &args.batch {

@@ -195,7 +195,7 @@ fn beside(
     phase: &'static str,
     work: impl FnOnce() -> Result<Option<f64>>,
 ) -> Result<Seen> {
-    let wanted = Wanted { k: args.set.k, recall: Some(args.recall) };
+    let wanted = Wanted::new(args.set.k, Some(args.recall));
     let calls: Vec<Vec<&[f32]>> = (0..queries.rows()).map(|at| vec![queries.row(at)]).collect();
     let (ended, begin) = (AtomicBool::new(false), Instant::now());
     let search = || -> Result<(Latency, Vec<Answers>, usize)> {

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::engine::testing::Echo;
 
-    const ONE: Wanted = Wanted { k: 1, recall: None };
+    const ONE: Wanted = Wanted::new(1, None);
 
     fn queries(rows: usize) -> Matrix {
         Matrix { dim: 2, data: (0..rows).flat_map(|row| [row as f32, 0.0]).collect() }

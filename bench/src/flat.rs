@@ -194,13 +194,13 @@ fn measure_set(
         recalls.insert(format!("{peer}_recall"), json!(judge.quality(&found)?.recall));
     }
     for &batch in &args.batch {
-        let whole = Load { wanted: Wanted { k: args.k, recall: None }, threads: 1, batch, warm_up: 0 };
+        let whole = Load { wanted: Wanted::new(args.k, None), threads: 1, batch, warm_up: 0 };
         let quality = judge.quality(&drive::pass(&engine, &queries, whole)?.found)?;
         let what = format!("{}: recall@{}, batch {batch}", set.name, args.k);
         goals.push(Goal::at_least(what, quality.recall, RECALL_GOAL));
         for &threads in &args.threads {
             let load = Load {
-                wanted: Wanted { k: args.k, recall: None },
+                wanted: Wanted::new(args.k, None),
                 threads,
                 batch,
                 warm_up: WARM_UP_CALLS * batch,

@@ -300,7 +300,7 @@ fn measure(set: &Set<'_>, args: &Args, dir: &Path) -> Result<Point> {
     machine::reset_peak(engine.process());
     let build_s = build(&engine, set.base, set.rows)?;
     let size = engine.size()?;
-    let wanted = Wanted { k: args.k, recall: Some(args.recall) };
+    let wanted = Wanted::new(args.k, Some(args.recall));
     let sample = set.queries.rows().min(EXPLAINED_QUERIES);
     let (mut read_bytes, mut scored) = (0, 0);
     for at in 0..sample {

@@ -53,11 +53,20 @@ impl MemoryBudget {
 
     /// Takes `bytes` if they fit; they are given back when the reservation is dropped.
     pub fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
-        let limit = self.limit_bytes.saturating_add(self.returning_bytes.load(Ordering::Acquire));
+        let limit = self.limit_with_returning();
         let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= limit);
         self.used_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
         self.pages.shrink(self.left_bytes());
         Some(Reservation { budget: Arc::clone(self), bytes })
+    }
+
+    /// Bytes that a reservation could have now.
+    pub(crate) fn room_bytes(&self) -> u64 {
+        self.limit_with_returning().saturating_sub(self.used_bytes())
+    }
+
+    fn limit_with_returning(&self) -> u64 {
+        self.limit_bytes.saturating_add(self.returning_bytes.load(Ordering::Acquire))
     }
 
     /// Bytes that nobody has reserved: what pages may take.

@@ -13,27 +13,61 @@ const BYTES_MIN: usize = 8 << 20;
 /// harmless.
 const PAGE_BYTES: usize = 4096;
 
+/// Room to spare that is worth a copy: more than one in so many values.
+const TRIMMED_SHARE: usize = 16;
 /// Bytes of a cache line, which a buffer begins at.
 const LINE_BYTES: usize = 64;
 
-/// A buffer of a fixed length that begins at a cache line and, where it is large, lies on large pages.
+/// A buffer that begins at a cache line and, where it is large, lies on large pages.
 pub(crate) struct Large<T> {
+    /// What it holds, after `start` others.
     values: Vec<T>,
     start: usize,
-    len: usize,
 }
 
-impl<T: Clone + Default> Large<T> {
+impl<T: Copy + Default> Large<T> {
     /// `len` zeros (the default values of a number type).
     pub(crate) fn zeroed(len: usize) -> Self {
+        let mut zeros = Self::with_room(len);
+        // The room is there, so nothing moves.
+        zeros.values.resize(zeros.start + len, T::default());
+        zeros
+    }
+
+    /// No values, and room for so many.
+    pub(crate) fn with_room(len: usize) -> Self {
         let mut values: Vec<T> = Vec::with_capacity(len + LINE_BYTES / size_of::<T>());
         if len * size_of::<T>() >= BYTES_MIN {
             ask(&mut values);
         }
         let start = values.as_ptr().align_offset(LINE_BYTES).min(values.capacity() - len);
-        // Touched only now: pages are chosen at the first write. The capacity is there, so nothing moves.
-        values.resize(start + len, T::default());
-        Self { values, start, len }
+        // Touched only from here on: pages are chosen at the first write.
+        values.resize(start, T::default());
+        Self { values, start }
+    }
+
+    /// Makes room for so many values more, without any to spare.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        if self.values.len() + more > self.values.capacity() {
+            let mut larger = Self::with_room(self.len() + more);
+            larger.values.extend_from_slice(self);
+            *self = larger;
+        }
+    }
+
+    /// Appends values.
+    pub(crate) fn extend(&mut self, values: impl ExactSizeIterator<Item = T>) {
+        if self.values.len() + values.len() > self.values.capacity() {
+            self.reserve(values.len().max(self.len()));
+        }
+        self.values.extend(values);
+    }
+
+    /// Gives back what it has room for beyond its values, when that is much.
+    pub(crate) fn trim(&mut self) {
+        if self.values.capacity() - self.values.len() > self.len() / TRIMMED_SHARE + LINE_BYTES {
+            *self = self.clone();
+        }
     }
 
     /// Bytes that it takes.
@@ -43,7 +77,7 @@ impl<T: Clone + Default> Large<T> {
 }
 
 /// No values.
-impl<T: Clone + Default> Default for Large<T> {
+impl<T: Copy + Default> Default for Large<T> {
     fn default() -> Self {
         Self::zeroed(0)
     }
@@ -51,16 +85,9 @@ impl<T: Clone + Default> Default for Large<T> {
 
 impl<T: Copy + Default> Clone for Large<T> {
     fn clone(&self) -> Self {
-        let mut copy = Self::zeroed(self.len);
-        copy.copy_from_slice(self);
+        let mut copy = Self::with_room(self.len());
+        copy.values.extend_from_slice(self);
         copy
-    }
-}
-
-/// A buffer that was filled elsewhere, as it lies.
-impl<T> From<Vec<T>> for Large<T> {
-    fn from(values: Vec<T>) -> Self {
-        Self { start: 0, len: values.len(), values }
     }
 }
 
@@ -68,13 +95,13 @@ impl<T> Deref for Large<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        &self.values[self.start..self.start + self.len]
+        &self.values[self.start..]
     }
 }
 
 impl<T> DerefMut for Large<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.values[self.start..self.start + self.len]
+        &mut self.values[self.start..]
     }
 }
 
@@ -111,6 +138,28 @@ mod tests {
             assert!(len == 0 || (values.as_ptr() as usize).is_multiple_of(LINE_BYTES));
             values.iter_mut().enumerate().for_each(|(at, value)| *value = at as f32);
             assert!(values.iter().enumerate().all(|(at, value)| *value == at as f32));
+        }
+    }
+
+    #[test]
+    fn buffers_grow_and_are_trimmed_and_stay_at_a_line() {
+        for (room, parts) in [(0, 1000), (17, 40), (4096, 12), (BYTES_MIN / 4, 3)] {
+            let mut values = Large::<f32>::with_room(room);
+            let mut count = 0;
+            for part in 0..parts {
+                values.extend((count..count + 37 * part).map(|at| at as f32));
+                count += 37 * part;
+                assert_eq!(values.len(), count);
+            }
+            let before = values.bytes();
+            values.trim();
+            assert!(values.iter().enumerate().all(|(at, value)| *value == at as f32));
+            assert!((values.as_ptr() as usize).is_multiple_of(LINE_BYTES));
+            assert!(values.bytes() <= before && values.bytes() <= 4 * (count + count / 8) + 1024);
+            values.reserve(1000);
+            let reserved = values.bytes();
+            values.extend((0..1000).map(|_| 1.0));
+            assert!(values.bytes() == reserved && values.len() == count + 1000);
         }
     }
 }

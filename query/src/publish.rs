@@ -39,8 +39,8 @@ pub fn to_disk(
         0 => None,
         _ => {
             let path = shared.segment_path(id);
-            segment::build(&shared.indexer, &path, id, rows, plan, source)?;
-            Some(Arc::new(Segment::open(&shared.indexer, &path, &shared.reader, &shared.memory)?))
+            let place = (&shared.reader, &shared.memory);
+            Some(Arc::new(Segment::create(&shared.indexer, (&path, id), rows, plan, source, place)?))
         }
     };
     failpoint::reach("segment.built");

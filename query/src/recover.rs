@@ -7,7 +7,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use spandrel_index::segment::{self, IndexDoc, Segment};
+use spandrel_index::segment::{IndexDoc, Segment};
 use spandrel_storage::manifest::{Manifest, SegmentEntry, segment_name};
 use spandrel_storage::record::{FieldSet, Record};
 use spandrel_storage::store::StoreSnapshot;
@@ -143,7 +143,7 @@ fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<
     }
     let path = parts.folder.join(segment_name(id));
     let plan = parts.settings.plan(None);
-    segment::build(&parts.indexer, &path, id, entry.first..=entry.last, plan, &mut |wanted, each| {
+    let mut source = |wanted: &FieldSet, each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>| {
         for chunk in order.chunks(REPLAY_ROWS) {
             let ids: Vec<RowId> = chunk.iter().map(|(_, row)| *row).collect();
             for ((tenant, row), stored) in chunk.iter().zip(store.get(parts.id, &ids, wanted)?) {
@@ -155,8 +155,10 @@ fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<
             }
         }
         Ok(())
-    })?;
-    Ok(Some(Segment::open(&parts.indexer, &path, &parts.reader, &parts.memory)?))
+    };
+    let place = (&parts.reader, &parts.memory);
+    let range = entry.first..=entry.last;
+    Ok(Some(Segment::create(&parts.indexer, (&path, id), range, plan, &mut source, place)?))
 }
 
 /// The records of a range of the log.

@@ -206,6 +206,11 @@ pub struct SearchRequest {
     pub recall: f32,
     /// Whether dense routes score every vector that the search may see, instead.
     pub exact: bool,
+    /// Whether hits of dense routes that were found by codes get exact scores. Without, their scores are those
+    /// of the codes that they were ranked by, off by a few thousandths, and no vector is read for them: worth
+    /// it where the memory budget holds codes and not vectors. A little less is found. Nothing changes where
+    /// vectors are searched exactly.
+    pub rescore: bool,
     /// Time allowed, from the call; past it the search fails with
     /// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline).
     pub timeout: Option<Duration>,
@@ -225,6 +230,7 @@ impl Default for SearchRequest {
             explain: false,
             recall: SearchParams::default().recall,
             exact: false,
+            rescore: true,
             timeout: None,
         }
     }

@@ -140,7 +140,8 @@ fn groups(requests: &[SearchRequest], checked: &[Vec<CheckedRoute>]) -> Vec<Vec<
             route::scored_together(&checked[at], &checked[group[0]])
                 && first.tenant == request.tenant
                 && first.filter == request.filter
-                && (first.recall, first.exact) == (request.recall, request.exact)
+                && (first.recall, first.exact, first.rescore)
+                    == (request.recall, request.exact, request.rescore)
         };
         match groups.iter_mut().find(joins) {
             Some(group) => group.push(at),
@@ -218,7 +219,8 @@ fn empty(request: &SearchRequest, started: Instant) -> SearchResponse {
 impl<'a> Search<'a> {
     /// What the dense index of a scope is asked.
     pub fn ask<'b>(&self, field: FieldId, scope: &'b Scope<'_>, allow: &'b Allow<'b>) -> Ask<'b> {
-        let params = SearchParams { recall: self.request.recall, exact: self.request.exact };
+        let SearchRequest { recall, exact, rescore, .. } = *self.request;
+        let params = SearchParams { recall, exact, rescore };
         Ask { rows: scope.view.segment.rows(), allow, params, learned: scope.view.lessons.of(field) }
     }
 

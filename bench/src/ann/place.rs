@@ -83,7 +83,7 @@ pub(super) fn rss_empty_mb(args: &Args, queries: &Matrix) -> Result<Option<f64>>
     writer.finish()?;
     engine.flush()?;
     let calls = [vec![queries.row(0)]];
-    engine.searcher(&calls, Wanted { k: args.set.k, recall: None })?.call(0)?;
+    engine.searcher(&calls, Wanted::new(args.set.k, None))?.call(0)?;
     let memory = machine::memory(engine.process());
     engine.close()?;
     Ok(memory.map(|memory| memory.rss_mb))

@@ -151,7 +151,7 @@ impl Searcher for Calls<'_> {
 fn request(query: &[f32], wanted: Wanted, explain: bool) -> SearchRequest {
     let request = SearchRequest::new(Route::dense(VECTOR, query.to_vec()));
     let recall = wanted.recall.map_or(request.recall, |recall| recall as f32);
-    SearchRequest { k: wanted.k, recall, fields: Fields::None, explain, ..request }
+    SearchRequest { k: wanted.k, recall, rescore: wanted.rescore, fields: Fields::None, explain, ..request }
 }
 
 fn found(hits: &[Hit]) -> Result<Vec<Found>> {

@@ -76,6 +76,15 @@ pub struct Wanted {
     pub k: usize,
     /// Share of the true nearest; none for the engine's default.
     pub recall: Option<f64>,
+    /// Whether hits get exact scores.
+    pub rescore: bool,
+}
+
+impl Wanted {
+    /// Hits with exact scores.
+    pub const fn new(k: usize, recall: Option<f64>) -> Self {
+        Self { k, recall, rescore: true }
+    }
 }
 
 /// A database with one collection.

@@ -75,6 +75,7 @@ pub fn search(collection: &str, query: &[f32], wanted: Wanted, explain: bool) ->
         routes: vec![route],
         k: u32::try_from(wanted.k)?,
         recall: wanted.recall.map(|recall| recall as f32),
+        rescore: Some(wanted.rescore),
         fields: Some(pb::Fields { mode: pb::fields::Mode::None.into(), names: Vec::new() }),
         explain,
         ..pb::SearchRequest::default()

@@ -31,11 +31,14 @@ pub struct SearchParams {
     pub recall: f32,
     /// Whether every vector is to be scored instead.
     pub exact: bool,
+    /// Whether what was found by codes gets its exact score. Where it does not, results have the scores that
+    /// they were ranked by, and no vector is read.
+    pub rescore: bool,
 }
 
 impl Default for SearchParams {
     fn default() -> Self {
-        Self { recall: 0.95, exact: false }
+        Self { recall: 0.95, exact: false, rescore: true }
     }
 }
 
@@ -153,7 +156,7 @@ pub trait VectorIndex: Send + Sync {
     ///
     /// # Errors
     /// Its section cannot be read, or is damaged.
-    fn trained(&self) -> Result<Option<ssd::Trained>> {
+    fn trained(&self) -> Result<Option<ssd::Trained<'_>>> {
         Ok(None)
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct Space {
 pub(super) struct DistanceOf {
     size: f64,
     per_score: f64,
+    /// The least score there is; the largest is as far from 0.
+    least: f32,
 }
 
 impl DistanceOf {
@@ -59,6 +61,12 @@ impl DistanceOf {
     pub(super) fn score(&self, score: f32) -> f32 {
         let distance = (self.size - f64::from(score) * self.per_score).max(0.0);
         (distance + ROUNDING * (distance + self.size)) as f32
+    }
+
+    /// The score of a vector at this squared distance.
+    pub(super) fn distance(&self, distance: f32) -> f32 {
+        let score = (self.size - f64::from(distance)) / self.per_score;
+        score.clamp(f64::from(self.least), -f64::from(self.least)) as f32
     }
 }
 
@@ -171,7 +179,8 @@ impl Space {
                 (size, 2.0 * self.scale * self.query_factor(norm))
             }
         };
-        DistanceOf { size, per_score }
+        let least = if self.metric == Metric::Cosine { -1.0 } else { f32::MIN };
+        DistanceOf { size, per_score, least }
     }
 
     /// A row before it is scaled and centred.

@@ -112,8 +112,7 @@ impl<T: Stored> Vectors<T> {
     ///
     /// # Panics
     /// When `values` is not `count x dim`.
-    pub(crate) fn in_memory(values: impl Into<Large<T>>, dim: usize, count: u32) -> Self {
-        let values = values.into();
+    pub(crate) fn in_memory(values: Large<T>, dim: usize, count: u32) -> Self {
         assert_eq!(values.len(), count as usize * dim, "whole vectors");
         Self { dim, count, place: Place::Memory(values) }
     }

@@ -11,13 +11,15 @@
 //! | `text/FILE` | the files of the text index |
 //!
 //! Docs are read once for everything but dense fields, and once more for each of those, so that one field's
-//! vectors are in memory at a time and no more. A merge takes vectors from its inputs instead.
+//! vectors are in memory at a time, and of those before it what [stays there](super::warm). A merge takes
+//! vectors from its inputs instead.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
-use spandrel_storage::file::{SegmentInfo, SegmentWriter};
+use spandrel_storage::file::SegmentWriter;
+use spandrel_storage::io::BatchRead;
 use spandrel_storage::record::FieldSet;
 use spandrel_storage::{DenseSpec, FieldId, FieldKind, IndexKind, RowId, Schema};
 
@@ -25,7 +27,9 @@ use super::coded::Coded;
 use super::fresh::FieldBuilder;
 use super::keys::{self, Keys};
 use super::merge::Merge;
+use super::warm::{Warm, WarmField};
 use super::{IndexDoc, IndexValue, Indexer, Order, Segment};
+use crate::budget::MemoryBudget;
 use crate::dense::flat::FlatBuilder;
 use crate::dense::{hnsw, signs, ssd};
 use crate::error::{Error, Result};
@@ -86,9 +90,9 @@ pub struct Plan<'a> {
     pub memory_bytes: u64,
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
     /// What cells of a field go on from.
-    fn trained(&self, id: FieldId) -> Result<Option<ssd::Trained>> {
+    fn trained(&self, id: FieldId) -> Result<Option<ssd::Trained<'a>>> {
         self.like.and_then(|like| like.dense(id)).map_or(Ok(None), |index| index.trained())
     }
 
@@ -100,28 +104,50 @@ impl Plan<'_> {
     }
 }
 
-/// Writes a segment file that covers `range`, durably. The file is not there unless this succeeds.
-///
-/// # Errors
-/// What `source` fails with; [`Error::Storage`] when the file cannot be written, or inputs of a merge cannot
-/// be read; [`Error::Section`] when one of those is damaged.
-pub fn build(
+impl Segment {
+    /// Writes a segment file that covers `range`, durably, and opens it as [`Segment::open`] does. What is in
+    /// memory when it is written and is to be there when it is open is not read again. The file is not there
+    /// unless it was written.
+    ///
+    /// # Errors
+    /// What `source` fails with; [`Error::Storage`] when the file cannot be written, or inputs of a merge
+    /// cannot be read; [`Error::Section`] when one of those is damaged; those of [`Segment::open`].
+    pub fn create(
+        indexer: &Indexer,
+        (path, id): (&Path, u64),
+        range: RangeInclusive<RowId>,
+        plan: Plan<'_>,
+        source: DocSource<'_>,
+        (reader, memory): (&Arc<dyn BatchRead>, &Arc<MemoryBudget>),
+    ) -> Result<Self> {
+        let mut warm = Warm::with_room(memory.room_bytes());
+        write(indexer, (path, id), range, plan, source, &mut warm)?;
+        Self::open_warm(indexer, path, reader, memory, warm)
+    }
+}
+
+/// Writes a segment file.
+pub(super) fn write(
     indexer: &Indexer,
-    path: &Path,
-    id: u64,
+    (path, id): (&Path, u64),
     range: RangeInclusive<RowId>,
     plan: Plan<'_>,
     source: DocSource<'_>,
-) -> Result<SegmentInfo> {
+    warm: &mut Warm,
+) -> Result<()> {
     let schema = indexer.schema();
     let mut writer = SegmentWriter::create(path, id, KIND)?;
     let docs = write_light(schema, &mut writer, &range, source)?;
     for (at, field) in schema.fields.iter().enumerate() {
         if let FieldKind::Dense(spec) = &field.kind {
-            write_dense(spec, &mut writer, FieldId(at as u16), (docs, plan, path.parent()), source)?;
+            let id = FieldId(at as u16);
+            if let Some(left) = write_dense(spec, &mut writer, id, (docs, plan, path.parent()), source)? {
+                warm.keep(at, left);
+            }
         }
     }
-    Ok(writer.finish()?)
+    writer.finish()?;
+    Ok(())
 }
 
 /// Everything but dense fields, in one pass; returns how many docs there are.
@@ -195,7 +221,7 @@ fn write_dense(
     id: FieldId,
     (docs, plan, folder): (u32, Plan<'_>, Option<&Path>),
     source: DocSource<'_>,
-) -> Result<()> {
+) -> Result<Option<WarmField>> {
     let room = ssd::Room {
         threads: crate::parallel::threads(plan.threads),
         memory_bytes: plan.memory_bytes,
@@ -207,9 +233,10 @@ fn write_dense(
     if let Some(merge) = plan.merge.filter(|_| cells && !fits)
         && write_streamed(spec, writer, id, (docs, plan, merge), room)?
     {
-        return Ok(());
+        return Ok(None);
     }
     let (mut builder, mut coded) = (FlatBuilder::new(spec)?, Coded::new(plan.coded, id));
+    builder.reserve(docs);
     match &plan.merge {
         Some(merge) => merge.copy_vectors(id, &mut builder)?,
         None => source(&FieldSet::of([id]), &mut |doc| match doc.value(id) {
@@ -228,17 +255,20 @@ fn write_dense(
         let graph = hnsw::build(spec, &rows, vectors, room.threads);
         write_section(writer, &graph_name(at), |section| graph.write(section))?;
     }
-    if cells && fits && wants_cells(spec, vectors) {
+    let (has_cells, mut cells, mut signs) = (cells && fits && wants_cells(spec, vectors), None, None);
+    if has_cells {
         let (trained, kept) = (plan.trained(id)?, plan.kept(id));
         let prior = trained.as_ref().map(|trained| ssd::Prior { trained, kept: kept.as_deref() });
-        let cells = ssd::build(spec, &rows, vectors, prior, room)?;
-        write_section(writer, &cells_name(at), |section| cells.write(section))?;
+        let built = ssd::build(spec, &rows, vectors, prior, room)?;
+        write_section(writer, &cells_name(at), |section| built.write(section))?;
+        cells = Some(built).filter(ssd::Built::is_at_hand);
     } else if signs::has_signs(spec, vectors) {
         // Beside a graph, too: they serve where memory has no room for that.
         let codes = signs::Codes::encode(spec, &rows, vectors, coded.before());
         write_section(writer, &signs_name(at), |section| codes.write(section))?;
+        signs = Some(codes);
     }
-    Ok(())
+    Ok(Some(WarmField { vectors: builder, cells, signs }))
 }
 
 /// A merge of more vectors than there is memory for; says whether they get cells, and nothing is written

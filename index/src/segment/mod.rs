@@ -3,7 +3,7 @@
 //!
 //! Docs are sorted by (tenant, row), so that a tenant is one range of docs. A segment never changes; rows
 //! deleted since it was built are kept beside it, by whoever holds it. A fresh segment in memory and one on
-//! disk differ only in where the bytes are: [`Segment::from_docs`] makes the first, [`build`] and
+//! disk differ only in where the bytes are: [`Segment::from_docs`] makes the first, [`Segment::create`] and
 //! [`Segment::open`] the second.
 
 mod build;
@@ -15,13 +15,14 @@ mod merge;
 mod open;
 pub mod policy;
 mod source;
+mod warm;
 
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use spandrel_storage::{DocId, FieldId, RowId, Schema, TenantId};
 
-pub use self::build::{DocSource, Plan, build};
+pub use self::build::{DocSource, Plan};
 pub use self::doc::{Batch, IndexDoc, IndexValue, IndexValues, Indexer};
 use self::keys::Keys;
 pub use self::merge::Merge;

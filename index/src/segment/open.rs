@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use spandrel_storage::file::SegmentFile;
 use spandrel_storage::io::BatchRead;
-use spandrel_storage::{DenseSpec, FieldKind, PayloadKind, RowId, TenantId};
+use spandrel_storage::{DenseSpec, FieldKind, PayloadKind, RowId, Section, TenantId};
 
 use super::build::{KIND, TEXT_PREFIX, cells_name, graph_name, section_name, signs_name, wanted};
 use super::keys::{self, Keys};
 use super::source::SectionSource;
+use super::warm::{Warm, WarmField};
 use super::{FieldIndex, Indexer, Place, Segment};
 use crate::budget::{MemoryBudget, Reservation};
 use crate::dense::flat::Flat;
@@ -35,6 +36,17 @@ impl Segment {
         reader: &Arc<dyn BatchRead>,
         memory: &Arc<MemoryBudget>,
     ) -> Result<Self> {
+        Self::open_warm(indexer, path, reader, memory, Warm::default())
+    }
+
+    /// As [`open`](Self::open), with what is in memory already.
+    pub(super) fn open_warm(
+        indexer: &Indexer,
+        path: &Path,
+        reader: &Arc<dyn BatchRead>,
+        memory: &Arc<MemoryBudget>,
+        mut warm: Warm,
+    ) -> Result<Self> {
         let file = SegmentFile::open(path, Arc::clone(reader))?;
         if file.kind() != KIND {
             return Err(damaged("header", format!("kind {:?} is not that of a segment", file.kind())));
@@ -52,7 +64,7 @@ impl Segment {
             fields.push(match &field.kind {
                 FieldKind::Payload { kind: PayloadKind::Json } | FieldKind::Text(_) => FieldIndex::None,
                 FieldKind::Dense(spec) => {
-                    let index = open_dense(&file, (at, spec), memory, &mut reserved)?;
+                    let index = open_dense(&file, (at, spec), memory, &mut reserved, warm.take(at))?;
                     let flat = index.flat();
                     check_docs(&name, flat.docs(), rows.len())?;
                     let wanted = wanted(spec, flat.vectors(), at);
@@ -109,14 +121,21 @@ fn open_dense(
     (at, spec): (usize, &DenseSpec),
     memory: &Arc<MemoryBudget>,
     reserved: &mut Vec<Reservation>,
+    warm: Option<WarmField>,
 ) -> Result<Box<dyn VectorIndex>> {
     let name = format!("dense/{at}");
     let vectors = file.require(&name)?;
+    let (warm_vectors, warm_cells, warm_signs) =
+        warm.map_or((None, None, None), |warm| (Some(warm.vectors), warm.cells, warm.signs));
+    let flat = |source: Section, residency| match warm_vectors.filter(|_| residency == Residency::Memory) {
+        Some(vectors) => Ok(vectors.finish()),
+        None => Flat::open(&name, spec, SectionSource::open(source, memory), residency),
+    };
     if let Some(graph) = file.section(&graph_name(at))
         // Both or neither: a walk reads a vector at every step.
         && residency(memory, vectors.len() + graph.len(), reserved) == Residency::Memory
     {
-        let flat = Flat::open(&name, spec, SectionSource::open(vectors, memory), Residency::Memory)?;
+        let flat = flat(vectors, Residency::Memory)?;
         let graph = SectionSource::open(graph, memory);
         return Ok(Box::new(Hnsw::open(&graph_name(at), spec, flat, &graph)?));
     }
@@ -127,10 +146,16 @@ fn open_dense(
         (None, _) | (_, Tier::Hot) => residency(memory, vectors.len(), reserved),
         _ => Residency::Disk,
     };
-    let flat = Flat::open(&name, spec, SectionSource::open(vectors, memory), residency)?;
+    let flat = flat(vectors, residency)?;
     Ok(match (cells, signs) {
-        (Some((cells, tier)), _) => Box::new(Ssd::open(&cells_name(at), spec, flat, &cells, tier)?),
-        (None, Some(codes)) => Box::new(Signs::open(&signs_name(at), spec, flat, &codes)?),
+        (Some((cells, tier)), _) => match warm_cells {
+            Some(built) => Box::new(Ssd::built(&cells_name(at), flat, &cells, tier, built)),
+            None => Box::new(Ssd::open(&cells_name(at), spec, flat, &cells, tier)?),
+        },
+        (None, Some(codes)) => match warm_signs {
+            Some(signs) => Box::new(Signs::new(flat, signs)),
+            None => Box::new(Signs::open(&signs_name(at), spec, flat, &codes)?),
+        },
         (None, None) => Box::new(flat),
     })
 }

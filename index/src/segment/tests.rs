@@ -7,6 +7,7 @@ use spandrel_storage::{
     FieldId, FieldValue, Metric, PayloadKind, RowId, Schema, SparseVector, TenantId, Value,
 };
 
+use super::warm::Warm;
 use super::*;
 use crate::allow::Allow;
 use crate::budget::MemoryBudget;
@@ -72,7 +73,7 @@ fn on_disk(
         sorted.iter().try_for_each(|doc| each(Arc::clone(doc)))
     };
     let plan = Plan { threads: 1, cells: true, merge: None, like: None, coded: &[], memory_bytes: u64::MAX };
-    build(indexer, &path, 7, range, plan, &mut source).unwrap();
+    build::write(indexer, (&path, 7), range, plan, &mut source, &mut Warm::default()).unwrap();
     let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
     Segment::open(indexer, &path, &reader, &Arc::new(MemoryBudget::new(budget_bytes))).unwrap()
 }
@@ -231,7 +232,7 @@ fn a_merge_of_segments_is_the_segment_of_their_docs() {
                           each: &mut dyn FnMut(Arc<IndexDoc>) -> crate::Result<()>| {
             docs.iter().try_for_each(|doc| each(Arc::clone(doc)))
         };
-        build(&indexer, &path, 7, range, plan, &mut source).unwrap();
+        build::write(&indexer, (&path, 7), range, plan, &mut source, &mut Warm::default()).unwrap();
         Segment::open(&indexer, &path, &reader, &Arc::new(MemoryBudget::new(budget_bytes))).unwrap()
     };
     let plan = Plan { threads: 1, cells: true, merge: None, like: None, coded: &[], memory_bytes: u64::MAX };
@@ -323,6 +324,57 @@ fn a_graph_is_there_for_fields_that_ask_where_memory_has_room() {
         let (found, expected) = (nearest(&resident, TenantId(0), query), nearest(&tight, TenantId(0), query));
         assert_eq!(found, expected, "near {query}");
     }
+}
+
+/// What a build leaves in memory is what opening the file would read.
+#[test]
+fn a_segment_is_the_same_when_it_is_created_and_when_it_is_opened() {
+    let indexer = indexer();
+    let folder = tempfile::TempDir::new().unwrap();
+    let all = docs(&indexer, 12_000);
+    let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
+    let mut kinds = Vec::new();
+    for (count, budget_bytes) in [(12_000, 1 << 30), (12_000, 300 << 10), (12_000, 0), (900, 1 << 30), (900, 0)] {
+        let mut sorted = all[..count].to_vec();
+        sorted.sort_by_key(|doc| (doc.tenant, doc.row));
+        for tier in Tier::ALL {
+            let memory = || Arc::new(MemoryBudget::new(budget_bytes).with_tier_max(tier));
+            let path = folder.path().join("7.seg");
+            let plan =
+                Plan { threads: 1, cells: true, merge: None, like: None, coded: &[], memory_bytes: u64::MAX };
+            let mut source = |_: &spandrel_storage::FieldSet,
+                              each: &mut dyn FnMut(Arc<IndexDoc>) -> crate::Result<()>| {
+                sorted.iter().try_for_each(|doc| each(Arc::clone(doc)))
+            };
+            let range = RowId(1)..=RowId(count as u64);
+            let (given, taken) = (memory(), memory());
+            let place = (&reader, &given);
+            let created =
+                Segment::create(&indexer, (&path, 7), range, plan, &mut source, place).unwrap();
+            let opened = Segment::open(&indexer, &path, &reader, &taken).unwrap();
+            let index = |segment: &Segment| segment.dense(DENSE).unwrap().kind();
+            assert_eq!(index(&created), index(&opened));
+            assert_eq!((created.docs(), created.checksum()), (opened.docs(), opened.checksum()));
+            assert_eq!(given.used_bytes(), taken.used_bytes());
+            let (a, b) = (created.memory_bytes() as f64, opened.memory_bytes() as f64);
+            assert!((0.98..1.02).contains(&(a / b)), "{a} bytes of memory created, {b} opened");
+            kinds.push((index(&created), created.memory_bytes()));
+            for query in [3.0, 700.0, 11_000.0] {
+                let search = |segment: &Segment| {
+                    let allow = Allow::all(segment.docs());
+                    let (mut top, mut counters) = (TopK::new(5), Counters::default());
+                    let (ask, index) = (Ask::new(segment.rows(), &allow), segment.dense(DENSE).unwrap());
+                    let query = [query, 1.0, -2.0, 0.5];
+                    index.search(&query, &ask, &mut top, &mut Scratch::new(), &mut counters).unwrap();
+                    (top.into_sorted(), counters.scored, counters.rescored, counters.bytes_read)
+                };
+                assert_eq!(search(&created), search(&opened), "{count} {budget_bytes} {tier:?} {query}");
+            }
+        }
+    }
+    kinds.sort_unstable();
+    kinds.dedup();
+    assert!(kinds.len() >= 6, "cells of three tiers, and fewer things: {kinds:?}");
 }
 
 /// Cells take no more than they are told to, whatever room there is.

@@ -71,6 +71,9 @@ pub(super) struct QueryArgs {
     /// Score every vector in dense routes
     #[arg(long)]
     exact: bool,
+    /// Leave hits of dense routes the scores of their codes: no vector is read
+    #[arg(long)]
+    no_rescore: bool,
     /// Give up after this time
     #[arg(long, value_name = "MS")]
     timeout_ms: Option<u64>,
@@ -78,7 +81,7 @@ pub(super) struct QueryArgs {
     #[arg(long, value_name = "JSON", conflicts_with_all = [
         "text", "text_field", "vector", "semantic", "vector_field", "sparse", "sparse_field", "fusion", "filter",
         "k", "offset", "score_threshold", "fields", "explain", "recall",
-        "exact", "timeout_ms",
+        "exact", "no_rescore", "timeout_ms",
     ])]
     request: Option<String>,
 }
@@ -124,6 +127,7 @@ impl QueryArgs {
             explain: self.explain,
             recall: self.recall,
             exact: self.exact,
+            rescore: !self.no_rescore,
             timeout: self.timeout_ms.map(Duration::from_millis),
         })
     }

@@ -126,6 +126,7 @@ pub fn search_from_wire(request: pb::SearchRequest) -> Result<SearchRequest> {
         explain: request.explain,
         recall: request.recall.unwrap_or(SearchRequest::default().recall),
         exact: request.exact,
+        rescore: request.rescore.unwrap_or(SearchRequest::default().rescore),
         timeout: None::<Duration>,
     })
 }
@@ -145,6 +146,7 @@ pub fn search_to_wire(collection: &str, request: SearchRequest) -> pb::SearchReq
         explain: request.explain,
         recall: Some(request.recall),
         exact: request.exact,
+        rescore: Some(request.rescore),
     }
 }
 

@@ -78,6 +78,7 @@ fn search() -> SearchRequest {
         explain: true,
         recall: 0.5,
         exact: true,
+        rescore: false,
         timeout: None,
     }
 }

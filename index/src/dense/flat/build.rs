@@ -17,6 +17,7 @@ use super::{AnyVectors, Flat, Places};
 use crate::counters::Counters;
 use crate::dense::vectors::{Stored, VectorBuffers, Vectors};
 use crate::error::{Error, Result};
+use crate::large::Large;
 use crate::simd::{self, Element as _};
 
 /// Bytes encoded at once when a section is written.
@@ -44,9 +45,9 @@ pub struct FlatBuilder {
 }
 
 enum Values {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    I8(Vec<i8>),
+    F32(Large<f32>),
+    F16(Large<f16>),
+    I8(Large<i8>),
 }
 
 impl FlatBuilder {
@@ -61,14 +62,33 @@ impl FlatBuilder {
         Ok(Self {
             spec: spec.clone(),
             values: match spec.element {
-                Element::F32 => Values::F32(Vec::new()),
-                Element::F16 => Values::F16(Vec::new()),
-                Element::I8 => Values::I8(Vec::new()),
+                Element::F32 => Values::F32(Large::default()),
+                Element::F16 => Values::F16(Large::default()),
+                Element::I8 => Values::I8(Large::default()),
             },
             docs: 0,
             present: Vec::new(),
             norms: Vec::new(),
         })
+    }
+
+    /// Makes room for the vectors of so many docs more.
+    pub fn reserve(&mut self, docs: u32) {
+        let more = docs as usize * self.spec.dim as usize;
+        match &mut self.values {
+            Values::F32(values) => values.reserve(more),
+            Values::F16(values) => values.reserve(more),
+            Values::I8(values) => values.reserve(more),
+        }
+    }
+
+    /// Bytes of memory that its vectors take.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        match &self.values {
+            Values::F32(values) => values.bytes(),
+            Values::F16(values) => values.bytes(),
+            Values::I8(values) => values.bytes(),
+        }
     }
 
     /// The field.
@@ -138,13 +158,13 @@ impl FlatBuilder {
         let ordinals = self.append_docs(flat, docs)?;
         match (&mut self.values, &flat.vectors) {
             (Values::F32(values), AnyVectors::F32(vectors)) => {
-                each_of(vectors, &ordinals, buffers, |row| values.extend_from_slice(row))
+                each_of(vectors, &ordinals, buffers, |row| values.extend(row.iter().copied()))
             }
             (Values::F16(values), AnyVectors::F16(vectors)) => {
-                each_of(vectors, &ordinals, buffers, |row| values.extend_from_slice(row))
+                each_of(vectors, &ordinals, buffers, |row| values.extend(row.iter().copied()))
             }
             (Values::I8(values), AnyVectors::I8(vectors)) => {
-                each_of(vectors, &ordinals, buffers, |row| values.extend_from_slice(row))
+                each_of(vectors, &ordinals, buffers, |row| values.extend(row.iter().copied()))
             }
             _ => panic!("both are of one field"),
         }
@@ -221,10 +241,12 @@ impl FlatBuilder {
     }
 
     /// The index, in memory.
-    pub fn finish(self) -> Flat {
+    pub fn finish(mut self) -> Flat {
         let layout = self.layout();
         let (dim, count) = (layout.dim as usize, layout.vectors);
-        let present = if layout.is_complete() { Vec::new() } else { self.present };
+        let mut present = if layout.is_complete() { Vec::new() } else { self.present };
+        present.shrink_to_fit();
+        self.norms.shrink_to_fit();
         let vectors = match self.values {
             Values::F32(values) => AnyVectors::F32(in_memory(values, dim, count)),
             Values::F16(values) => AnyVectors::F16(in_memory(values, dim, count)),
@@ -342,7 +364,7 @@ fn each_of<T: Stored>(
 
 /// Appends a vector, divided by `scale` and rounded to `T`; gives the squared norm of what was stored if it
 /// is wanted.
-fn append<T: Stored>(values: &mut Vec<T>, vector: &[f32], scale: f64, has_norm: bool) -> Option<f64> {
+fn append<T: Stored>(values: &mut Large<T>, vector: &[f32], scale: f64, has_norm: bool) -> Option<f64> {
     let start = values.len();
     if scale == 1.0 {
         values.extend(vector.iter().map(|value| T::from_f32(*value)));
@@ -353,8 +375,8 @@ fn append<T: Stored>(values: &mut Vec<T>, vector: &[f32], scale: f64, has_norm: 
 }
 
 /// The vectors where they lie; only the room that the buffer grew by too much is given back.
-fn in_memory<T: Stored>(mut values: Vec<T>, dim: usize, count: u32) -> Vectors<T> {
-    values.shrink_to_fit();
+fn in_memory<T: Stored>(mut values: Large<T>, dim: usize, count: u32) -> Vectors<T> {
+    values.trim();
     Vectors::in_memory(values, dim, count)
 }
 

@@ -240,7 +240,7 @@ impl Codes {
     }
 
     /// Bytes of memory in use.
-    pub(super) fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         let floats = self.space.dims() + self.rotated_mean.len();
         self.blocks.bytes() + floats * 4 + self.rotation.memory_bytes()
     }

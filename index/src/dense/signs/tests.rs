@@ -69,7 +69,7 @@ impl Case {
 
     fn search(&self, signs: &Signs, query: &[f32], allow: &Allow<'_>, k: usize, recall: f32) -> Vec<Scored> {
         let (mut top, mut counters, mut scratch) = (TopK::new(k), Counters::default(), Scratch::new());
-        let params = SearchParams { recall, exact: recall == 1.0 };
+        let params = SearchParams { recall, exact: recall == 1.0, rescore: true };
         let ask = Ask { params, ..Ask::new(&self.rows, allow) };
         signs.search(query, &ask, &mut top, &mut scratch, &mut counters).unwrap();
         top.into_sorted()
@@ -141,7 +141,7 @@ fn levels_agree_and_a_batch_is_its_searches() {
     let allow = Allow::all(case.rows.len() as u32);
     let queries: Vec<f32> = set[..40].concat();
     let queries = Matrix::new(&queries, 72);
-    let params = SearchParams { recall: 0.9, exact: false };
+    let params = SearchParams { recall: 0.9, exact: false, rescore: true };
     let ask = Ask { params, ..Ask::new(&case.rows, &allow) };
     let mut expected: Option<Vec<Vec<Scored>>> = None;
     for kernels in Kernels::available() {

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use spandrel_storage::DenseSpec;
 
 use super::calibrate;
+use super::cells::Cells;
 use super::closure::Placement;
 use super::cluster::{Centroids, Work};
 use super::codebook::{self, Codebook, Training};
@@ -65,25 +66,27 @@ const SPREAD_MAX: f64 = 1.15;
 const MEASURED_GROWTH: f64 = 1.1;
 
 /// What cells of most of the rows were made with.
-pub(super) struct Trained {
+pub(super) struct Trained<'a> {
     pub(super) layout: Layout,
     /// Without rows and postings.
     pub(super) parts: Parts,
     /// Where those are.
     pub(super) section: Box<str>,
     pub(super) source: Arc<dyn ChunkSource>,
+    /// The cells, open, where some of those may be in memory.
+    pub(super) open: Option<&'a Cells>,
 }
 
 /// Cells that others go on from.
 #[derive(Clone, Copy)]
 pub(super) struct Prior<'a> {
-    pub(super) trained: &'a Trained,
+    pub(super) trained: &'a Trained<'a>,
     /// The position there of every vector, or [`NONE`](incremental::NONE), ascending; absent where all are to
     /// be placed anew.
     pub(super) kept: Option<&'a [u32]>,
 }
 
-impl Trained {
+impl Trained<'_> {
     /// Whether so many vectors are not too many more than it was learned from.
     fn serves(&self, count: u32) -> bool {
         count <= self.layout.learned.saturating_mul(GROWN_MAX)
@@ -232,7 +235,7 @@ fn adapt(
     rows: Rows<'_>,
     count: u32,
     (work, folder): (Work, Option<&Path>),
-    trained: &Trained,
+    trained: &Trained<'_>,
 ) -> Result<Option<Made>> {
     let (parts, total) = (&trained.parts, count as usize);
     let mut space = trained.space();
@@ -252,7 +255,7 @@ fn adapt(
 /// Cells of other vectors by what was learned before. None when they lie too far from their centroids for
 /// that.
 pub(super) fn remake(
-    trained: &Trained,
+    trained: &Trained<'_>,
     encoded: &impl Encoded,
     (radius, groups): (f64, Vec<u32>),
     rows: Rows<'_>,

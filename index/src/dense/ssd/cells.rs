@@ -254,6 +254,26 @@ impl Cells {
         Ok(Self { section: section.into(), ..cells })
     }
 
+    /// What [`open`](Self::open) gives for a section that `made` was just written to.
+    pub(super) fn made(section: &str, made: Made, source: &Arc<dyn ChunkSource>, tier: Tier) -> Self {
+        let Made { layout, mut parts, spill } = made;
+        debug_assert!(spill.is_none(), "what is in a file has to be read");
+        let fineness = Fineness::of(tier, &layout);
+        let (postings, halves) = (std::mem::take(&mut parts.postings), std::mem::take(&mut parts.halves));
+        let refine = std::mem::take(&mut parts.refine);
+        let rows = |part: Part, bytes: Large<u8>| match tier {
+            Tier::Lean => Rows::Disk { source: Arc::clone(source), at: layout.at(part) },
+            _ => Rows::Memory(bytes),
+        };
+        let fine_rows = match fineness {
+            Fineness::Bytes => rows(Part::Refine, refine),
+            Fineness::Halves => rows(Part::Halves, halves),
+        };
+        let postings = rows(Part::Postings, postings);
+        let cells = Self::new(layout, parts, fineness, (postings, fine_rows));
+        Self { section: section.into(), ..cells }
+    }
+
     /// Cells over parts that are to come back, and the parts that they do not keep.
     /// Of those in a file, as much is read as `bytes_max` allows.
     pub(super) fn lend(made: &mut Made, fineness: Fineness, mut bytes_max: usize) -> (Self, Parts) {
@@ -290,6 +310,15 @@ impl Cells {
         match fineness {
             Fineness::Bytes => Parts { refine: rows, postings, ..parts },
             Fineness::Halves => Parts { halves: rows, postings, ..parts },
+        }
+    }
+
+    /// All bytes of a part, where they are in memory.
+    pub(super) fn part(&self, part: Part) -> Option<&[u8]> {
+        match part {
+            Part::Postings => self.postings.at_hand(),
+            _ if part == self.fineness().part() => self.fine_rows.at_hand(),
+            _ => None,
         }
     }
 

@@ -54,7 +54,7 @@ pub(super) fn merge(
     rows: Rows<'_>,
     kept: &[u32],
     (work, folder): (Work, Option<&Path>),
-    trained: &Trained,
+    trained: &Trained<'_>,
 ) -> Result<Option<Made>> {
     let (parts, space) = (&trained.parts, trained.space());
     let new = numbers(kept, |old| old == NONE);
@@ -119,7 +119,7 @@ struct Old {
 }
 
 impl Old {
-    fn read(trained: &Trained) -> Result<Self> {
+    fn read(trained: &Trained<'_>) -> Result<Self> {
         let layout = &trained.layout;
         let mut old = Self {
             first: vec![NO_CELL; layout.vectors as usize],
@@ -152,7 +152,7 @@ impl Old {
     }
 
     /// Rows of half bytes tell which of two cells is the first.
-    fn order(&mut self, trained: &Trained) -> Result<()> {
+    fn order(&mut self, trained: &Trained<'_>) -> Result<()> {
         let stride = halves::stride(trained.layout.halves as usize);
         for start in (0..self.first.len()).step_by(COPY_ROWS) {
             pace::breathe();
@@ -182,7 +182,7 @@ impl Old {
     }
 
     /// Which vectors are placed anew.
-    fn moves(&self, fates: &Fates, trained: &Trained, work: Work) -> Vec<bool> {
+    fn moves(&self, fates: &Fates, trained: &Trained<'_>, work: Work) -> Vec<bool> {
         if fates.is_none() {
             return vec![false; self.first.len()];
         }
@@ -275,7 +275,7 @@ struct Cells {
 impl Cells {
     /// The cells after what becomes of them, and their centroids; `halves_of` gives those of a cell that is
     /// split, fewer than two when its vectors are all alike.
-    fn after(fates: &Fates, trained: &Trained, halves_of: impl Fn(u32) -> Vec<f32>) -> (Self, Vec<f32>) {
+    fn after(fates: &Fates, trained: &Trained<'_>, halves_of: impl Fn(u32) -> Vec<f32>) -> (Self, Vec<f32>) {
         let (dim, old) = (trained.layout.coded(), &trained.parts.centroids);
         let (mut origin, mut groups, mut centroids) = (Vec::new(), vec![0], Vec::new());
         for group in trained.parts.groups.windows(2) {

@@ -52,11 +52,12 @@ use super::vectors::ChunkSource;
 use super::{Ask, Flat, VectorIndex};
 use crate::counters::Counters;
 use crate::error::Result;
+use crate::large::Large;
 use crate::matrix::Matrix;
 use crate::parallel;
 use crate::quant::codebook;
 use crate::scratch::Scratch;
-use crate::simd::Kernels;
+use crate::simd::{self, Kernels};
 use crate::topk::TopK;
 
 /// Fewer vectors than this are scanned, not searched: measured, signs are as fast up to here.
@@ -97,13 +98,13 @@ impl Learned {
 }
 
 /// What cells were made with: other vectors of the field can be given cells by the same.
-pub struct Trained(build::Trained);
+pub struct Trained<'a>(build::Trained<'a>);
 
 /// Cells that others go on from.
 #[derive(Clone, Copy)]
 pub struct Prior<'a> {
     /// The cells.
-    pub trained: &'a Trained,
+    pub trained: &'a Trained<'a>,
     /// The position there of every vector, ascending, or [`NONE`]; absent where all are to be placed anew.
     pub kept: Option<&'a [u32]>,
 }
@@ -147,6 +148,17 @@ impl Built {
     pub fn write(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
         parts::write(&self.0, out)
     }
+
+    /// Whether all of it is in memory.
+    pub fn is_at_hand(&self) -> bool {
+        self.0.spill.is_none()
+    }
+
+    /// Bytes of memory that it takes, about.
+    pub fn memory_bytes(&self) -> usize {
+        let parts = &self.0.parts;
+        [&parts.halves, &parts.refine, &parts.postings].map(Large::bytes).iter().sum()
+    }
 }
 
 impl Ssd {
@@ -164,8 +176,24 @@ impl Ssd {
         tier: Tier,
     ) -> Result<Self> {
         let cells = Cells::open(section, spec, flat.vectors(), source, tier)?;
+        Ok(Self::new(section, flat, source, cells))
+    }
+
+    /// The same, when the section was just written and is still in memory.
+    pub fn built(
+        section: &str,
+        flat: Flat,
+        source: &Arc<dyn ChunkSource>,
+        tier: Tier,
+        Built(made): Built,
+    ) -> Self {
+        let cells = Cells::made(section, made, source, tier);
+        Self::new(section, flat, source, cells)
+    }
+
+    fn new(section: &str, flat: Flat, source: &Arc<dyn ChunkSource>, cells: Cells) -> Self {
         let (section, source) = (section.into(), Arc::clone(source));
-        Ok(Self { flat, cells, section, source, kernels: Kernels::best() })
+        Self { flat, cells, section, source, kernels: Kernels::best() }
     }
 
     /// The same index with the kernels of another level, for tests and measurements.
@@ -219,7 +247,11 @@ impl VectorIndex for Ssd {
         let searched =
             self.cells.search(self.kernels, asked, filter, &mut scratch.cells, &mut found, counters);
         let scored = match searched {
-            Ok(true) => self.rescore(query, ask.rows, &found, top, scratch, counters),
+            Ok(true) if ask.params.rescore => self.rescore(query, ask.rows, &found, top, scratch, counters),
+            Ok(true) => {
+                self.offer(query, ask.rows, &found, top);
+                Ok(())
+            }
             Ok(false) => self.flat.search(query, ask, top, scratch, counters),
             Err(error) => Err(error),
         };
@@ -272,8 +304,9 @@ impl VectorIndex for Ssd {
         failure.check().map(|()| learned.map(Learned))
     }
 
-    fn trained(&self) -> Result<Option<Trained>> {
-        parts::read_trained(&self.section, &self.source).map(|trained| Some(Trained(trained)))
+    fn trained(&self) -> Result<Option<Trained<'_>>> {
+        let trained = parts::read_trained(&self.section, &self.source, Some(&self.cells))?;
+        Ok(Some(Trained(trained)))
     }
 }
 
@@ -302,6 +335,9 @@ impl Ssd {
         let (kernels, buffers) = (self.kernels, &mut scratch.together);
         together::search(&self.cells, kernels, &asked, filter, buffers, counters, |at, found| {
             match found {
+                Some(found) if !ask.params.rescore => {
+                    self.offer(asked[at].query, ask.rows, found, &mut tops[at]);
+                }
                 Some(found) => docs.extend(found.iter().map(|(_, ordinal)| self.flat.doc(*ordinal))),
                 None => far.push(at),
             }
@@ -323,6 +359,14 @@ impl Ssd {
             self.flat.search(queries.row(at), ask, &mut tops[at], scratch, counters)?;
         }
         Ok(())
+    }
+
+    /// Offers what was found, with the scores that it was ranked by.
+    fn offer(&self, query: &[f32], rows: &[RowId], found: &[(f32, u32)], top: &mut TopK) {
+        let distance_of = self.cells.space.distance_of(simd::norm(query));
+        for (distance, ordinal) in found {
+            top.push(distance_of.distance(*distance), rows[self.flat.doc(*ordinal) as usize]);
+        }
     }
 
     /// Offers what was found, with exact scores.

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::build::{Made, Trained};
+use super::cells::Cells;
 use super::layout::{HEADER_BYTES, Layout, Part};
 use super::refine;
 use crate::dense::vectors::{ChunkSource, PAGE_BYTES};
@@ -73,14 +74,18 @@ pub(super) fn read_parts(section: &str, layout: &Layout, source: &dyn ChunkSourc
     })
 }
 
-/// What the cells of a section were made with.
+/// What the cells of a section were made with; `open` are the same cells, where they are open.
 ///
 /// # Errors
 /// [`Error::Section`] for bytes that are not those of cells; a storage error when they cannot be read.
-pub(super) fn read_trained(section: &str, source: &Arc<dyn ChunkSource>) -> Result<Trained> {
+pub(super) fn read_trained<'a>(
+    section: &str,
+    source: &Arc<dyn ChunkSource>,
+    open: Option<&'a Cells>,
+) -> Result<Trained<'a>> {
     let layout = read_layout(section, source.as_ref())?;
     let parts = read_parts(section, &layout, source.as_ref())?;
-    Ok(Trained { layout, parts, section: section.into(), source: Arc::clone(source) })
+    Ok(Trained { layout, parts, section: section.into(), source: Arc::clone(source), open })
 }
 
 pub(super) fn read_layout(section: &str, source: &dyn ChunkSource) -> Result<Layout> {

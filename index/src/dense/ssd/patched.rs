@@ -32,7 +32,7 @@ pub(super) struct Patched<'a> {
     /// Where all are.
     pub(super) all: Placement,
     /// Where they were.
-    pub(super) trained: &'a Trained,
+    pub(super) trained: &'a Trained<'a>,
     /// The position there of each, or none.
     pub(super) kept: &'a [u32],
     /// The number of each of the others, by its old one.
@@ -120,14 +120,14 @@ impl Encoded for Patched<'_> {
 
 /// Reads the postings of ascending cells, many at a time.
 pub(super) struct OldPostings<'a> {
-    trained: &'a Trained,
+    trained: &'a Trained<'a>,
     cells: Range<usize>,
-    bytes: Large<u8>,
+    bytes: Held<'a>,
 }
 
 impl<'a> OldPostings<'a> {
-    pub(super) fn of(trained: &'a Trained) -> Self {
-        Self { trained, cells: 0..0, bytes: Large::zeroed(0) }
+    pub(super) fn of(trained: &'a Trained<'a>) -> Self {
+        Self { trained, cells: 0..0, bytes: Held::Here(&[]) }
     }
 
     pub(super) fn of_cell(&mut self, cell: usize) -> Result<&[u8]> {
@@ -157,10 +157,30 @@ pub(super) fn entries(
     })
 }
 
-impl Trained {
-    pub(super) fn rows(&self, part: Part, stride: usize, rows: Range<usize>) -> Result<Large<u8>> {
+/// Bytes of cells that were there before: in memory, or just read.
+pub(super) enum Held<'a> {
+    Here(&'a [u8]),
+    Read(Large<u8>),
+}
+
+impl std::ops::Deref for Held<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Here(bytes) => bytes,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+impl Trained<'_> {
+    pub(super) fn rows(&self, part: Part, stride: usize, rows: Range<usize>) -> Result<Held<'_>> {
+        if let Some(all) = self.open.and_then(|cells| cells.part(part)) {
+            return Ok(Held::Here(&all[rows.start * stride..rows.end * stride]));
+        }
         let at = self.layout.at(part) + (rows.start * stride) as u64;
-        read(self.source.as_ref(), at, (rows.len() * stride) as u64)
+        read(self.source.as_ref(), at, (rows.len() * stride) as u64).map(Held::Read)
     }
 
     pub(super) fn damaged(&self, what: String) -> Error {

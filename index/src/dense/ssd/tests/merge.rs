@@ -13,18 +13,14 @@ fn what_was_learned_serves_other_vectors_of_the_field() {
     for metric in [Metric::L2, Metric::Ip] {
         let vectors: Vec<Vec<f32>> = (0..12_000).map(|_| mixture.vector(&mut random, 0.5)).collect();
         let queries: Vec<Vec<f32>> = (0..100).map(|_| mixture.vector(&mut random, 0.5)).collect();
-        let before = Case::new(metric, Element::F32, &vectors[..6_000]);
-        let mut trained = before.ssd.trained().unwrap().unwrap();
+        let mut before = Case::new(metric, Element::F32, &vectors[..6_000]);
         // The first half goes, in three steps; others come.
         for (step, (first, last)) in
             [(2_000, 9_000), (4_000, 10_000), (6_000, 12_000)].into_iter().enumerate()
         {
-            let case = Case::with(
-                metric,
-                Element::F32,
-                &vectors[first..last],
-                Some(Prior { trained: &trained, kept: None }),
-            );
+            let trained = before.ssd.trained().unwrap().unwrap();
+            let prior = Prior { trained: &trained, kept: None };
+            let case = Case::with(metric, Element::F32, &vectors[first..last], Some(prior));
             let layout = &case.ssd.cells.layout;
             assert_eq!(layout.learned, 6_000, "{metric:?}: learned again at step {step}");
             let cells = (last - first).div_ceil(98) as u32;
@@ -35,8 +31,9 @@ fn what_was_learned_serves_other_vectors_of_the_field() {
                 let what = format!("seed {seed}, {metric:?}, step {step}: {found}");
                 assert!(found >= f64::from(recall) - 0.02, "{what}, asked {recall}");
             }
-            trained = case.ssd.trained().unwrap().unwrap();
+            before = case;
         }
+        let trained = before.ssd.trained().unwrap().unwrap();
         // Twice as many, vectors from elsewhere, and longer ones: learned again.
         let layout = |vectors: &[Vec<f32>]| {
             Case::with(metric, Element::F32, vectors, Some(Prior { trained: &trained, kept: None }))
@@ -159,7 +156,7 @@ fn a_cell_of_vectors_that_are_all_alike_grows() {
         assert_eq!(case.ssd.cells.layout.learned, 6_000);
     }
     let allow = Allow::all(rows.vectors.len() as u32);
-    let params = SearchParams { recall: 0.99, exact: false };
+    let params = SearchParams { recall: 0.99, exact: false, rescore: true };
     let (found, _) = case.search(&one, &allow, 500, params);
     assert!(found.len() == 500 && found.iter().all(|hit| hit.score == 0.0));
 }
@@ -203,7 +200,7 @@ fn damage_to_what_is_merged_into_is_told() {
             bytes[at + random.below(len)] ^= 1 << random.below(8);
         }
         let source: Arc<dyn ChunkSource> = Arc::new(Bytes(bytes));
-        let trained = Trained(parts::read_trained("test", &source).unwrap());
+        let trained = Trained(parts::read_trained("test", &source, None).unwrap());
         let prior = Prior { trained: &trained, kept: Some(&rows.kept) };
         match build(&before.spec, &row, flat.vectors(), Some(prior), Room::of_threads(1)) {
             Err(crate::Error::Section { .. }) => told += 1,

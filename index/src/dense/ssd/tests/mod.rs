@@ -2,6 +2,7 @@
 //! and sets that are not; filters, kernel levels, merges, damage. Every set is made from a seed that is
 //! printed with what fails.
 
+mod codes;
 mod damage;
 mod merge;
 
@@ -140,7 +141,7 @@ impl Case {
         for query in queries {
             let exact = SearchParams { exact: true, ..SearchParams::default() };
             let (truth, _) = self.search(query, allow, k, exact);
-            let (found, _) = self.search_in(ssd, query, allow, k, SearchParams { recall, exact: false });
+            let (found, _) = self.search_in(ssd, query, allow, k, SearchParams { recall, exact: false, rescore: true });
             assert_eq!(found.len(), truth.len(), "as many as there are");
             assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "order, or a row twice: {found:?}");
             let docs: Vec<DocId> = found.iter().map(|scored| (scored.row.0 / 3) as DocId).collect();
@@ -186,7 +187,7 @@ fn the_recall_asked_for_is_found_under_every_metric_and_element() {
             let found = case.recall(&queries, &all, k, asked);
             assert!(found >= floor, "{metric:?} of {element:?}, k {k}: {found} found of {asked}");
         }
-        let (_, counters) = case.search(&queries[0], &all, 10, SearchParams { recall: 0.9, exact: false });
+        let (_, counters) = case.search(&queries[0], &all, 10, SearchParams { recall: 0.9, exact: false, rescore: true });
         assert!(counters.scored < 5_000, "{metric:?}: it is a search, not a scan: {counters:?}");
     }
 }
@@ -377,7 +378,7 @@ fn what_queries_teach_serves_others_of_their_kind() {
         let bytes = learned.encode();
         assert!((0..bytes.len()).all(|len| Learned::decode(&bytes[..len]).is_none()));
         for recall in [0.9, 0.98] {
-            let params = SearchParams { recall, exact: false };
+            let params = SearchParams { recall, exact: false, rescore: true };
             let ask = Ask { params, learned: Some(&learned), ..Ask::new(&case.rows, &allow) };
             let mut found = 0;
             for query in &asked {
