@@ -74,7 +74,7 @@ pub struct Args {
     /// rows: 0.9,0.95,0.99; left out: the engine's default and no goal
     #[arg(long, value_delimiter = ',', value_parser = share)]
     recall: Vec<f64>,
-    /// Leave hits the scores of their codes: no vector is read
+    /// Leave hits the scores of their codes, where those are fine enough: no vector is read
     #[arg(long)]
     no_rescore: bool,
     /// Memory that a build may take in MiB; left out: the engine's default

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod ann;
+mod cells;
 mod churn;
 mod codes;
 mod dataset;
@@ -45,6 +46,8 @@ enum Command {
     ///
     /// Example: spandrel-bench ann --base b.fbin --queries q.fbin --truth gt.ibin --metric l2 --k 10
     Ann(Box<ann::Args>),
+    /// Time to make cells of vectors in memory, without a database.
+    Cells(cells::Args),
     /// Recall, latency and upserts a second while every row is replaced.
     ///
     /// Example: spandrel-bench churn --base b.fbin --queries q.fbin --truth gt.ibin --metric l2
@@ -64,6 +67,7 @@ enum Command {
 fn main() -> std::process::ExitCode {
     let done = match Cli::parse().command {
         Command::Ann(args) => ann::run(&args),
+        Command::Cells(args) => cells::run(&args),
         Command::Churn(args) => churn::run(&args),
         Command::Codes(args) => codes::run(&args),
         Command::Flat(args) => flat::run(&args),

@@ -206,10 +206,10 @@ pub struct SearchRequest {
     pub recall: f32,
     /// Whether dense routes score every vector that the search may see, instead.
     pub exact: bool,
-    /// Whether hits of dense routes that were found by codes get exact scores. Without, their scores are those
-    /// of the codes that they were ranked by, off by a few thousandths, and no vector is read for them: worth
-    /// it where the memory budget holds codes and not vectors. A little less is found. Nothing changes where
-    /// vectors are searched exactly.
+    /// Whether hits of dense routes get exact scores. Without, what was ranked by codes of a byte a dimension
+    /// keeps the scores of those, off by a few thousandths, and no vector is read for it: worth it where the
+    /// memory budget holds such codes and not the vectors too. Up to half a point less is found. Nothing changes
+    /// where there are no such codes.
     pub rescore: bool,
     /// Time allowed, from the call; past it the search fails with
     /// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline).

@@ -31,8 +31,8 @@ pub struct SearchParams {
     pub recall: f32,
     /// Whether every vector is to be scored instead.
     pub exact: bool,
-    /// Whether what was found by codes gets its exact score. Where it does not, results have the scores that
-    /// they were ranked by, and no vector is read.
+    /// Whether what was found by codes gets its exact score. Where it does not and codes are of a byte a
+    /// dimension, results have the scores that they were ranked by, and no vector is read.
     pub rescore: bool,
 }
 

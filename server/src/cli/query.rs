@@ -71,7 +71,7 @@ pub(super) struct QueryArgs {
     /// Score every vector in dense routes
     #[arg(long)]
     exact: bool,
-    /// Leave hits of dense routes the scores of their codes: no vector is read
+    /// Leave hits of dense routes the scores of their codes, where those are fine enough: no vector is read
     #[arg(long)]
     no_rescore: bool,
     /// Give up after this time

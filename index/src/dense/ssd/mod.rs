@@ -247,7 +247,7 @@ impl VectorIndex for Ssd {
         let searched =
             self.cells.search(self.kernels, asked, filter, &mut scratch.cells, &mut found, counters);
         let scored = match searched {
-            Ok(true) if ask.params.rescore => self.rescore(query, ask.rows, &found, top, scratch, counters),
+            Ok(true) if self.rescores(ask) => self.rescore(query, ask.rows, &found, top, scratch, counters),
             Ok(true) => {
                 self.offer(query, ask.rows, &found, top);
                 Ok(())
@@ -335,7 +335,7 @@ impl Ssd {
         let (kernels, buffers) = (self.kernels, &mut scratch.together);
         together::search(&self.cells, kernels, &asked, filter, buffers, counters, |at, found| {
             match found {
-                Some(found) if !ask.params.rescore => {
+                Some(found) if !self.rescores(ask) => {
                     self.offer(asked[at].query, ask.rows, found, &mut tops[at]);
                 }
                 Some(found) => docs.extend(found.iter().map(|(_, ordinal)| self.flat.doc(*ordinal))),
@@ -359,6 +359,12 @@ impl Ssd {
             self.flat.search(queries.row(at), ask, &mut tops[at], scratch, counters)?;
         }
         Ok(())
+    }
+
+    /// Whether results get exact scores: always where they were ranked by half bytes, which are too coarse to
+    /// order them.
+    fn rescores(&self, ask: &Ask<'_>) -> bool {
+        ask.params.rescore || self.cells.fineness() == cells::Fineness::Halves
     }
 
     /// Offers what was found, with the scores that it was ranked by.
