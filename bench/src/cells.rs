@@ -1,5 +1,5 @@
-//! `spandrel-bench cells`: how long it takes to make cells of vectors that are in memory, and nothing else: what
-//! a library without a database calls its build.
+//! `spandrel-bench cells`: how long it takes to make cells of vectors that are in memory, and nothing else:
+//! what a library without a database calls its build.
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -199,12 +199,8 @@ fn measure_set(
         let what = format!("{}: recall@{}, batch {batch}", set.name, args.k);
         goals.push(Goal::at_least(what, quality.recall, RECALL_GOAL));
         for &threads in &args.threads {
-            let load = Load {
-                wanted: Wanted::new(args.k, None),
-                threads,
-                batch,
-                warm_up: WARM_UP_CALLS * batch,
-            };
+            let load =
+                Load { wanted: Wanted::new(args.k, None), threads, batch, warm_up: WARM_UP_CALLS * batch };
             let (mut row, ratio) = measure(args, &engine, peers, &queries, load)?;
             let what = format!("{}: QPS over faiss, batch {batch}, {threads} threads", set.name);
             goals.push(Goal::at_least(what, ratio, ratio_goal(batch)));

@@ -143,19 +143,20 @@ fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<
     }
     let path = parts.folder.join(segment_name(id));
     let plan = parts.settings.plan(None);
-    let mut source = |wanted: &FieldSet, each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>| {
-        for chunk in order.chunks(REPLAY_ROWS) {
-            let ids: Vec<RowId> = chunk.iter().map(|(_, row)| *row).collect();
-            for ((tenant, row), stored) in chunk.iter().zip(store.get(parts.id, &ids, wanted)?) {
-                if let Some(stored) = stored {
-                    let values = parts.indexer.values(&stored.fields)?;
-                    let key = key_of(&stored.key, &stored.chunk);
-                    each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values }))?;
+    let mut source =
+        |wanted: &FieldSet, each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>| {
+            for chunk in order.chunks(REPLAY_ROWS) {
+                let ids: Vec<RowId> = chunk.iter().map(|(_, row)| *row).collect();
+                for ((tenant, row), stored) in chunk.iter().zip(store.get(parts.id, &ids, wanted)?) {
+                    if let Some(stored) = stored {
+                        let values = parts.indexer.values(&stored.fields)?;
+                        let key = key_of(&stored.key, &stored.chunk);
+                        each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values }))?;
+                    }
                 }
             }
-        }
-        Ok(())
-    };
+            Ok(())
+        };
     let place = (&parts.reader, &parts.memory);
     let range = entry.first..=entry.last;
     Ok(Some(Segment::create(&parts.indexer, (&path, id), range, plan, &mut source, place)?))

@@ -208,8 +208,8 @@ pub struct SearchRequest {
     pub exact: bool,
     /// Whether hits of dense routes get exact scores. Without, what was ranked by codes of a byte a dimension
     /// keeps the scores of those, off by a few thousandths, and no vector is read for it: worth it where the
-    /// memory budget holds such codes and not the vectors too. Up to half a point less is found. Nothing changes
-    /// where there are no such codes.
+    /// memory budget holds such codes and not the vectors too. Up to half a point less is found. Nothing
+    /// changes where there are no such codes.
     pub rescore: bool,
     /// Time allowed, from the call; past it the search fails with
     /// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline).

@@ -51,7 +51,7 @@ impl Projection {
         count: usize,
         kernels: &'static Kernels,
     ) -> (Self, Vec<f32>) {
-        let (axes, variances) = principal_axes(rows, &vec![0.0; rows.dim()], count);
+        let (axes, variances) = principal_axes(rows, count, 1);
         (Self { axes, ..Self::prefix(rows.dim(), count, kernels) }, variances)
     }
 

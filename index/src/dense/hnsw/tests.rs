@@ -113,8 +113,10 @@ impl Case {
     fn recall(&self, queries: &[Vec<f32>], allow: &Allow<'_>, k: usize, recall: f32) -> (f64, u64) {
         let (mut hits, mut wanted, mut scored) = (0, 0, 0);
         for query in queries {
-            let (truth, _) = self.search(query, allow, k, SearchParams { recall, exact: true, rescore: true });
-            let (found, counters) = self.search(query, allow, k, SearchParams { recall, exact: false, rescore: true });
+            let (truth, _) =
+                self.search(query, allow, k, SearchParams { recall, exact: true, rescore: true });
+            let (found, counters) =
+                self.search(query, allow, k, SearchParams { recall, exact: false, rescore: true });
             assert_eq!(found.len(), truth.len(), "as many as there are");
             assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "order, or a row twice: {found:?}");
             let docs: Vec<DocId> = found.iter().map(|scored| (scored.row.0 / 3) as DocId).collect();

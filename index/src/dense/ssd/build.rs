@@ -53,7 +53,7 @@ const LOOKUPS: usize = 64;
 /// Rows that the axes are learned from, at most and for each dimension.
 const AXES_ROWS: std::ops::Range<usize> = 16_384..65_536;
 /// Rows that mean and scale are measured on, at most.
-const SPACE_ROWS: usize = 1 << 15;
+const SPACE_ROWS: usize = 1 << 13;
 /// Rows whose codes are written to a file at once.
 const SPILL_ROWS: usize = 1 << 16;
 
@@ -357,7 +357,7 @@ fn learn_axes(space: &Space, rows: Rows<'_>, count: usize, coded: usize, work: W
         space.place(&row, &mut placed);
         values.extend_from_slice(&placed);
     }
-    principal_axes(Matrix::new(&values, space.dims()), &vec![0.0; space.dims()], coded).0
+    principal_axes(Matrix::new(&values, space.dims()), coded, work.threads).0
 }
 
 /// Reorders the axes, and all that is along them, so that neighbours make up pieces of about equal variance

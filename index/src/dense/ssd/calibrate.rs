@@ -59,6 +59,8 @@ const PART_QUERIES: usize = 32;
 const PART_ROWS: usize = 256;
 /// No vector.
 const NONE: usize = usize::MAX;
+/// More of the nearest are known than are counted, to tell which others are as near as the last of those.
+const TIES: usize = 28;
 /// Fewer queries than this say too little.
 const LEARNED_QUERIES_MIN: usize = 256;
 /// Distances that differ by less are the same: rounding of f32.
@@ -193,8 +195,10 @@ struct Sample {
     queries: Vec<f32>,
     /// `own x dims`, placed.
     placed: Vec<f32>,
-    /// The nearest of each but itself, with their squared distances.
+    /// The nearest of each but itself, with their squared distances, and some more of them.
     truth: Vec<Vec<(f32, u32)>>,
+    /// The same ids, ascending, with their ranks there.
+    ranks: Vec<Vec<(u32, u32)>>,
 }
 
 /// Measures cells of `count` vectors.
@@ -336,14 +340,20 @@ impl Sample {
         each.for_each(|(query, placed)| {
             space.place_query(query, placed);
         });
-        let mut sample = Self { own, queries, placed, truth: Vec::new() };
+        let mut sample = Self { own, queries, placed, truth: Vec::new(), ranks: Vec::new() };
         sample.truth = sample.nearest(cells, count, rows, work);
+        let ranks = |truth: &Vec<(f32, u32)>| {
+            let mut ranks: Vec<(u32, u32)> = truth.iter().map(|(_, id)| *id).zip(0..).collect();
+            ranks.sort_unstable();
+            ranks
+        };
+        sample.ranks = sample.truth.iter().map(ranks).collect();
         sample
     }
 
     /// The nearest vectors of each query but itself.
     fn nearest(&self, cells: &Cells, count: usize, rows: Rows<'_>, work: Work) -> Vec<Vec<(f32, u32)>> {
-        let (space, most) = (&cells.space, COUNTS[COUNTS.len() - 1] + 1);
+        let (space, most) = (&cells.space, COUNTS[COUNTS.len() - 1] + 1 + TIES);
         let best: Vec<Mutex<Vec<(f32, u32)>>> = self.own.iter().map(|_| Mutex::new(Vec::new())).collect();
         if best.is_empty() {
             return Vec::new();
@@ -367,11 +377,13 @@ impl Sample {
             work.kernels.l2_tile(queries, values, &mut distances);
             for (distances, best) in distances.chunks_exact(here).zip(&best) {
                 let mut best = best.lock();
-                // What cannot be among the best of those that came so far, in whatever order they came.
-                let limit = if best.len() < most { f32::INFINITY } else { best[most - 1].0 };
+                // What cannot be among the best of those that came so far, in whatever order they came. As
+                // soon as there are so many, the best of them come first, in order.
+                let open = best.len() < most;
+                let limit = if open { f32::INFINITY } else { best[most - 1].0 };
                 let near = distances.iter().copied().zip(first as u32..);
                 best.extend(near.filter(|(distance, _)| *distance <= limit));
-                if best.len() > 2 * most {
+                if best.len() > 2 * most || (open && best.len() >= most) {
                     cut(&mut best);
                 }
             }
@@ -411,15 +423,22 @@ impl Sample {
                 let search = super::search::Query { query, depth, effort, allow: None };
                 let searched =
                     cells.search(work.kernels, search, None, &mut scratch, &mut found, &mut counters);
-                let worst = truth[k - 1].0;
                 // As many as are at least as near as the last of the truth, copies of one vector in any
                 // order.
-                let mut good = |id: u32| {
-                    truth[..k].iter().any(|(_, true_id)| *true_id == id) || {
-                        rows(id as usize, &mut row);
-                        cells.space.place(&row, &mut placed);
-                        let distance = simd::l2_f64(&self.placed[at * dims..(at + 1) * dims], &placed) as f32;
-                        distance <= worst * (1.0 + TIE)
+                let limit = truth[k - 1].0 * (1.0 + TIE);
+                let within = truth.partition_point(|(distance, _)| *distance <= limit);
+                let ranks = &self.ranks[at];
+                let mut good = |id: u32| match ranks.binary_search_by_key(&id, |(id, _)| *id) {
+                    Ok(place) => (ranks[place].1 as usize) < within,
+                    // Not where what is known ends beyond the limit.
+                    Err(_) => {
+                        within == truth.len() && {
+                            rows(id as usize, &mut row);
+                            cells.space.place(&row, &mut placed);
+                            let distance =
+                                simd::l2_f64(&self.placed[at * dims..(at + 1) * dims], &placed) as f32;
+                            distance <= limit
+                        }
                     }
                 };
                 if searched.is_ok() {

@@ -8,7 +8,8 @@ fn scores_of_codes_are_close_and_no_vector_is_read() {
     let mixture = Mixture::new(&mut random, 40, 30);
     let vectors: Vec<Vec<f32>> = (0..9_000).map(|_| mixture.vector(&mut random, 0.6)).collect();
     let queries: Vec<Vec<f32>> = (0..60).map(|_| mixture.vector(&mut random, 0.6)).collect();
-    for (metric, scale) in [(Metric::L2, 1.0), (Metric::Ip, 300.0), (Metric::Cosine, 1.0), (Metric::L2, 1e-6)] {
+    for (metric, scale) in [(Metric::L2, 1.0), (Metric::Ip, 300.0), (Metric::Cosine, 1.0), (Metric::L2, 1e-6)]
+    {
         let scaled = |vectors: &[Vec<f32>]| -> Vec<Vec<f32>> {
             vectors.iter().map(|vector| vector.iter().map(|value| value * scale).collect()).collect()
         };
@@ -40,7 +41,9 @@ fn scores_of_codes_are_close_and_no_vector_is_read() {
                     assert!(found.len() == 10 && found.windows(2).all(|pair| pair[0] < pair[1]), "{found:?}");
                     let docs: Vec<DocId> = found.iter().map(|hit| (hit.row.0 / 3) as DocId).collect();
                     let mut scores = [0.0; 10];
-                    case.ssd.score(query, &docs, &mut scores, &mut scratch, &mut Counters::default()).unwrap();
+                    case.ssd
+                        .score(query, &docs, &mut scores, &mut scratch, &mut Counters::default())
+                        .unwrap();
                     let spread = truth[0].score - truth[9].score;
                     for (hit, score) in found.iter().zip(scores) {
                         worst = worst.max((hit.score - score).abs() / spread);

@@ -141,7 +141,8 @@ impl Case {
         for query in queries {
             let exact = SearchParams { exact: true, ..SearchParams::default() };
             let (truth, _) = self.search(query, allow, k, exact);
-            let (found, _) = self.search_in(ssd, query, allow, k, SearchParams { recall, exact: false, rescore: true });
+            let (found, _) =
+                self.search_in(ssd, query, allow, k, SearchParams { recall, exact: false, rescore: true });
             assert_eq!(found.len(), truth.len(), "as many as there are");
             assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "order, or a row twice: {found:?}");
             let docs: Vec<DocId> = found.iter().map(|scored| (scored.row.0 / 3) as DocId).collect();
@@ -187,7 +188,8 @@ fn the_recall_asked_for_is_found_under_every_metric_and_element() {
             let found = case.recall(&queries, &all, k, asked);
             assert!(found >= floor, "{metric:?} of {element:?}, k {k}: {found} found of {asked}");
         }
-        let (_, counters) = case.search(&queries[0], &all, 10, SearchParams { recall: 0.9, exact: false, rescore: true });
+        let (_, counters) =
+            case.search(&queries[0], &all, 10, SearchParams { recall: 0.9, exact: false, rescore: true });
         assert!(counters.scored < 5_000, "{metric:?}: it is a search, not a scan: {counters:?}");
     }
 }
