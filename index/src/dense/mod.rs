@@ -13,6 +13,7 @@ pub mod vectors;
 pub use flat::Flat;
 pub use hnsw::Hnsw;
 pub use signs::Signs;
+pub(crate) use space::Rows;
 pub use ssd::{Learned, Ssd};
 
 use spandrel_storage::{DocId, RowId};

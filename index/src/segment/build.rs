@@ -31,7 +31,8 @@ use super::warm::{Warm, WarmField};
 use super::{IndexDoc, IndexValue, Indexer, Order, Segment};
 use crate::budget::MemoryBudget;
 use crate::dense::flat::FlatBuilder;
-use crate::dense::{hnsw, signs, ssd};
+use crate::dense::ssd::{Built, Room};
+use crate::dense::{Rows, hnsw, signs, ssd};
 use crate::error::{Error, Result};
 use crate::text::TextBuilder;
 
@@ -94,6 +95,18 @@ impl<'a> Plan<'a> {
     /// What cells of a field go on from.
     fn trained(&self, id: FieldId) -> Result<Option<ssd::Trained<'a>>> {
         self.like.and_then(|like| like.dense(id)).map_or(Ok(None), |index| index.trained())
+    }
+
+    /// Builds the cells of a field of so many vectors, of which `rows` gives those from a position on.
+    fn build_cells(
+        &self,
+        (id, spec): (FieldId, &DenseSpec),
+        (rows, count): (Rows<'_>, u32),
+        room: Room<'_>,
+    ) -> Result<Built> {
+        let (trained, kept) = (self.trained(id)?, self.kept(id));
+        let prior = trained.as_ref().map(|trained| ssd::Prior { trained, kept: kept.as_deref() });
+        ssd::build(spec, rows, count, prior, room)
     }
 
     /// The position there of every vector of a merge, or none.
@@ -222,11 +235,8 @@ fn write_dense(
     (docs, plan, folder): (u32, Plan<'_>, Option<&Path>),
     source: DocSource<'_>,
 ) -> Result<Option<WarmField>> {
-    let room = ssd::Room {
-        threads: crate::parallel::threads(plan.threads),
-        memory_bytes: plan.memory_bytes,
-        folder,
-    };
+    let room =
+        Room { threads: crate::parallel::threads(plan.threads), memory_bytes: plan.memory_bytes, folder };
     let row_bytes = u64::from(spec.dim) * spec.element.bytes() as u64;
     let fits = ssd::build_bytes(spec, docs) + u64::from(docs) * row_bytes <= plan.memory_bytes;
     let cells = plan.cells && wants_cells(spec, docs);
@@ -255,20 +265,18 @@ fn write_dense(
         let graph = hnsw::build(spec, &rows, vectors, room.threads);
         write_section(writer, &graph_name(at), |section| graph.write(section))?;
     }
-    let (has_cells, mut cells, mut signs) = (cells && fits && wants_cells(spec, vectors), None, None);
-    if has_cells {
-        let (trained, kept) = (plan.trained(id)?, plan.kept(id));
-        let prior = trained.as_ref().map(|trained| ssd::Prior { trained, kept: kept.as_deref() });
-        let built = ssd::build(spec, &rows, vectors, prior, room)?;
-        write_section(writer, &cells_name(at), |section| built.write(section))?;
-        cells = Some(built).filter(ssd::Built::is_at_hand);
+    let (mut built, mut codes) = (None, None);
+    if cells && fits && wants_cells(spec, vectors) {
+        let cells = plan.build_cells((id, spec), (&rows, vectors), room)?;
+        write_section(writer, &cells_name(at), |section| cells.write(section))?;
+        built = Some(cells).filter(Built::is_at_hand);
     } else if signs::has_signs(spec, vectors) {
         // Beside a graph, too: they serve where memory has no room for that.
-        let codes = signs::Codes::encode(spec, &rows, vectors, coded.before());
-        write_section(writer, &signs_name(at), |section| codes.write(section))?;
-        signs = Some(codes);
+        let signs = signs::Codes::encode(spec, &rows, vectors, coded.before());
+        write_section(writer, &signs_name(at), |section| signs.write(section))?;
+        codes = Some(signs);
     }
-    Ok(Some(WarmField { vectors: builder, cells, signs }))
+    Ok(Some(WarmField { vectors: builder, cells: built, signs: codes }))
 }
 
 /// A merge of more vectors than there is memory for; says whether they get cells, and nothing is written
@@ -278,7 +286,7 @@ fn write_streamed(
     writer: &mut SegmentWriter,
     id: FieldId,
     (docs, plan, merge): (u32, Plan<'_>, Merge<'_>),
-    room: ssd::Room<'_>,
+    room: Room<'_>,
 ) -> Result<bool> {
     let (streamed, at) = (merge.streamed(id, spec)?, usize::from(id.0));
     check_docs(streamed.docs(), docs)?;
@@ -288,9 +296,7 @@ fn write_streamed(
     let written = write_section(writer, &format!("dense/{at}"), |section| streamed.write(merge, id, section));
     streamed.check().and(written)?;
     let rows = |at: usize, out: &mut [f32]| streamed.rows(at, out);
-    let (trained, kept) = (plan.trained(id)?, plan.kept(id));
-    let prior = trained.as_ref().map(|trained| ssd::Prior { trained, kept: kept.as_deref() });
-    let cells = ssd::build(spec, &rows, streamed.vectors(), prior, room);
+    let cells = plan.build_cells((id, spec), (&rows, streamed.vectors()), room);
     // What could not be read explains everything else.
     let cells = streamed.check().and(cells)?;
     write_section(writer, &cells_name(at), |section| cells.write(section))?;

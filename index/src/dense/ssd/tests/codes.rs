@@ -15,16 +15,9 @@ fn scores_of_codes_are_close_and_no_vector_is_read() {
         };
         let (vectors, queries) = (scaled(&vectors), scaled(&queries));
         let case = Case::new(metric, Element::F32, &vectors);
-        let (mut section, mut flat) = (Vec::new(), FlatBuilder::new(&case.spec).unwrap());
-        vectors.iter().for_each(|vector| flat.push(Some(vector)).unwrap());
-        flat.write(&mut section).unwrap();
-        let (section, cells): (Arc<dyn ChunkSource>, Arc<dyn ChunkSource>) =
-            (Arc::new(Bytes(section)), Arc::new(Bytes(case.section.clone())));
         let allow = Allow::all(9_000);
         let params = SearchParams { recall: 0.98, rescore: false, ..SearchParams::default() };
-        for tier in TIERS {
-            let flat = Flat::open("flat", &case.spec, Arc::clone(&section), Residency::Disk).unwrap();
-            let ssd = Ssd::open("cells", &case.spec, flat, &cells, tier).unwrap();
+        for (tier, ssd) in case.with_vectors_on_disk(&vectors) {
             let (mut hits, mut worst, mut read) = (0, 0.0_f32, 0);
             let mut tops: Vec<TopK> = queries.iter().map(|_| TopK::new(10)).collect();
             let (mut scratch, mut counters) = (Scratch::new(), Counters::default());

@@ -13,10 +13,8 @@ fn damaged_sections_are_refused_or_searched_without_a_panic() {
     let vectors: Vec<Vec<f32>> = (0..4_200).map(|_| (0..8).map(|_| float(&mut random)).collect()).collect();
     let case = Case::new(Metric::L2, Element::F32, &vectors);
     let open = |bytes: Vec<u8>, spec: &DenseSpec, tier: Tier| {
-        let mut flat = FlatBuilder::new(spec).unwrap();
-        vectors.iter().for_each(|vector| flat.push(Some(&vector[..spec.dim as usize])).unwrap());
         let source: Arc<dyn ChunkSource> = Arc::new(Bytes(bytes));
-        Ssd::open("test", spec, flat.finish(), &source, tier)
+        Ssd::open("test", spec, flat_of(spec, &vectors).finish(), &source, tier)
     };
     for len in [0, 7, 4_095, 4_096, 5_000, case.section.len() - 1] {
         for tier in TIERS {
@@ -90,11 +88,7 @@ fn whichever_read_fails_the_search_says_so_and_the_next_one_is_whole() {
     let vectors: Vec<Vec<f32>> = (0..5_000).map(|_| mixture.vector(&mut random, 0.5)).collect();
     let [query, other] = [(); 2].map(|()| mixture.vector(&mut random, 0.5));
     let case = Case::new(Metric::L2, Element::F32, &vectors);
-    let flat = || {
-        let mut flat = FlatBuilder::new(&case.spec).unwrap();
-        vectors.iter().for_each(|vector| flat.push(Some(vector)).unwrap());
-        flat
-    };
+    let flat = || flat_of(&case.spec, &vectors);
     // Vectors are read too.
     let mut section = Vec::new();
     flat().write(&mut section).unwrap();

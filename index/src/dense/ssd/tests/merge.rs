@@ -187,8 +187,7 @@ fn damage_to_what_is_merged_into_is_told() {
     let mut rows = Rows::new((0..5_000).map(|_| mixture.vector(&mut random, 0.5)).collect());
     let before = Case::new(Metric::L2, Element::F32, &rows.vectors);
     rows.replace(|at| at % 9 == 0, (0..500).map(|_| mixture.vector(&mut random, 0.5)).collect());
-    let mut flat = FlatBuilder::new(&before.spec).unwrap();
-    rows.vectors.iter().for_each(|vector| flat.push(Some(vector)).unwrap());
+    let flat = flat_of(&before.spec, &rows.vectors);
     let row = |at: usize, out: &mut [f32]| flat.rows(at, out);
     let layout = &before.ssd.cells.layout;
     let (mut told, mut merged) = (0, 0);

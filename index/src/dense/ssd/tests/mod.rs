@@ -51,6 +51,13 @@ impl Mixture {
 
 const TIERS: [Tier; 3] = [Tier::Hot, Tier::Default, Tier::Lean];
 
+/// Vectors of a field, on their way into an exact index.
+fn flat_of(spec: &DenseSpec, vectors: &[Vec<f32>]) -> FlatBuilder {
+    let mut flat = FlatBuilder::new(spec).unwrap();
+    vectors.iter().for_each(|vector| flat.push(Some(&vector[..spec.dim as usize])).unwrap());
+    flat
+}
+
 struct Case {
     spec: DenseSpec,
     ssd: Ssd,
@@ -68,11 +75,7 @@ impl Case {
 
     fn with(metric: Metric, element: Element, vectors: &[Vec<f32>], prior: Option<Prior<'_>>) -> Self {
         let spec = DenseSpec { dim: vectors[0].len() as u32, metric, element, index: Default::default() };
-        let flat = || {
-            let mut flat = FlatBuilder::new(&spec).unwrap();
-            vectors.iter().for_each(|vector| flat.push(Some(vector)).unwrap());
-            flat
-        };
+        let flat = || flat_of(&spec, vectors);
         let given = flat();
         let row = |at: usize, out: &mut [f32]| given.rows(at, out);
         let built = |room: Room<'_>| {
@@ -102,6 +105,18 @@ impl Case {
         assert!((less <= hot || spec.dim < 64) && least < hot, "{hot}, {less} and {least} bytes");
         let rows = (0..vectors.len() as u64).map(|row| RowId(row * 3 + 1)).collect();
         Self { spec, ssd, default, lean, section, rows }
+    }
+
+    /// The same in every tier, with the vectors on disk.
+    fn with_vectors_on_disk(&self, vectors: &[Vec<f32>]) -> [(Tier, Ssd); 3] {
+        let mut section = Vec::new();
+        flat_of(&self.spec, vectors).write(&mut section).unwrap();
+        let (section, cells): (Arc<dyn ChunkSource>, Arc<dyn ChunkSource>) =
+            (Arc::new(Bytes(section)), Arc::new(Bytes(self.section.clone())));
+        TIERS.map(|tier| {
+            let flat = Flat::open("flat", &self.spec, Arc::clone(&section), Residency::Disk).unwrap();
+            (tier, Ssd::open("cells", &self.spec, flat, &cells, tier).unwrap())
+        })
     }
 
     fn search(
@@ -326,19 +341,11 @@ fn queries_together_find_as_much_as_alone() {
     let filter: RoaringBitmap = (0..6_000).filter(|_| random.below(2) == 0).collect();
     for (metric, filter) in [(Metric::Ip, None), (Metric::L2, Some(&filter))] {
         let case = Case::new(metric, Element::F32, &vectors);
-        let mut section = Vec::new();
-        let mut flat = FlatBuilder::new(&case.spec).unwrap();
-        vectors.iter().for_each(|vector| flat.push(Some(vector)).unwrap());
-        flat.write(&mut section).unwrap();
-        let (section, cells): (Arc<dyn ChunkSource>, Arc<dyn ChunkSource>) =
-            (Arc::new(Bytes(section)), Arc::new(Bytes(case.section.clone())));
         let allow = Allow { filter, ..Allow::all(6_000) };
         let ask = Ask::new(&case.rows, &allow);
         let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
         let all = queries.concat();
-        for tier in TIERS {
-            let flat = Flat::open("flat", &case.spec, Arc::clone(&section), Residency::Disk).unwrap();
-            let ssd = Ssd::open("cells", &case.spec, flat, &cells, tier).unwrap();
+        for (tier, ssd) in case.with_vectors_on_disk(&vectors) {
             let mut tops: Vec<TopK> = (0..queries.len()).map(|at| TopK::new([7, 20][at % 2])).collect();
             ssd.search_batch(Matrix::new(&all, 40), &ask, &mut tops, &mut scratch, &mut counters).unwrap();
             let (mut together, mut alone) = (0, 0);
