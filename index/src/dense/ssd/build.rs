@@ -5,10 +5,10 @@
 //! ([`Placement`]); the axes dealt to the pieces of a code by the variance of residuals; words; rows and
 //! postings; calibration.
 //!
-//! A merge goes on from what its largest part has learned ([`Trained`]). Where few vectors are new, the others
-//! keep their cells and codes ([`incremental`](super::incremental)). Where many are, axes, words and steps
-//! stay, centroids move, and there are more or fewer of them, so that every row ends in the cells that are
-//! nearest to it: 6 times as fast as from nothing. Calibration stays up to a tenth more vectors.
+//! A merge goes on from what its largest part has learned ([`Trained`]). Where few vectors are new, the
+//! others keep their cells and codes ([`incremental`](super::incremental)). Where many are, axes, words and
+//! steps stay, centroids move, and there are more or fewer of them, so that every row ends in the cells that
+//! are nearest to it: 6 times as fast as from nothing. Calibration stays up to a tenth more vectors.
 //!
 //! Memory while it runs ([`bytes_needed`]): `4 x coded dims` bytes a vector for the projections, half of that
 //! again for k-means, 80 for the nearest cells, and the result. Where there is less, vectors are read and
