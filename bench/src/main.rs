@@ -20,10 +20,12 @@ mod latency;
 mod machine;
 mod peer;
 mod plot;
+mod random;
 mod recall;
 mod report;
 mod scale;
 mod set;
+mod tenants;
 mod truth;
 
 use clap::{Parser, Subcommand};
@@ -62,6 +64,10 @@ enum Command {
     ///
     /// Example: spandrel-bench scale --base b.fbin --metric l2 --rows 10000,100000,1000000
     Scale(scale::Args),
+    /// Many tenants, labels and filters in one collection: recall, latency and memory.
+    ///
+    /// Example: spandrel-bench tenants --base b.npy --queries q.npy --metric ip --workload zipf:1000
+    Tenants(Box<tenants::Args>),
 }
 
 fn main() -> std::process::ExitCode {
@@ -73,6 +79,7 @@ fn main() -> std::process::ExitCode {
         Command::Flat(args) => flat::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Scale(args) => scale::run(&args),
+        Command::Tenants(args) => tenants::run(&args),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
