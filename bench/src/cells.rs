@@ -65,7 +65,8 @@ pub fn run(args: &Args) -> Result<()> {
         let (mut times, mut section) = (Vec::new(), Vec::new());
         for _ in 0..args.repeat {
             let started = Instant::now();
-            let built = ssd::build(&spec, &give, u32::try_from(vectors)?, None, Room::of_threads(threads))?;
+            let all = ssd::Vectors::new(&give, u32::try_from(vectors)?);
+            let built = ssd::build(&spec, all, None, Room::of_threads(threads))?;
             times.push(started.elapsed().as_secs_f64());
             section.clear();
             built.write(&mut section)?;

@@ -48,6 +48,11 @@ impl<'a> Allow<'a> {
             && self.filter.is_none()
     }
 
+    /// Whether it is known that every doc of the range may be seen.
+    pub fn is_unrestricted_within(&self) -> bool {
+        self.deleted.is_none_or(RoaringBitmap::is_empty) && self.filter.is_none()
+    }
+
     /// Goes on or gives up: see [`Stop::check`].
     ///
     /// # Errors

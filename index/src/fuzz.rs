@@ -147,7 +147,11 @@ pub fn cells_sample(count: u32) -> Vec<u8> {
     let spec = DenseSpec { dim: 8, metric: Metric::Ip, element: Element::F32, index: Default::default() };
     let mut bytes = count.to_le_bytes().to_vec();
     let Ok(flat) = some_vectors(&spec, count) else { return bytes };
-    let built = ssd::build(&spec, &|at, out| flat.rows(at, out), count, None, ssd::Room::of_threads(1));
+    let rows = |at: usize, out: &mut [f32]| flat.rows(at, out);
+    // Of two tenants, the second of which has no cells.
+    let tenants = if count > 20 { &[0, count - 20][..] } else { &[0] };
+    let vectors = ssd::Vectors { rows: &rows, count, tenants, ordered: true };
+    let built = ssd::build(&spec, vectors, None, ssd::Room::of_threads(1));
     let written = built.is_ok_and(|built| built.write(&mut bytes).is_ok());
     debug_assert!(written, "a buffer takes everything");
     bytes

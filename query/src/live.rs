@@ -14,7 +14,7 @@ use crate::shared::Shared;
 use crate::snapshot::{Snapshot, View};
 
 /// Rows read from the row store at once.
-const FETCH_ROWS: usize = 1_024;
+const FETCH_ROWS: usize = 4_096;
 
 /// The segment with most rows that are not deleted.
 pub fn most_live<'a>(views: impl Iterator<Item = &'a View>) -> Option<&'a Segment> {
@@ -36,9 +36,9 @@ pub fn live_docs(inputs: &[View]) -> Vec<Arc<IndexDoc>> {
     docs
 }
 
-/// Rows of segments that are not deleted, in doc order of the segment they will make.
+/// Rows of segments that are not deleted: by tenant, segment and doc.
 pub struct LiveRows {
-    pub order: Vec<(TenantId, RowId)>,
+    pub ids: Vec<(TenantId, RowId)>,
     /// Where each is: its segment and doc.
     pub places: Vec<(u32, DocId)>,
 }
@@ -51,51 +51,59 @@ pub fn live_rows(inputs: &[View]) -> LiveRows {
             rows.extend(live.map(|doc| ((tenant, view.segment.rows()[doc as usize]), (input, doc))));
         }
     }
-    rows.sort_unstable_by_key(|(row, _)| *row);
-    let (order, places) = rows.into_iter().unzip();
-    LiveRows { order, places }
+    rows.sort_unstable_by_key(|((tenant, _), place)| (*tenant, *place));
+    let (ids, places) = rows.into_iter().unzip();
+    LiveRows { ids, places }
 }
 
-/// Docs without values, when all of their keys are at hand; says whether they are.
+/// Docs without values, in this order, when all of their keys are at hand; says whether they are.
 pub fn keyed_docs(
     segments: &[&Segment],
-    live: &LiveRows,
+    (live, order): (&LiveRows, &[u32]),
     each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>,
 ) -> spandrel_index::Result<bool> {
     if !segments.iter().all(|segment| segment.has_keys()) {
         return Ok(false);
     }
-    for (at, ((tenant, row), (input, doc))) in live.order.iter().zip(&live.places).enumerate() {
+    for (at, position) in order.iter().enumerate() {
         if at % FETCH_ROWS == 0 {
             pace::breathe();
         }
+        let ((tenant, row), (input, doc)) = (&live.ids[*position as usize], &live.places[*position as usize]);
         let key = segments[*input as usize].key(*doc).map(Box::from);
         each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values: IndexValues::default() }))?;
     }
     Ok(true)
 }
 
-/// Reads rows from the store, at the snapshot that says they are live, and analyses them again.
+/// Reads rows from the store, at the snapshot that says they are live, and analyses them again. They come in
+/// this order, and are read in that of the store, many at a time.
 pub fn stored_docs(
     shared: &Shared,
     snapshot: &Snapshot,
-    order: &[(TenantId, RowId)],
+    (ids, order): (&[(TenantId, RowId)], &[u32]),
     wanted: &FieldSet,
     each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>,
 ) -> spandrel_index::Result<()> {
+    let id = |position: &u32| ids[*position as usize];
     for chunk in order.chunks(FETCH_ROWS) {
         if shared.wake.stopped() || shared.writable().is_err() {
             return Err(spandrel_index::Error::Invalid("given up: the collection closes".into()));
         }
         pace::breathe();
-        let ids: Vec<RowId> = chunk.iter().map(|(_, row)| *row).collect();
-        let rows = snapshot.store.get(shared.id, &ids, wanted)?;
-        for ((tenant, row), stored) in chunk.iter().zip(rows) {
+        let mut sorted: Vec<(RowId, usize)> = chunk.iter().map(|at| id(at).1).zip(0..).collect();
+        sorted.sort_unstable();
+        let rows: Vec<RowId> = sorted.iter().map(|(row, _)| *row).collect();
+        let mut stored = vec![None; chunk.len()];
+        for ((_, at), row) in sorted.iter().zip(snapshot.store.get(shared.id, &rows, wanted)?) {
+            stored[*at] = row;
+        }
+        for ((tenant, row), stored) in chunk.iter().map(id).zip(stored) {
             // Built without it, the row would be lost to every search, in silence.
-            let stored = stored.ok_or_else(|| publish::lost(shared, *row))?;
+            let stored = stored.ok_or_else(|| publish::lost(shared, row))?;
             let values = shared.indexer.values(&stored.fields)?;
             let key = key_of(&stored.key, &stored.chunk);
-            each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values }))?;
+            each(Arc::new(IndexDoc { row, tenant, key, values }))?;
         }
     }
     Ok(())

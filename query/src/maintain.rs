@@ -325,8 +325,9 @@ pub fn run_next(shared: &Shared, lane: Lane) -> Result<bool> {
             let docs = live_docs(inputs);
             let cells = docs.len() > FLUSH_PLAIN_MAX;
             let plan = Plan { cells, coded: &snapshot.segments(), ..shared.settings.plan(None) };
-            to_disk(shared, inputs, (docs.len(), plan), &mut |_, each| {
-                docs.iter().try_for_each(|doc| each(Arc::clone(doc)))
+            let ids: Vec<_> = docs.iter().map(|doc| (doc.tenant, doc.row)).collect();
+            to_disk(shared, inputs, plan, &ids, &mut |_, order, each| {
+                order.iter().try_for_each(|at| each(Arc::clone(&docs[*at as usize])))
             })?;
             hurry(shared, &shared.snapshot());
             *shared.maintenance.flushed.lock() = Instant::now();
@@ -366,19 +367,20 @@ fn merge_disk(
 ) -> Result<()> {
     let inputs = &snapshot.views[range];
     let live = live_rows(inputs);
-    let (order, places) = (&live.order, &live.places);
+    let (ids, places) = (&live.ids, &live.places);
     let segments: Vec<&Segment> = inputs.iter().map(|view| &*view.segment).collect();
     let merge = Merge { inputs: &segments, places };
     let plan = Plan { threads, like: most_live(inputs.iter()), ..shared.settings.plan(Some(merge)) };
     let mut source =
-        |wanted: &FieldSet, each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>| match wanted
-            .is_empty()
-            && keyed_docs(&segments, &live, each)?
-        {
-            true => Ok(()),
-            false => stored_docs(shared, snapshot, order, wanted, each),
+        |wanted: &FieldSet,
+         order: &[u32],
+         each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>| {
+            match wanted.is_empty() && keyed_docs(&segments, (&live, order), each)? {
+                true => Ok(()),
+                false => stored_docs(shared, snapshot, (ids, order), wanted, each),
+            }
         };
-    let merged = to_disk(shared, inputs, (order.len(), plan), &mut source);
+    let merged = to_disk(shared, inputs, plan, ids, &mut source);
     let Err(error) = &merged else { return merged };
     if error.kind() != ErrorKind::Corrupt {
         return merged;
@@ -386,8 +388,8 @@ fn merge_disk(
     // What is in segments can be had from the rows.
     tracing::warn!(collection = %shared.name, %error, "a segment is damaged; its vectors are read from the rows");
     let plan = Plan { merge: None, like: None, ..plan };
-    to_disk(shared, inputs, (order.len(), plan), &mut |wanted, each| {
-        stored_docs(shared, snapshot, order, wanted, each)
+    to_disk(shared, inputs, plan, ids, &mut |wanted, order, each| {
+        stored_docs(shared, snapshot, (ids, order), wanted, each)
     })
 }
 

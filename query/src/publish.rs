@@ -9,7 +9,7 @@ use spandrel_index::dense::ssd::lessons_hold;
 use spandrel_index::segment::{self, Segment};
 use spandrel_storage::manifest::{Manifest, SegmentEntry};
 use spandrel_storage::store::{Commit, Durability};
-use spandrel_storage::{RowId, failpoint};
+use spandrel_storage::{RowId, TenantId, failpoint};
 
 use crate::error::{ErrorKind, Result};
 use crate::learn::Lessons;
@@ -27,9 +27,11 @@ const COMPACT_SHARE: u64 = 4;
 pub fn to_disk(
     shared: &Shared,
     inputs: &[View],
-    (docs, plan): (usize, segment::Plan<'_>),
+    plan: segment::Plan<'_>,
+    ids: &[(TenantId, RowId)],
     source: segment::DocSource<'_>,
 ) -> Result<()> {
+    let docs = ids.len();
     let started = std::time::Instant::now();
     let rows = inputs[0].segment.first()..=inputs[inputs.len() - 1].segment.last();
     let id = shared.writer.lock().take_segment_id();
@@ -40,7 +42,8 @@ pub fn to_disk(
         _ => {
             let path = shared.segment_path(id);
             let place = (&shared.reader, &shared.memory);
-            Some(Arc::new(Segment::create(&shared.indexer, (&path, id), rows, plan, source, place)?))
+            let docs = segment::Docs { ids, source };
+            Some(Arc::new(Segment::create(&shared.indexer, (&path, id), rows, plan, docs, place)?))
         }
     };
     failpoint::reach("segment.built");

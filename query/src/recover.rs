@@ -7,7 +7,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use spandrel_index::segment::{IndexDoc, Segment};
+use spandrel_index::segment::{Docs, IndexDoc, Segment};
 use spandrel_storage::manifest::{Manifest, SegmentEntry, segment_name};
 use spandrel_storage::record::{FieldSet, Record};
 use spandrel_storage::store::StoreSnapshot;
@@ -136,18 +136,21 @@ fn open_segment(parts: &SharedParts, entry: &SegmentEntry) -> spandrel_index::Re
 /// Builds the rows of a segment again; none when no row is left.
 fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<Segment>> {
     let store = parts.store.snapshot();
-    let mut order = sort_records(parts.id, &store, entry.first..=entry.last)?.live;
-    order.sort_unstable();
-    if order.is_empty() {
+    let mut ids = sort_records(parts.id, &store, entry.first..=entry.last)?.live;
+    ids.sort_unstable();
+    if ids.is_empty() {
         return Ok(None);
     }
     let path = parts.folder.join(segment_name(id));
     let plan = parts.settings.plan(None);
     let mut source =
-        |wanted: &FieldSet, each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>| {
-            for chunk in order.chunks(REPLAY_ROWS) {
-                let ids: Vec<RowId> = chunk.iter().map(|(_, row)| *row).collect();
-                for ((tenant, row), stored) in chunk.iter().zip(store.get(parts.id, &ids, wanted)?) {
+        |wanted: &FieldSet,
+         positions: &[u32],
+         each: &mut dyn FnMut(Arc<IndexDoc>) -> spandrel_index::Result<()>| {
+            for chunk in positions.chunks(REPLAY_ROWS) {
+                let chunk: Vec<(TenantId, RowId)> = chunk.iter().map(|at| ids[*at as usize]).collect();
+                let rows: Vec<RowId> = chunk.iter().map(|(_, row)| *row).collect();
+                for ((tenant, row), stored) in chunk.iter().zip(store.get(parts.id, &rows, wanted)?) {
                     if let Some(stored) = stored {
                         let values = parts.indexer.values(&stored.fields)?;
                         let key = key_of(&stored.key, &stored.chunk);
@@ -159,7 +162,8 @@ fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<
         };
     let place = (&parts.reader, &parts.memory);
     let range = entry.first..=entry.last;
-    Ok(Some(Segment::create(&parts.indexer, (&path, id), range, plan, &mut source, place)?))
+    let docs = Docs { ids: &ids, source: &mut source };
+    Ok(Some(Segment::create(&parts.indexer, (&path, id), range, plan, docs, place)?))
 }
 
 /// The records of a range of the log.

@@ -4,24 +4,27 @@
 //! |---|---|
 //! | `rows` | first and last write covered, then the row of each doc, u64 each |
 //! | `tenants` | (tenant, first doc) of each tenant, u32 each |
+//! | `by_row` | the docs of each tenant by ascending row, u32 each, where docs are in another order |
 //! | `dense/N`, `sparse/N`, `payload/N` | the index of field N, in its own layout |
 //! | `signs/N` | the sign codes of the vectors of field N, when there are enough of them and no cells |
 //! | `cells/N` | the cells over the vectors of field N, when there are enough of them |
 //! | `graph/N` | the graph over the vectors of field N, when it asks for one and there are enough of them |
 //! | `text/FILE` | the files of the text index |
 //!
-//! Docs are read once for everything but dense fields, and once more for each of those, so that one field's
-//! vectors are in memory at a time, and of those before it what [stays there](super::warm). A merge takes
-//! vectors from its inputs instead.
+//! Docs are sorted by tenant; within a tenant by the cells of the first dense field that has some, which are
+//! built first for that, and by row where there are none. They are read once for everything but dense fields,
+//! and once more for each of those, so that one field's vectors are in memory at a time, and of those before
+//! it what [stays there](super::warm). A merge takes vectors from its inputs instead.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
+use roaring::RoaringBitmap;
 use spandrel_storage::file::SegmentWriter;
 use spandrel_storage::io::BatchRead;
 use spandrel_storage::record::FieldSet;
-use spandrel_storage::{DenseSpec, FieldId, FieldKind, IndexKind, RowId, Schema};
+use spandrel_storage::{DenseSpec, DocId, FieldId, FieldKind, IndexKind, RowId, Schema, TenantId};
 
 use super::coded::Coded;
 use super::fresh::FieldBuilder;
@@ -39,10 +42,17 @@ use crate::text::TextBuilder;
 /// What wrote the sections.
 pub(super) const KIND: [u8; 4] = *b"SPSG";
 
-/// Gives the docs of a segment, in doc order, with at least the wanted fields; the same docs each time it is
-/// called.
+/// Gives the docs at these positions, in this order, with at least the wanted fields.
 pub type DocSource<'a> =
-    &'a mut dyn FnMut(&FieldSet, &mut dyn FnMut(Arc<IndexDoc>) -> Result<()>) -> Result<()>;
+    &'a mut dyn FnMut(&FieldSet, &[u32], &mut dyn FnMut(Arc<IndexDoc>) -> Result<()>) -> Result<()>;
+
+/// The docs that a segment is made of.
+pub struct Docs<'a> {
+    /// The tenant and the row of each, tenants ascending; in a merge the docs of each input ascend there.
+    pub ids: &'a [(TenantId, RowId)],
+    /// Gives them.
+    pub source: DocSource<'a>,
+}
 
 /// The section of a field's index.
 pub(super) fn section_name(kind: &FieldKind, id: usize) -> Option<String> {
@@ -68,6 +78,9 @@ pub(super) fn signs_name(id: usize) -> String {
 pub(super) fn graph_name(id: usize) -> String {
     format!("graph/{id}")
 }
+
+/// The section of docs by row.
+pub(super) const BY_ROW: &str = "by_row";
 
 /// Section names of the files of the text index start with this.
 pub(super) const TEXT_PREFIX: &str = "text/";
@@ -97,16 +110,19 @@ impl<'a> Plan<'a> {
         self.like.and_then(|like| like.dense(id)).map_or(Ok(None), |index| index.trained())
     }
 
-    /// Builds the cells of a field of so many vectors, of which `rows` gives those from a position on.
+    /// Builds the cells of a field; `vectors` are those at these places among all that the inputs of a merge
+    /// have.
     fn build_cells(
         &self,
         (id, spec): (FieldId, &DenseSpec),
-        (rows, count): (Rows<'_>, u32),
+        (vectors, places): (ssd::Vectors<'_>, &[u32]),
         room: Room<'_>,
     ) -> Result<Built> {
         let (trained, kept) = (self.trained(id)?, self.kept(id));
+        let kept: Option<Vec<u32>> =
+            kept.map(|kept| places.iter().map(|place| kept[*place as usize]).collect());
         let prior = trained.as_ref().map(|trained| ssd::Prior { trained, kept: kept.as_deref() });
-        ssd::build(spec, rows, count, prior, room)
+        ssd::build(spec, vectors, prior, room)
     }
 
     /// The position there of every vector of a merge, or none.
@@ -123,18 +139,18 @@ impl Segment {
     /// unless it was written.
     ///
     /// # Errors
-    /// What `source` fails with; [`Error::Storage`] when the file cannot be written, or inputs of a merge
+    /// What `docs` fail with; [`Error::Storage`] when the file cannot be written, or inputs of a merge
     /// cannot be read; [`Error::Section`] when one of those is damaged; those of [`Segment::open`].
     pub fn create(
         indexer: &Indexer,
         (path, id): (&Path, u64),
         range: RangeInclusive<RowId>,
         plan: Plan<'_>,
-        source: DocSource<'_>,
+        docs: Docs<'_>,
         (reader, memory): (&Arc<dyn BatchRead>, &Arc<MemoryBudget>),
     ) -> Result<Self> {
         let mut warm = Warm::with_room(memory.room_bytes());
-        write(indexer, (path, id), range, plan, source, &mut warm)?;
+        write(indexer, (path, id), range, plan, docs, &mut warm)?;
         Self::open_warm(indexer, path, reader, memory, warm)
     }
 }
@@ -145,171 +161,264 @@ pub(super) fn write(
     (path, id): (&Path, u64),
     range: RangeInclusive<RowId>,
     plan: Plan<'_>,
-    source: DocSource<'_>,
+    docs: Docs<'_>,
     warm: &mut Warm,
 ) -> Result<()> {
-    let schema = indexer.schema();
+    let (schema, folder) = (indexer.schema(), path.parent());
+    let count = u32::try_from(docs.ids.len())
+        .map_err(|_| Error::Invalid("a segment has at most 2^32 - 1 docs".into()))?;
+    let mut build = Build { plan, docs, folder, order: (0..count).collect(), ordered: false };
     let mut writer = SegmentWriter::create(path, id, KIND)?;
-    let docs = write_light(schema, &mut writer, &range, source)?;
-    for (at, field) in schema.fields.iter().enumerate() {
-        if let FieldKind::Dense(spec) = &field.kind {
-            let id = FieldId(at as u16);
-            if let Some(left) = write_dense(spec, &mut writer, id, (docs, plan, path.parent()), source)? {
-                warm.keep(at, left);
-            }
+    let dense = |at: usize| match &schema.fields[at].kind {
+        FieldKind::Dense(spec) => Some(spec),
+        _ => None,
+    };
+    let with_cells = |at: &usize| plan.cells && dense(*at).is_some_and(|spec| wants_cells(spec, count));
+    let first = (0..schema.fields.len()).find(with_cells);
+    let others = (0..schema.fields.len()).filter(|at| Some(*at) != first);
+    for at in first.into_iter().chain(others) {
+        build.ordered = Some(at) == first;
+        if let Some(spec) = dense(at)
+            && let Some(left) = build.write_dense(spec, &mut writer, FieldId(at as u16))?
+        {
+            warm.keep(at, left);
         }
     }
+    build.write_light(schema, &mut writer, &range)?;
     writer.finish()?;
     Ok(())
 }
 
-/// Everything but dense fields, in one pass; returns how many docs there are.
-fn write_light(
-    schema: &Schema,
-    writer: &mut SegmentWriter,
-    range: &RangeInclusive<RowId>,
-    source: DocSource<'_>,
-) -> Result<u32> {
-    let light = |kind: &FieldKind| !matches!(kind, FieldKind::Dense(_));
-    let ids = schema.fields.iter().enumerate().filter(|(_, field)| light(&field.kind));
-    let wanted = FieldSet::of(ids.map(|(at, _)| FieldId(at as u16)));
-    let mut builders = schema
-        .fields
-        .iter()
-        .map(|field| if light(&field.kind) { FieldBuilder::new(&field.kind) } else { Ok(FieldBuilder::None) })
-        .collect::<Result<Vec<_>>>()?;
-    let text_fields =
-        schema.fields.iter().enumerate().filter(|(_, field)| matches!(field.kind, FieldKind::Text(_)));
-    let text_fields: Vec<FieldId> = text_fields.map(|(at, _)| FieldId(at as u16)).collect();
-    let mut text = if text_fields.is_empty() { None } else { Some(TextBuilder::new(&text_fields)?) };
-    let mut order = Order::new();
-    let mut keys = Some(Keys::default());
-    source(&wanted, &mut |doc| {
-        let at = u32::try_from(order.rows.len())
-            .map_err(|_| Error::Invalid("a segment has at most 2^32 - 1 docs".into()))?;
-        order.push(doc.tenant, doc.row);
-        keys = keys.take().and_then(|mut keys| keys.push(doc.key.as_deref()?).then_some(keys));
-        for (id, builder) in (0..).map(FieldId).zip(&mut builders) {
-            builder.push(at, doc.value(id))?;
+/// A segment that is being written.
+struct Build<'p, 'd> {
+    plan: Plan<'p>,
+    docs: Docs<'d>,
+    folder: Option<&'p Path>,
+    /// The positions of docs, in doc order.
+    order: Vec<u32>,
+    /// Whether the field that is being written says how docs lie.
+    ordered: bool,
+}
+
+impl Build<'_, '_> {
+    /// Calls `each` with every doc, in doc order.
+    fn each(&mut self, wanted: &FieldSet, each: &mut dyn FnMut(Arc<IndexDoc>) -> Result<()>) -> Result<()> {
+        let (ids, mut left) = (self.docs.ids, self.order.iter());
+        (self.docs.source)(wanted, &self.order, &mut |doc| match left.next().map(|at| ids[*at as usize]) {
+            Some(id) if id == (doc.tenant, doc.row) => each(doc),
+            _ => Err(Error::Invalid(format!("row {} is not the next doc of the segment", doc.row))),
+        })?;
+        match left.len() {
+            0 => Ok(()),
+            left => Err(Error::Invalid(format!("{left} docs of the segment did not come"))),
         }
-        if let Some(text) = &mut text {
-            text.push(doc.tenant, doc.text())?;
+    }
+
+    /// Everything but dense fields, in one pass.
+    fn write_light(
+        &mut self,
+        schema: &Schema,
+        writer: &mut SegmentWriter,
+        range: &RangeInclusive<RowId>,
+    ) -> Result<()> {
+        let light = |kind: &FieldKind| !matches!(kind, FieldKind::Dense(_));
+        let ids = schema.fields.iter().enumerate().filter(|(_, field)| light(&field.kind));
+        let wanted = FieldSet::of(ids.map(|(at, _)| FieldId(at as u16)));
+        let builder = |kind: &FieldKind| match light(kind) {
+            true => FieldBuilder::new(kind),
+            false => Ok(FieldBuilder::None),
+        };
+        let mut builders =
+            schema.fields.iter().map(|field| builder(&field.kind)).collect::<Result<Vec<_>>>()?;
+        let text_fields =
+            schema.fields.iter().enumerate().filter(|(_, field)| matches!(field.kind, FieldKind::Text(_)));
+        let text_fields: Vec<FieldId> = text_fields.map(|(at, _)| FieldId(at as u16)).collect();
+        let mut text = if text_fields.is_empty() { None } else { Some(TextBuilder::new(&text_fields)?) };
+        let mut order = Order::new();
+        let mut keys = Some(Keys::default());
+        self.each(&wanted, &mut |doc| {
+            let at = order.rows.len() as DocId;
+            order.push(doc.tenant, doc.row);
+            keys = keys.take().and_then(|mut keys| keys.push(doc.key.as_deref()?).then_some(keys));
+            for (id, builder) in (0..).map(FieldId).zip(&mut builders) {
+                builder.push(at, doc.value(id))?;
+            }
+            if let Some(text) = &mut text {
+                text.push(doc.tenant, doc.text())?;
+            }
+            Ok(())
+        })?;
+        writer.section("rows")?;
+        writer.write_values(&[range.start().0, range.end().0])?;
+        let rows: Vec<u64> = order.rows.iter().map(|row| row.0).collect();
+        writer.write_values(&rows)?;
+        writer.section("tenants")?;
+        let tenants: Vec<u32> = order.tenants.iter().flat_map(|(tenant, start)| [tenant.0, *start]).collect();
+        writer.write_values(&tenants)?;
+        if let Some(by_row) = order.by_row() {
+            writer.section(BY_ROW)?;
+            writer.write_values(&by_row)?;
+        }
+        if let Some(keys) = keys {
+            writer.section(keys::SECTION)?;
+            writer.write(&keys.encode())?;
+        }
+        for (at, (builder, field)) in builders.into_iter().zip(&schema.fields).enumerate() {
+            let bytes = match builder {
+                FieldBuilder::None | FieldBuilder::Dense(_) => continue,
+                FieldBuilder::Sparse(builder) => builder.finish().encode(),
+                FieldBuilder::Payload(builder) => builder.finish().encode(),
+            };
+            if let Some(name) = section_name(&field.kind, at) {
+                writer.section(&name)?;
+                writer.write(&bytes)?;
+            }
+        }
+        if let Some(text) = text {
+            for (name, bytes) in text.finish()? {
+                writer.section(&format!("{TEXT_PREFIX}{name}"))?;
+                writer.write(&bytes)?;
+            }
         }
         Ok(())
-    })?;
-    writer.section("rows")?;
-    writer.write_values(&[range.start().0, range.end().0])?;
-    let rows: Vec<u64> = order.rows.iter().map(|row| row.0).collect();
-    writer.write_values(&rows)?;
-    writer.section("tenants")?;
-    let tenants: Vec<u32> = order.tenants.iter().flat_map(|(tenant, start)| [tenant.0, *start]).collect();
-    writer.write_values(&tenants)?;
-    if let Some(keys) = keys {
-        writer.section(keys::SECTION)?;
-        writer.write(&keys.encode())?;
     }
-    for (at, (builder, field)) in builders.into_iter().zip(&schema.fields).enumerate() {
-        let bytes = match builder {
-            FieldBuilder::None | FieldBuilder::Dense(_) => continue,
-            FieldBuilder::Sparse(builder) => builder.finish().encode(),
-            FieldBuilder::Payload(builder) => builder.finish().encode(),
-        };
-        if let Some(name) = section_name(&field.kind, at) {
-            writer.section(&name)?;
-            writer.write(&bytes)?;
-        }
-    }
-    if let Some(text) = text {
-        for (name, bytes) in text.finish()? {
-            writer.section(&format!("{TEXT_PREFIX}{name}"))?;
-            writer.write(&bytes)?;
-        }
-    }
-    Ok(order.rows.len() as u32)
-}
 
-fn write_dense(
-    spec: &DenseSpec,
-    writer: &mut SegmentWriter,
-    id: FieldId,
-    (docs, plan, folder): (u32, Plan<'_>, Option<&Path>),
-    source: DocSource<'_>,
-) -> Result<Option<WarmField>> {
-    let room =
-        Room { threads: crate::parallel::threads(plan.threads), memory_bytes: plan.memory_bytes, folder };
-    let row_bytes = u64::from(spec.dim) * spec.element.bytes() as u64;
-    let fits = ssd::build_bytes(spec, docs) + u64::from(docs) * row_bytes <= plan.memory_bytes;
-    let cells = plan.cells && wants_cells(spec, docs);
-    if let Some(merge) = plan.merge.filter(|_| cells && !fits)
-        && write_streamed(spec, writer, id, (docs, plan, merge), room)?
-    {
-        return Ok(None);
-    }
-    let (mut builder, mut coded) = (FlatBuilder::new(spec)?, Coded::new(plan.coded, id));
-    builder.reserve(docs);
-    match &plan.merge {
-        Some(merge) => merge.copy_vectors(id, &mut builder)?,
-        None => source(&FieldSet::of([id]), &mut |doc| match doc.value(id) {
-            Some(IndexValue::Dense(vector)) => {
-                coded.push(&doc);
-                builder.push(Some(vector))
+    fn write_dense(
+        &mut self,
+        spec: &DenseSpec,
+        writer: &mut SegmentWriter,
+        id: FieldId,
+    ) -> Result<Option<WarmField>> {
+        let (plan, docs) = (self.plan, self.order.len() as u32);
+        let row_bytes = u64::from(spec.dim) * spec.element.bytes() as u64;
+        let fits = ssd::build_bytes(spec, docs) + u64::from(docs) * row_bytes <= plan.memory_bytes;
+        let cells = plan.cells && wants_cells(spec, docs);
+        if let Some(merge) = plan.merge.filter(|_| cells && !fits)
+            && self.write_streamed(spec, writer, id, merge)?
+        {
+            return Ok(None);
+        }
+        let (mut builder, mut coded) = (FlatBuilder::new(spec)?, Coded::new(plan.coded, id));
+        builder.reserve(docs);
+        match &plan.merge {
+            Some(merge) => merge.copy_vectors(id, &mut builder)?,
+            None => self.each(&FieldSet::of([id]), &mut |doc| match doc.value(id) {
+                Some(IndexValue::Dense(vector)) => {
+                    coded.push(&doc);
+                    builder.push(Some(vector))
+                }
+                _ => builder.push(None),
+            })?,
+        }
+        let (vectors, at) = (builder.vectors(), usize::from(id.0));
+        let places = match plan.merge {
+            Some(_) => {
+                let (places, present) = in_order(&self.order, builder.present());
+                builder.permute(&places, present);
+                places
             }
-            _ => builder.push(None),
-        })?,
+            None => (0..vectors).collect(),
+        };
+        let (mut built, mut codes) = (None, None);
+        if cells && fits && wants_cells(spec, vectors) {
+            let cells = {
+                let rows = |at: usize, out: &mut [f32]| builder.rows(at, out);
+                self.build_cells((id, spec), (&rows, builder.present(), &places))?
+            };
+            if let Some((order, present)) = self.follow(&cells, builder.present()) {
+                builder.permute(&order, present);
+            }
+            write_section(writer, &cells_name(at), |section| cells.write(section))?;
+            built = Some(cells).filter(Built::is_at_hand);
+        } else if signs::has_signs(spec, vectors) {
+            let rows = |at: usize, out: &mut [f32]| builder.rows(at, out);
+            // Beside a graph, too: they serve where memory has no room for that.
+            let signs = signs::Codes::encode(spec, &rows, vectors, coded.before());
+            write_section(writer, &signs_name(at), |section| signs.write(section))?;
+            codes = Some(signs);
+        }
+        if plan.cells && hnsw::has_graph(spec, vectors) {
+            let rows = |at: usize, out: &mut [f32]| builder.rows(at, out);
+            let graph = hnsw::build(spec, &rows, vectors, self.room().threads);
+            write_section(writer, &graph_name(at), |section| graph.write(section))?;
+        }
+        write_section(writer, &format!("dense/{at}"), |section| builder.write(section))?;
+        Ok(Some(WarmField { vectors: builder, cells: built, signs: codes }))
     }
-    check_docs(builder.docs(), docs)?;
-    let (vectors, at) = (builder.vectors(), usize::from(id.0));
-    write_section(writer, &format!("dense/{at}"), |section| builder.write(section))?;
-    let rows = |at: usize, out: &mut [f32]| builder.rows(at, out);
-    if plan.cells && hnsw::has_graph(spec, vectors) {
-        let graph = hnsw::build(spec, &rows, vectors, room.threads);
-        write_section(writer, &graph_name(at), |section| graph.write(section))?;
-    }
-    let (mut built, mut codes) = (None, None);
-    if cells && fits && wants_cells(spec, vectors) {
-        let cells = plan.build_cells((id, spec), (&rows, vectors), room)?;
+
+    /// A merge of more vectors than there is memory for; says whether they get cells, and nothing is written
+    /// otherwise.
+    fn write_streamed(
+        &mut self,
+        spec: &DenseSpec,
+        writer: &mut SegmentWriter,
+        id: FieldId,
+        merge: Merge<'_>,
+    ) -> Result<bool> {
+        let (mut streamed, at) = (merge.streamed(id, spec)?, usize::from(id.0));
+        if !wants_cells(spec, streamed.vectors()) {
+            return Ok(false);
+        }
+        let (places, present) = in_order(&self.order, streamed.present());
+        streamed.permute(&places, present);
+        let cells = {
+            let rows = |at: usize, out: &mut [f32]| streamed.rows(at, out);
+            self.build_cells((id, spec), (&rows, streamed.present(), &places))
+        };
+        // What could not be read explains everything else.
+        let cells = streamed.check().and(cells)?;
+        if let Some((order, present)) = self.follow(&cells, streamed.present()) {
+            streamed.permute(&order, present);
+        }
         write_section(writer, &cells_name(at), |section| cells.write(section))?;
-        built = Some(cells).filter(Built::is_at_hand);
-    } else if signs::has_signs(spec, vectors) {
-        // Beside a graph, too: they serve where memory has no room for that.
-        let signs = signs::Codes::encode(spec, &rows, vectors, coded.before());
-        write_section(writer, &signs_name(at), |section| signs.write(section))?;
-        codes = Some(signs);
+        let written = write_section(writer, &format!("dense/{at}"), |section| streamed.write(section));
+        streamed.check().and(written)?;
+        Ok(true)
     }
-    Ok(Some(WarmField { vectors: builder, cells: built, signs: codes }))
+
+    /// Builds the cells of a field, whose vectors are those of the docs `present`; see [`Plan::build_cells`].
+    fn build_cells(
+        &self,
+        field: (FieldId, &DenseSpec),
+        (rows, present, places): (Rows<'_>, &[DocId], &[u32]),
+    ) -> Result<Built> {
+        let tenant = |doc: &DocId| self.docs.ids[self.order[*doc as usize] as usize].0;
+        let mut tenants = Vec::new();
+        let mut first = 0;
+        for of in present.chunk_by(|a, b| tenant(a) == tenant(b)) {
+            tenants.push(first);
+            first += of.len() as u32;
+        }
+        let (count, ordered) = (present.len() as u32, self.ordered);
+        let vectors = ssd::Vectors { rows, count, tenants: &tenants, ordered };
+        self.plan.build_cells(field, (vectors, places), self.room())
+    }
+
+    /// Puts docs into the order of cells that were built over those that are `present`; returns the places
+    /// that vectors had, and the docs that have one then. None where all stays as it is.
+    fn follow(&mut self, cells: &Built, present: &[DocId]) -> Option<(Vec<u32>, Vec<DocId>)> {
+        let order = cells.order()?.to_vec();
+        let is_present: RoaringBitmap = present.iter().copied().collect();
+        let mut docs: Vec<u32> = order.iter().map(|place| present[*place as usize]).collect();
+        // Docs without a vector come last in their tenant.
+        docs.extend((0..self.order.len() as u32).filter(|doc| !is_present.contains(*doc)));
+        docs.sort_by_key(|doc| self.docs.ids[self.order[*doc as usize] as usize].0);
+        let now = (0..).zip(&docs).filter(|(_, doc)| is_present.contains(**doc)).map(|(now, _)| now);
+        let now = now.collect();
+        self.order = docs.iter().map(|doc| self.order[*doc as usize]).collect();
+        Some((order, now))
+    }
+
+    fn room(&self) -> Room<'_> {
+        let threads = crate::parallel::threads(self.plan.threads);
+        Room { threads, memory_bytes: self.plan.memory_bytes, folder: self.folder }
+    }
 }
 
-/// A merge of more vectors than there is memory for; says whether they get cells, and nothing is written
-/// otherwise.
-fn write_streamed(
-    spec: &DenseSpec,
-    writer: &mut SegmentWriter,
-    id: FieldId,
-    (docs, plan, merge): (u32, Plan<'_>, Merge<'_>),
-    room: Room<'_>,
-) -> Result<bool> {
-    let (streamed, at) = (merge.streamed(id, spec)?, usize::from(id.0));
-    check_docs(streamed.docs(), docs)?;
-    if !wants_cells(spec, streamed.vectors()) {
-        return Ok(false);
-    }
-    let written = write_section(writer, &format!("dense/{at}"), |section| streamed.write(merge, id, section));
-    streamed.check().and(written)?;
-    let rows = |at: usize, out: &mut [f32]| streamed.rows(at, out);
-    let cells = plan.build_cells((id, spec), (&rows, streamed.vectors()), room);
-    // What could not be read explains everything else.
-    let cells = streamed.check().and(cells)?;
-    write_section(writer, &cells_name(at), |section| cells.write(section))?;
-    Ok(true)
-}
-
-fn check_docs(found: u32, docs: u32) -> Result<()> {
-    match found == docs {
-        true => Ok(()),
-        false => Err(Error::Invalid(format!(
-            "the second pass over the docs of a segment gave {found}, the first {docs}"
-        ))),
-    }
+/// The places among vectors of `present` docs, in the order of all docs; and which of those then have one.
+fn in_order(order: &[u32], present: &[DocId]) -> (Vec<u32>, Vec<DocId>) {
+    let docs = (0..).zip(order);
+    docs.filter_map(|(doc, at)| Some((present.binary_search(at).ok()? as u32, doc))).unzip()
 }
 
 /// Whether so many vectors of a field are worth cells.

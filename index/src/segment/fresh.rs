@@ -93,6 +93,7 @@ impl Segment {
             schema,
             range,
             rows: order.rows,
+            by_row: None,
             tenants: order.tenants,
             fields,
             text,
@@ -119,7 +120,8 @@ impl Segment {
             .sum();
         let text = self.text.as_ref().map_or(0, |text| text.memory_bytes());
         let keys = self.keys.as_ref().map_or(0, Keys::memory_bytes);
-        (fields + text + keys + self.rows.len() * 8 + self.tenants.len() * 8) as u64
+        let by_row = self.by_row.as_ref().map_or(0, Vec::len);
+        (fields + text + keys + self.rows.len() * 8 + by_row * 4 + self.tenants.len() * 8) as u64
     }
 }
 

@@ -22,7 +22,7 @@ const COPY_DOCS: usize = 16_384;
 pub struct Merge<'a> {
     /// The segments.
     pub inputs: &'a [&'a Segment],
-    /// The input and the doc there of every doc, in doc order; the docs of an input ascend.
+    /// The input and the doc there of every doc, by its position; the docs of an input ascend.
     pub places: &'a [(u32, DocId)],
 }
 
@@ -50,7 +50,7 @@ impl<'a> Merge<'a> {
         Ok(Streamed { spec: spec.clone(), flats, docs, places, failure: FirstFailure::default() })
     }
 
-    /// The position that every vector of a field has in one of the inputs, or none.
+    /// The place that every vector of a field has in one of the inputs, or none, by its position.
     pub(super) fn positions(&self, id: FieldId, of: u32) -> Vec<u32> {
         let mut positions = Vec::with_capacity(self.places.len());
         for run in self.places.chunk_by(|a, b| a.0 == b.0) {
@@ -91,11 +91,6 @@ pub(super) struct Streamed<'a> {
 }
 
 impl Streamed<'_> {
-    /// Docs, with a vector or without.
-    pub(super) fn docs(&self) -> u32 {
-        self.docs.docs()
-    }
-
     pub(super) fn vectors(&self) -> u32 {
         self.places.len() as u32
     }
@@ -106,7 +101,7 @@ impl Streamed<'_> {
         let dim = self.spec.dim as usize;
         let (mut out, mut ordinals) = (out, Vec::new());
         let wanted = &self.places[first..first + out.len() / dim];
-        for run in wanted.chunk_by(|a, b| a.0 == b.0) {
+        for run in wanted.chunk_by(|a, b| a.0 == b.0 && a.1 < b.1) {
             let (here, rest) = out.split_at_mut(run.len() * dim);
             out = rest;
             ordinals.clear();
@@ -121,22 +116,40 @@ impl Streamed<'_> {
         self.failure.check()
     }
 
+    /// Puts the vectors into another order, given by the positions that they have; `present` are then the
+    /// docs that have one.
+    pub(super) fn permute(&mut self, order: &[u32], present: Vec<DocId>) {
+        self.places = order.iter().map(|at| self.places[*at as usize]).collect();
+        self.docs.permute(order, present);
+    }
+
+    /// The docs that have a vector.
+    pub(super) fn present(&self) -> &[DocId] {
+        self.docs.present()
+    }
+
     /// Writes the section of the vectors; [`check`](Self::check) tells when they could not be read.
-    pub(super) fn write(&self, merge: Merge<'_>, id: FieldId, out: &mut impl Write) -> io::Result<()> {
+    pub(super) fn write(&self, out: &mut impl Write) -> io::Result<()> {
         self.docs.write_head(out)?;
-        let (mut buffers, mut written) = (AppendBuffers::default(), Ok(()));
-        let read = merge.each_run(|input, docs| {
-            if let (Ok(()), Some(flat)) = (&written, merge.flat(input, id)) {
-                let mut part = FlatBuilder::new(&self.spec)?;
-                part.append(flat, docs, &mut buffers)?;
-                written = part.write_vectors(out);
+        let (mut buffers, mut ordinals) = (AppendBuffers::default(), Vec::new());
+        let runs = self.places.chunk_by(|a, b| a.0 == b.0 && a.1 < b.1);
+        for run in runs.flat_map(|run| run.chunks(COPY_DOCS)) {
+            pace::breathe();
+            let Some(flat) = self.flats[run[0].0 as usize] else { continue };
+            ordinals.clear();
+            ordinals.extend(run.iter().map(|(_, ordinal)| *ordinal));
+            let read = FlatBuilder::new(&self.spec).and_then(|mut part| {
+                part.append_vectors(flat, &ordinals, &mut buffers)?;
+                Ok(part)
+            });
+            match read {
+                Ok(part) => part.write_vectors(out)?,
+                Err(error) => {
+                    self.failure.note(error);
+                    return Err(io::ErrorKind::Other.into());
+                }
             }
-            Ok(())
-        });
-        if let Err(error) = read {
-            self.failure.note(error);
-            return Err(io::ErrorKind::Other.into());
         }
-        written
+        Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! A segment: the indexes over a range of rows, in memory or on disk, with one position space for all of
 //! them.
 //!
-//! Docs are sorted by (tenant, row), so that a tenant is one range of docs. A segment never changes; rows
+//! Docs are sorted by tenant, so that a tenant is one range of docs, within it by the cells of a dense field
+//! where there are some, and by row where there are none. A segment never changes; rows
 //! deleted since it was built are kept beside it, by whoever holds it. A fresh segment in memory and one on
 //! disk differ only in where the bytes are: [`Segment::from_docs`] makes the first, [`Segment::create`] and
 //! [`Segment::open`] the second.
@@ -22,7 +23,7 @@ use std::sync::Arc;
 
 use spandrel_storage::{DocId, FieldId, RowId, Schema, TenantId};
 
-pub use self::build::{DocSource, Plan};
+pub use self::build::{DocSource, Docs, Plan};
 pub use self::doc::{Batch, IndexDoc, IndexValue, IndexValues, Indexer};
 use self::keys::Keys;
 pub use self::merge::Merge;
@@ -40,6 +41,8 @@ pub struct Segment {
     range: RangeInclusive<RowId>,
     /// The row of each doc.
     rows: Vec<RowId>,
+    /// The docs of each tenant by ascending row, where docs are in another order.
+    by_row: Option<Vec<DocId>>,
     /// First doc of each tenant, ascending by both.
     tenants: Vec<(TenantId, DocId)>,
     fields: Vec<FieldIndex>,
@@ -127,8 +130,14 @@ impl Segment {
     /// The doc of a row.
     pub fn doc(&self, tenant: TenantId, row: RowId) -> Option<DocId> {
         let range = self.tenant_range(tenant);
-        let rows = &self.rows[range.start as usize..range.end as usize];
-        Some(range.start + position(rows, row)? as DocId)
+        let (first, len) = (range.start as usize, range.len());
+        match &self.by_row {
+            None => Some(range.start + position(len, |at| self.rows[first + at], row)? as DocId),
+            Some(by_row) => {
+                let docs = &by_row[first..first + len];
+                Some(docs[position(len, |at| self.rows[docs[at] as usize], row)?])
+            }
+        }
     }
 
     /// The index of a dense field; none when no doc has a vector in it.
@@ -232,30 +241,35 @@ impl Segment {
     }
 }
 
-/// Where `row` is among ascending `rows`. Rows are numbered in the order of their writes, with few gaps as a
-/// rule, so that a line through the first and the last leads close to it: most are found at once, where a
+/// Where `row` is among `len` ascending rows. Rows are numbered in the order of their writes, with few gaps as
+/// a rule, so that a line through the first and the last leads close to it: most are found at once, where a
 /// binary search takes as many cache misses as the logarithm of the rows.
-fn position(rows: &[RowId], row: RowId) -> Option<usize> {
-    let (first, last) = (rows.first()?.0, rows.last()?.0);
+fn position(len: usize, row_at: impl Fn(usize) -> RowId, row: RowId) -> Option<usize> {
+    let (first, last) = (0, len.checked_sub(1)?);
+    let (first, last) = (row_at(first).0, row_at(last).0);
     if !(first..=last).contains(&row.0) {
         return None;
     }
-    let share = u128::from(row.0 - first) * (rows.len() - 1) as u128 / u128::from((last - first).max(1));
+    let share = u128::from(row.0 - first) * (len - 1) as u128 / u128::from((last - first).max(1));
     let guess = share as usize;
-    if rows[guess] == row {
+    if row_at(guess) == row {
         return Some(guess);
     }
     // Away from the guess in growing steps, until the row lies between two of them.
     let (mut low, mut high, mut step) = (guess, guess, 1);
-    while rows[low] > row {
+    while row_at(low) > row {
         (high, low) = (low, low.saturating_sub(step));
         step *= 2;
     }
-    while rows[high] < row {
-        (low, high) = (high, (high + step).min(rows.len() - 1));
+    while row_at(high) < row {
+        (low, high) = (high, (high + step).min(len - 1));
         step *= 2;
     }
-    Some(low + rows[low..=high].binary_search(&row).ok()?)
+    while low < high {
+        let middle = low + (high - low) / 2;
+        (low, high) = if row_at(middle) < row { (middle + 1, high) } else { (low, middle) };
+    }
+    (row_at(low) == row).then_some(low)
 }
 
 /// Rows and tenants of docs in doc order.
@@ -272,19 +286,24 @@ impl Order {
     /// Adds the next doc.
     ///
     /// # Panics
-    /// When docs do not ascend by (tenant, row).
+    /// When tenants do not ascend.
     fn push(&mut self, tenant: TenantId, row: RowId) {
-        let doc = self.rows.len() as DocId;
-        match self.tenants.last() {
-            Some((last, _)) if *last == tenant => {
-                assert!(self.rows.last().is_some_and(|last| *last < row), "rows of a tenant ascend");
-            }
-            last => {
-                assert!(last.is_none_or(|(last, _)| *last < tenant), "tenants ascend");
-                self.tenants.push((tenant, doc));
-            }
+        let (doc, last) = (self.rows.len() as DocId, self.tenants.last().map(|(last, _)| *last));
+        if last != Some(tenant) {
+            assert!(last.is_none_or(|last| last < tenant), "tenants ascend");
+            self.tenants.push((tenant, doc));
         }
         self.rows.push(row);
+    }
+
+    /// The docs of each tenant by ascending row; none where they are in that order.
+    fn by_row(&self) -> Option<Vec<DocId>> {
+        let mut by_row: Vec<DocId> = (0..self.rows.len() as DocId).collect();
+        let ends = self.tenants.iter().skip(1).map(|(_, start)| *start).chain([self.rows.len() as DocId]);
+        for ((_, start), end) in self.tenants.iter().zip(ends) {
+            by_row[*start as usize..end as usize].sort_unstable_by_key(|doc| self.rows[*doc as usize]);
+        }
+        (!by_row.is_sorted()).then_some(by_row)
     }
 }
 

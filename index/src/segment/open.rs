@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use spandrel_storage::file::SegmentFile;
 use spandrel_storage::io::BatchRead;
-use spandrel_storage::{DenseSpec, FieldKind, PayloadKind, RowId, Section, TenantId};
+use spandrel_storage::{DenseSpec, DocId, FieldKind, PayloadKind, RowId, Section, TenantId};
 
-use super::build::{KIND, TEXT_PREFIX, cells_name, graph_name, section_name, signs_name, wanted};
+use super::build::{BY_ROW, KIND, TEXT_PREFIX, cells_name, graph_name, section_name, signs_name, wanted};
 use super::keys::{self, Keys};
 use super::source::SectionSource;
 use super::warm::{Warm, WarmField};
@@ -53,7 +53,8 @@ impl Segment {
         }
         let schema = Arc::clone(indexer.schema());
         let (range, rows) = read_rows(&file)?;
-        let tenants = read_tenants(&file, &rows)?;
+        let by_row = file.section(BY_ROW).map(|section| section.read_u32s()).transpose()?;
+        let tenants = read_tenants(&file, &rows, by_row.as_deref())?;
         let (mut reserved, mut plain) = (Vec::new(), false);
         let mut fields = Vec::with_capacity(schema.fields.len());
         for (at, field) in schema.fields.iter().enumerate() {
@@ -97,7 +98,7 @@ impl Segment {
         let info = file.info();
         let place = Place::Disk { id: info.id, bytes: info.bytes, checksum: info.checksum, reserved };
         let mut segment =
-            Self { schema, range, rows, tenants, fields, text, keys, place, plain, memory_bytes: 0 };
+            Self { schema, range, rows, by_row, tenants, fields, text, keys, place, plain, memory_bytes: 0 };
         segment.memory_bytes = segment.index_bytes();
         Ok(segment)
     }
@@ -229,7 +230,12 @@ fn read_rows(file: &SegmentFile) -> Result<(std::ops::RangeInclusive<RowId>, Vec
     Ok((RowId(*first)..=RowId(*last), rows.iter().map(|row| RowId(*row)).collect()))
 }
 
-fn read_tenants(file: &SegmentFile, rows: &[RowId]) -> Result<Vec<(TenantId, u32)>> {
+/// The tenants, whose docs have these rows; by ascending row, where they are not in that order, `by_row`.
+fn read_tenants(
+    file: &SegmentFile,
+    rows: &[RowId],
+    by_row: Option<&[DocId]>,
+) -> Result<Vec<(TenantId, DocId)>> {
     let values = file.require("tenants")?.read_u32s()?;
     let (pairs, rest) = values.as_chunks::<2>();
     let tenants: Vec<(TenantId, u32)> =
@@ -245,8 +251,17 @@ fn read_tenants(file: &SegmentFile, rows: &[RowId]) -> Result<Vec<(TenantId, u32
     }
     let mut bounds: Vec<usize> = tenants.iter().map(|(_, start)| *start as usize).collect();
     bounds.push(rows.len());
-    let sorted = bounds.windows(2).all(|pair| rows[pair[0]..pair[1]].is_sorted_by(|a, b| a < b));
-    if !sorted {
+    let sorted = bounds.windows(2).all(|pair| match by_row {
+        None => rows[pair[0]..pair[1]].is_sorted_by(|a, b| a < b),
+        Some(by_row) => {
+            let docs = by_row.get(pair[0]..pair[1]).unwrap_or_default();
+            let within = |doc: &DocId| (pair[0]..pair[1]).contains(&(*doc as usize));
+            docs.len() == pair[1] - pair[0]
+                && docs.iter().all(within)
+                && docs.is_sorted_by(|a, b| rows[*a as usize] < rows[*b as usize])
+        }
+    });
+    if !sorted || by_row.is_some_and(|by_row| by_row.len() != rows.len()) {
         return Err(damaged("rows", "the rows of a tenant do not ascend".into()));
     }
     Ok(tenants)

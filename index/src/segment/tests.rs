@@ -58,6 +58,28 @@ fn nearest(segment: &Segment, tenant: TenantId, query: f32) -> Vec<Scored> {
     top.into_sorted()
 }
 
+/// Calls `with` with docs as they are given to a build.
+fn with_source<T>(docs: &[Arc<IndexDoc>], with: impl FnOnce(Docs<'_>) -> T) -> T {
+    let ids: Vec<_> = docs.iter().map(|doc| (doc.tenant, doc.row)).collect();
+    let mut source = |_: &spandrel_storage::FieldSet,
+                      order: &[u32],
+                      each: &mut dyn FnMut(Arc<IndexDoc>) -> crate::Result<()>| {
+        order.iter().try_for_each(|at| each(Arc::clone(&docs[*at as usize])))
+    };
+    with(Docs { ids: &ids, source: &mut source })
+}
+
+fn write(
+    indexer: &Indexer,
+    path: &std::path::Path,
+    (docs, range): (&[Arc<IndexDoc>], RangeInclusive<RowId>),
+    plan: Plan<'_>,
+) {
+    with_source(docs, |docs| {
+        build::write(indexer, (path, 7), range, plan, docs, &mut Warm::default()).unwrap()
+    });
+}
+
 fn on_disk(
     indexer: &Indexer,
     docs: &[Arc<IndexDoc>],
@@ -68,12 +90,8 @@ fn on_disk(
     sorted.sort_by_key(|doc| (doc.tenant, doc.row));
     let path = folder.join("7.seg");
     let range = RowId(1)..=RowId(docs.len() as u64 + 3);
-    let mut source = |_: &spandrel_storage::FieldSet,
-                      each: &mut dyn FnMut(Arc<IndexDoc>) -> crate::Result<()>| {
-        sorted.iter().try_for_each(|doc| each(Arc::clone(doc)))
-    };
     let plan = Plan { threads: 1, cells: true, merge: None, like: None, coded: &[], memory_bytes: u64::MAX };
-    build::write(indexer, (&path, 7), range, plan, &mut source, &mut Warm::default()).unwrap();
+    write(indexer, &path, (&sorted, range), plan);
     let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
     Segment::open(indexer, &path, &reader, &Arc::new(MemoryBudget::new(budget_bytes))).unwrap()
 }
@@ -109,13 +127,21 @@ fn a_row_is_found_wherever_the_gaps_are() {
             };
             let rows: Vec<RowId> = (0..len).map(|_| next()).collect();
             for (at, row) in rows.iter().enumerate() {
-                assert_eq!(position(&rows, *row), Some(at), "{gaps} {len}");
+                assert_eq!(position(rows.len(), |at| rows[at], *row), Some(at), "{gaps} {len}");
                 for other in [row.0 - 1, row.0 + 1].map(RowId) {
-                    assert_eq!(position(&rows, other), rows.binary_search(&other).ok(), "{gaps} {len}");
+                    assert_eq!(
+                        position(rows.len(), |at| rows[at], other),
+                        rows.binary_search(&other).ok(),
+                        "{gaps} {len}"
+                    );
                 }
             }
             for other in [0, 1, u64::MAX].map(RowId) {
-                assert_eq!(position(&rows, other), rows.binary_search(&other).ok(), "{gaps} {len}");
+                assert_eq!(
+                    position(rows.len(), |at| rows[at], other),
+                    rows.binary_search(&other).ok(),
+                    "{gaps} {len}"
+                );
             }
         }
     }
@@ -228,11 +254,7 @@ fn a_merge_of_segments_is_the_segment_of_their_docs() {
     };
     let write = |name: &str, docs: &[Arc<IndexDoc>], range, plan: Plan<'_>, budget_bytes| {
         let path = folder.path().join(name);
-        let mut source = |_: &spandrel_storage::FieldSet,
-                          each: &mut dyn FnMut(Arc<IndexDoc>) -> crate::Result<()>| {
-            docs.iter().try_for_each(|doc| each(Arc::clone(doc)))
-        };
-        build::write(&indexer, (&path, 7), range, plan, &mut source, &mut Warm::default()).unwrap();
+        super::tests::write(&indexer, &path, (docs, range), plan);
         Segment::open(&indexer, &path, &reader, &Arc::new(MemoryBudget::new(budget_bytes))).unwrap()
     };
     let plan = Plan { threads: 1, cells: true, merge: None, like: None, coded: &[], memory_bytes: u64::MAX };
@@ -344,14 +366,12 @@ fn a_segment_is_the_same_when_it_is_created_and_when_it_is_opened() {
             let path = folder.path().join("7.seg");
             let plan =
                 Plan { threads: 1, cells: true, merge: None, like: None, coded: &[], memory_bytes: u64::MAX };
-            let mut source =
-                |_: &spandrel_storage::FieldSet, each: &mut dyn FnMut(Arc<IndexDoc>) -> crate::Result<()>| {
-                    sorted.iter().try_for_each(|doc| each(Arc::clone(doc)))
-                };
             let range = RowId(1)..=RowId(count as u64);
             let (given, taken) = (memory(), memory());
             let place = (&reader, &given);
-            let created = Segment::create(&indexer, (&path, 7), range, plan, &mut source, place).unwrap();
+            let created = with_source(&sorted, |docs| {
+                Segment::create(&indexer, (&path, 7), range, plan, docs, place).unwrap()
+            });
             let opened = Segment::open(&indexer, &path, &reader, &taken).unwrap();
             let index = |segment: &Segment| segment.dense(DENSE).unwrap().kind();
             assert_eq!(index(&created), index(&opened));
@@ -362,7 +382,8 @@ fn a_segment_is_the_same_when_it_is_created_and_when_it_is_opened() {
             kinds.push((index(&created), created.memory_bytes()));
             for query in [3.0, 700.0, 11_000.0] {
                 let search = |segment: &Segment| {
-                    let allow = Allow::all(segment.docs());
+                    let range = segment.tenant_range(TenantId(1));
+                    let allow = Allow { range, ..Allow::all(segment.docs()) };
                     let (mut top, mut counters) = (TopK::new(5), Counters::default());
                     let (ask, index) = (Ask::new(segment.rows(), &allow), segment.dense(DENSE).unwrap());
                     let query = [query, 1.0, -2.0, 0.5];
@@ -410,7 +431,7 @@ fn pages_are_read_once_while_there_is_memory() {
         (Segment::open(&indexer, &path, &reader, &memory).unwrap(), memory)
     };
     let search = |segment: &Segment, query: f32| {
-        let allow = Allow::all(segment.docs());
+        let allow = Allow { range: segment.tenant_range(TenantId(1)), ..Allow::all(segment.docs()) };
         let (mut top, mut counters) = (TopK::new(5), Counters::default());
         let ask = Ask::new(segment.rows(), &allow);
         let index = segment.dense(DENSE).unwrap();

@@ -156,18 +156,65 @@ impl FlatBuilder {
     /// When the two are not of one field, or a doc is not of `flat`.
     pub fn append(&mut self, flat: &Flat, docs: &[DocId], buffers: &mut AppendBuffers) -> Result<()> {
         let ordinals = self.append_docs(flat, docs)?;
+        self.append_vectors(flat, &ordinals, buffers)
+    }
+
+    /// Adds vectors of another index over the same field, at ascending positions, as it stores them. Nothing
+    /// is known of their docs: no more can be done with the builder, unless it is told of them too, than
+    /// [`write_vectors`](Self::write_vectors).
+    ///
+    /// # Errors
+    /// A storage error when the vectors cannot be read.
+    ///
+    /// # Panics
+    /// When the two are not of one field, or `flat` has not as many vectors.
+    pub fn append_vectors(
+        &mut self,
+        flat: &Flat,
+        ordinals: &[u32],
+        buffers: &mut AppendBuffers,
+    ) -> Result<()> {
         match (&mut self.values, &flat.vectors) {
             (Values::F32(values), AnyVectors::F32(vectors)) => {
-                each_of(vectors, &ordinals, buffers, |row| values.extend(row.iter().copied()))
+                each_of(vectors, ordinals, buffers, |row| values.extend(row.iter().copied()))
             }
             (Values::F16(values), AnyVectors::F16(vectors)) => {
-                each_of(vectors, &ordinals, buffers, |row| values.extend(row.iter().copied()))
+                each_of(vectors, ordinals, buffers, |row| values.extend(row.iter().copied()))
             }
             (Values::I8(values), AnyVectors::I8(vectors)) => {
-                each_of(vectors, &ordinals, buffers, |row| values.extend(row.iter().copied()))
+                each_of(vectors, ordinals, buffers, |row| values.extend(row.iter().copied()))
             }
             _ => panic!("both are of one field"),
         }
+    }
+
+    /// Puts the vectors into another order, given by the positions that they have; `present` are then the
+    /// docs that have one.
+    ///
+    /// # Panics
+    /// When a position is named twice or not at all, or there are not as many docs.
+    pub fn permute(&mut self, order: &[u32], present: Vec<DocId>) {
+        assert!(
+            order.len() == self.present.len() && present.len() == order.len(),
+            "a place for every vector"
+        );
+        let dim = self.spec.dim as usize;
+        match &mut self.values {
+            // Vectors that are elsewhere are put in order there.
+            Values::F32(values) if !values.is_empty() => permute_rows(values, dim, order),
+            Values::F16(values) if !values.is_empty() => permute_rows(values, dim, order),
+            Values::I8(values) if !values.is_empty() => permute_rows(values, dim, order),
+            _ => {}
+        }
+        if !self.norms.is_empty() {
+            permute_rows(&mut self.norms, 1, order);
+        }
+        self.present = present;
+    }
+
+    /// The docs that have a vector.
+    pub fn present(&self) -> &[DocId] {
+        &self.present
     }
 
     /// The same without their vectors, whose positions in `flat` it returns: those have to be written
@@ -338,6 +385,32 @@ impl FirstFailure {
 
 fn widen<T: Stored>(row: &[T], out: Option<&mut [f32]>) {
     out.into_iter().flatten().zip(row).for_each(|(out, value)| *out = value.to_f32());
+}
+
+/// Puts rows of `dim` values into another order where they lie, along its cycles.
+fn permute_rows<T: Copy>(values: &mut [T], dim: usize, order: &[u32]) {
+    assert_eq!(values.len(), order.len() * dim, "a row each");
+    let mut moved = vec![false; order.len()];
+    let mut held = Vec::with_capacity(dim);
+    for start in 0..order.len() {
+        let mut to = start;
+        if moved[start] || order[start] as usize == start {
+            continue;
+        }
+        held.clear();
+        held.extend_from_slice(&values[start * dim..][..dim]);
+        loop {
+            moved[to] = true;
+            let from = order[to] as usize;
+            if from == start {
+                values[to * dim..][..dim].copy_from_slice(&held);
+                break;
+            }
+            assert!(!moved[from], "position {from} is named twice");
+            values.copy_within(from * dim..(from + 1) * dim, to * dim);
+            to = from;
+        }
+    }
 }
 
 /// Calls `each` with the vectors at ascending positions, as they are stored.

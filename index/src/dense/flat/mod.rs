@@ -133,6 +133,11 @@ impl Flat {
         self.layout.vectors
     }
 
+    /// Bytes of a vector.
+    pub(crate) fn vector_bytes(&self) -> usize {
+        self.layout.dim as usize * self.layout.element.bytes()
+    }
+
     /// Whether its vectors are in memory.
     pub(crate) fn is_at_hand(&self) -> bool {
         match &self.vectors {

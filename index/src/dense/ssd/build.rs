@@ -1,9 +1,10 @@
 //! Makes the cells of a field from its vectors.
 //!
 //! In order: the space; its principal axes, the first of which are all that cells and codes see; every vector
-//! placed and projected; k-means; each vector into its nearest cell, and every second one into one more
-//! ([`Placement`]); the axes dealt to the pieces of a code by the variance of residuals; words; rows and
-//! postings; calibration.
+//! placed and projected; in each [`partition`](super::partition) k-means, and each vector into its nearest
+//! cell, and every second one into one more ([`Placement`]); the axes dealt to the pieces of a code by the
+//! variance of residuals; words; the vectors put into the order of their cells; rows and postings;
+//! calibration.
 //!
 //! A merge goes on from what its largest part has learned ([`Trained`]). Where few vectors are new, the
 //! others keep their cells and codes ([`incremental`](super::incremental)). Where many are, axes, words and
@@ -24,7 +25,7 @@ use spandrel_storage::DenseSpec;
 
 use super::calibrate;
 use super::cells::Cells;
-use super::closure::Placement;
+use super::closure::{NONE, Placement};
 use super::cluster::{Centroids, Work};
 use super::codebook::{self, Codebook, Training};
 use super::encode::{Encoded, Given, Postings, starts};
@@ -32,8 +33,9 @@ use super::groups;
 use super::halves;
 use super::incremental;
 use super::layout::Layout;
+use super::partition::{self, Partition, Wanted};
 use super::parts::Parts;
-use super::points::{self, Buffer, PART_ROWS, Points, Projected};
+use super::points::{self, Buffer, PART_ROWS, Part, Points, Projected, picked};
 use super::refine;
 use super::space::{Rows, Space};
 use super::spill::Spill;
@@ -81,9 +83,24 @@ pub(super) struct Trained<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Prior<'a> {
     pub(super) trained: &'a Trained<'a>,
-    /// The position there of every vector, or [`NONE`](incremental::NONE), ascending; absent where all are to
-    /// be placed anew.
+    /// The position there of every vector, or [`NONE`](incremental::NONE); absent where all are to be placed
+    /// anew.
     pub(super) kept: Option<&'a [u32]>,
+}
+
+impl Prior<'_> {
+    /// The partition that the vectors of a range were.
+    fn before(&self, vectors: Range<u32>) -> Option<u32> {
+        let partitions = &self.trained.parts.partitions;
+        let of_vector = |vector: u32| partition::of_vector(partitions, vector).map(|at| at as u32);
+        match self.kept {
+            Some(kept) => {
+                let kept = &kept[vectors.start as usize..vectors.end as usize];
+                of_vector(*kept.iter().find(|old| **old != incremental::NONE)?)
+            }
+            None => (partitions.len() == 1).then_some(0),
+        }
+    }
 }
 
 impl Trained<'_> {
@@ -121,10 +138,32 @@ impl Room<'_> {
     }
 }
 
+/// The vectors of a field.
+#[derive(Clone, Copy)]
+pub struct Vectors<'a> {
+    /// Gives those from a position on, as many as it is given room for.
+    pub rows: Rows<'a>,
+    /// How many there are.
+    pub count: u32,
+    /// The first of each tenant, ascending; the first of all is 0.
+    pub tenants: &'a [u32],
+    /// Whether they may be put into another order, each tenant's for itself.
+    pub ordered: bool,
+}
+
+impl<'a> Vectors<'a> {
+    /// Those of one tenant, in the order of their cells.
+    pub fn new(rows: Rows<'a>, count: u32) -> Self {
+        Self { rows, count, tenants: &[0], ordered: true }
+    }
+}
+
 /// Cells that were built.
 pub(super) struct Made {
     pub(super) layout: Layout,
     pub(super) parts: Parts,
+    /// The positions that vectors had, in the order that they are in; none where that is the same.
+    pub(super) order: Option<Vec<u32>>,
     /// The large ones of the parts, where they are in a file.
     pub(super) spill: Option<Arc<Spill>>,
 }
@@ -139,71 +178,74 @@ pub(super) fn bytes_needed(spec: &DenseSpec, count: u32) -> u64 {
     u64::from(count) * (projected * 2 + codes + posting + 80) as u64
 }
 
-/// Builds the cells of `count` rows, with what was learned for most of them where that still suits them, and
+/// Builds the cells of vectors, with what was learned for most of them where that still suits them, and
 /// the cells they are in.
 ///
 /// # Errors
 /// A file cannot be written or read.
 pub(super) fn build(
     spec: &DenseSpec,
-    rows: Rows<'_>,
-    count: u32,
+    vectors: Vectors<'_>,
     prior: Option<Prior<'_>>,
     room: Room<'_>,
 ) -> Result<Made> {
-    let folder = room.folder.filter(|_| bytes_needed(spec, count) > room.memory_bytes);
+    let folder = room.folder.filter(|_| bytes_needed(spec, vectors.count) > room.memory_bytes);
     let bytes_max = if folder.is_some() { (room.memory_bytes / 3) as usize } else { usize::MAX };
     let work = Work { kernels: Kernels::best(), threads: room.threads, seed: 0x5eed, bytes_max };
-    if let Some(Prior { trained, kept }) = prior.filter(|prior| prior.trained.serves(count)) {
-        assert!(kept.is_none_or(|kept| kept.len() == count as usize), "a position for every vector");
+    let before = |range: Range<u32>| prior.and_then(|prior| prior.before(range));
+    let wanted = partition::choose(vectors.tenants, vectors.count, before);
+    if let Some(Prior { trained, kept }) = prior.filter(|prior| prior.trained.serves(vectors.count)) {
+        assert!(kept.is_none_or(|kept| kept.len() == vectors.count as usize), "a position for every vector");
         if let Some(kept) = kept
-            && let Some(made) = incremental::merge(rows, kept, (work, folder), trained)?
+            && let Some(made) = incremental::merge((vectors, kept), &wanted, (work, folder), trained)?
         {
             return Ok(made);
         }
-        if let Some(made) = adapt(rows, count, (work, folder), trained)? {
+        if let Some(made) = adapt(vectors, &wanted, (work, folder), trained)? {
             return Ok(made);
         }
     }
-    learn(spec, rows, count, (work, folder))
+    learn(spec, vectors, &wanted, (work, folder))
 }
 
 /// Learns everything from the rows.
 fn learn(
     spec: &DenseSpec,
-    rows: Rows<'_>,
-    count: u32,
+    vectors: Vectors<'_>,
+    wanted: &[Wanted],
     (work, folder): (Work, Option<&Path>),
 ) -> Result<Made> {
-    let total = count as usize;
+    let (rows, total) = (vectors.rows, vectors.count as usize);
     let space = Space::fit(spec.metric, rows, total, spec.dim as usize, (work.seed, SPACE_ROWS));
     let (lookups, width) = Codebook::shape(space.dims(), LOOKUPS);
     let coded = lookups * width;
-    let wanted = halves::values_max(space.dims()).max(coded.next_multiple_of(HALF_GROUP));
-    let mut axes = learn_axes(&space, rows, total, wanted, work);
+    let halves = halves::values_max(space.dims()).max(coded.next_multiple_of(HALF_GROUP));
+    let mut axes = learn_axes(&space, rows, total, halves, work);
     let mut more_axes = axes.split_off(coded * space.dims());
     let keep = folder.is_none();
     let mut projected = Projected::new(&space, rows, total, axes, keep, work.threads);
-    let centroids = Centroids::fit(&projected, total.div_ceil(CELL_VECTORS), None, work);
-    let mut placement = Placement::of(&projected, centroids, work);
-    deal_axes(&mut projected, &mut placement, width);
-    let groups = arrange(&mut placement, work);
+    let mut placed = Placed::of(&projected, wanted, |_| None, work);
+    deal_axes(&mut projected, &mut placed.placement, width);
+    let order = placed.put_in_order(vectors.ordered, &mut projected);
+    let Placed { placement, partitions, groups } = placed;
     let codebook = train(&projected, &placement, width, work);
     let given = Given { space: &space, projected: &projected, placement: &placement, work };
     let steps = given.half_steps(&mut more_axes);
     let rows_of = write_rows(&given, &codebook, (&steps, &more_axes), (work, folder))?;
     let layout = Layout {
         metric: spec.metric,
+        ordered: vectors.ordered,
         field_dim: spec.dim,
-        vectors: count,
+        vectors: vectors.count,
         cells: placement.cells() as u32,
         groups: groups.len() as u32 - 1,
+        partitions: partitions.len() as u32,
         lookups: lookups as u32,
         width: width as u32,
         blocks: rows_of.starts.last().copied().unwrap_or(0),
         halves: steps.len() as u32,
-        learned: count,
-        measured: count,
+        learned: vectors.count,
+        measured: 0,
         spread: mean_square(&rows_of.radii),
         scale: space.scale,
         radius: space.radius,
@@ -214,6 +256,8 @@ fn learn(
         mean: space.mean.clone(),
         axes: std::mem::take(&mut projected.axes),
         words: codebook.words,
+        firsts: firsts(vectors.ordered, &partitions, &placement),
+        partitions,
         centroids: placement.centroids,
         radii: rows_of.radii,
         starts: rows_of.starts,
@@ -225,71 +269,176 @@ fn learn(
         postings: rows_of.postings,
     };
     drop(projected);
-    let made = Made { layout, parts, spill: rows_of.spill.map(Arc::new) };
-    Ok(calibrate::fit(made, total, rows, work))
+    let made = Made { layout, parts, order, spill: rows_of.spill.map(Arc::new) };
+    Ok(measured(made, rows, work))
+}
+
+/// Measures how hard to search.
+fn measured(made: Made, rows: Rows<'_>, work: Work) -> Made {
+    let Some(order) = made.order.clone() else { return calibrate::fit(made, rows, work) };
+    let dim = made.layout.field_dim as usize;
+    calibrate::fit(made, &picked(rows, &order, dim), work)
+}
+
+/// The first vector of each cell, where there is one.
+fn firsts(ordered: bool, partitions: &[Partition], placement: &Placement) -> Vec<u32> {
+    if ordered { partition::firsts(partitions, placement) } else { Vec::new() }
+}
+
+/// Where vectors are, and in which partitions.
+pub(super) struct Placed {
+    pub(super) placement: Placement,
+    pub(super) partitions: Vec<Partition>,
+    /// First cell of each group, and the end.
+    pub(super) groups: Vec<u32>,
+}
+
+impl Placed {
+    /// So many vectors without a cell.
+    pub(super) fn none(dim: usize, count: usize) -> Self {
+        Self { placement: Placement::none(dim, count), partitions: Vec::new(), groups: vec![0] }
+    }
+
+    /// Places the vectors of each partition into cells of its own: k-means goes on from the centroids that
+    /// are `known`.
+    fn of<'k>(
+        points: &dyn Points,
+        wanted: &[Wanted],
+        known: impl Fn(&Wanted) -> Option<&'k [f32]>,
+        work: Work,
+    ) -> Self {
+        let mut placed = Self::none(points.dim(), points.count());
+        for wanted in wanted {
+            let range = wanted.vectors.start as usize..wanted.vectors.end as usize;
+            let (placement, groups) = cluster(&Part { points, range }, known(wanted), work);
+            placed.take_in(wanted.vectors.start as usize, &placement, &groups);
+            placed.close(wanted.vectors.clone());
+        }
+        placed
+    }
+
+    /// Takes in a part of the vectors with cells and groups of their own.
+    pub(super) fn take_in(&mut self, first: usize, part: &Placement, groups: &[u32]) {
+        let before = self.placement.cells() as u32;
+        self.placement.take_in(first, part);
+        self.groups.extend(groups.iter().skip(1).map(|cell| before + cell));
+    }
+
+    /// What was taken in since the last one is a partition.
+    pub(super) fn close(&mut self, vectors: Range<u32>) {
+        let (cell, group) = self.partitions.last().map_or((0, 0), |last| (last.cells.end, last.groups.end));
+        let (cells, groups) = (cell..self.placement.cells() as u32, group..self.groups.len() as u32 - 1);
+        self.partitions.push(Partition { vectors, cells, groups });
+    }
+
+    /// Puts vectors into the order of their cells, if they may be; returns the numbers that they had, unless
+    /// they stay as they are.
+    fn put_in_order(&mut self, ordered: bool, projected: &mut Projected<'_>) -> Option<Vec<u32>> {
+        let order = self.order(ordered)?;
+        self.placement.permute(&order);
+        projected.permute(&order);
+        Some(order)
+    }
+
+    /// The order of cells, where that is another one and vectors may be put into it.
+    pub(super) fn order(&self, ordered: bool) -> Option<Vec<u32>> {
+        let order = ordered.then(|| partition::order(&self.partitions, &self.placement))?;
+        (!order.is_sorted()).then_some(order)
+    }
+}
+
+/// Cells of all points, in groups.
+pub(super) fn cluster(points: &dyn Points, known: Option<&[f32]>, work: Work) -> (Placement, Vec<u32>) {
+    let cells = points.count().div_ceil(CELL_VECTORS);
+    let mut placement = Placement::of(points, Centroids::fit(points, cells, known, work), work);
+    let groups = arrange(&mut placement, work).1;
+    (placement, groups)
 }
 
 /// Places all rows by what was learned before: k-means goes on from the centroids that there are, as many as
 /// there are to be, and every row is encoded again. None when the rows have outgrown that.
 fn adapt(
-    rows: Rows<'_>,
-    count: u32,
+    vectors: Vectors<'_>,
+    wanted: &[Wanted],
     (work, folder): (Work, Option<&Path>),
     trained: &Trained<'_>,
 ) -> Result<Option<Made>> {
-    let (parts, total) = (&trained.parts, count as usize);
+    let (parts, total) = (&trained.parts, vectors.count as usize);
     let mut space = trained.space();
-    if space.widen(rows, total).is_none() {
+    if space.widen(vectors.rows, total).is_none() {
         return Ok(None);
     }
     let (axes, keep) = (parts.axes.clone(), folder.is_none());
-    let projected = Projected::new(&space, rows, total, axes, keep, work.threads);
-    let cells = total.div_ceil(CELL_VECTORS);
-    let centroids = Centroids::fit(&projected, cells, Some(&parts.centroids), work);
-    let mut placement = Placement::of(&projected, centroids, work);
-    let groups = arrange(&mut placement, work);
-    let given = Given { space: &space, projected: &projected, placement: &placement, work };
-    remake(trained, &given, (space.radius, groups), rows, (work, folder))
+    let mut projected = Projected::new(&space, vectors.rows, total, axes, keep, work.threads);
+    let known = |wanted: &Wanted| Some(parts.centroids_of(wanted.before?));
+    let mut placed = Placed::of(&projected, wanted, known, work);
+    let order = placed.put_in_order(vectors.ordered, &mut projected);
+    let given = Given { space: &space, projected: &projected, placement: &placed.placement, work };
+    let continued = Continued { trained, radius: space.radius, placed: &placed, order };
+    continued.remake(&given, vectors, (work, folder))
 }
 
-/// Cells of other vectors by what was learned before. None when they lie too far from their centroids for
-/// that.
-pub(super) fn remake(
-    trained: &Trained<'_>,
-    encoded: &impl Encoded,
-    (radius, groups): (f64, Vec<u32>),
-    rows: Rows<'_>,
-    (work, folder): (Work, Option<&Path>),
-) -> Result<Option<Made>> {
-    let (layout, parts, placement) = (&trained.layout, &trained.parts, encoded.placement());
-    let count = placement.primary.len() as u32;
-    let codebook = Codebook { width: layout.width as usize, words: parts.words.clone() };
-    let rows_of = write_rows(encoded, &codebook, (&parts.steps, &parts.more_axes), (work, folder))?;
-    let comparable = count >= layout.vectors / GROWN_MAX;
-    if comparable && mean_square(&rows_of.radii) > SPREAD_MAX * layout.spread {
-        return Ok(None);
+/// Vectors placed by what was learned from others.
+pub(super) struct Continued<'a> {
+    pub(super) trained: &'a Trained<'a>,
+    pub(super) radius: f64,
+    pub(super) placed: &'a Placed,
+    pub(super) order: Option<Vec<u32>>,
+}
+
+impl Continued<'_> {
+    /// Makes their cells. None when they lie too far from their centroids for that.
+    pub(super) fn remake(
+        self,
+        encoded: &impl Encoded,
+        vectors: Vectors<'_>,
+        (work, folder): (Work, Option<&Path>),
+    ) -> Result<Option<Made>> {
+        let Self { trained, radius, placed, order } = self;
+        let (layout, parts, placement) = (&trained.layout, &trained.parts, &placed.placement);
+        let count = placement.primary.len() as u32;
+        let codebook = Codebook { width: layout.width as usize, words: parts.words.clone() };
+        let rows_of = write_rows(encoded, &codebook, (&parts.steps, &parts.more_axes), (work, folder))?;
+        let comparable = count >= layout.vectors / GROWN_MAX;
+        if comparable && mean_square(&rows_of.radii) > SPREAD_MAX * layout.spread {
+            return Ok(None);
+        }
+        let layout = Layout {
+            ordered: vectors.ordered,
+            vectors: count,
+            cells: placement.cells() as u32,
+            groups: placed.groups.len() as u32 - 1,
+            partitions: placed.partitions.len() as u32,
+            blocks: rows_of.starts.last().copied().unwrap_or(0),
+            radius,
+            ..layout.clone()
+        };
+        let RowParts { starts, radii, halves, refine, postings, spill } = rows_of;
+        let parts = Parts {
+            partitions: placed.partitions.clone(),
+            firsts: firsts(vectors.ordered, &placed.partitions, placement),
+            centroids: placement.centroids.clone(),
+            groups: placed.groups.clone(),
+            radii,
+            starts,
+            halves,
+            refine,
+            postings,
+            ..parts.clone()
+        };
+        let made = Made { layout, parts, order, spill: spill.map(Arc::new) };
+        let largest = calibrate::largest(&made.parts.partitions).map_or(0, |of| of.vectors.len() as u32);
+        let holds = measured_holds(made.layout.measured, largest);
+        Ok(Some(if holds { made } else { measured(made, vectors.rows, work) }))
     }
-    let layout = Layout {
-        vectors: count,
-        cells: placement.cells() as u32,
-        groups: groups.len() as u32 - 1,
-        blocks: rows_of.starts.last().copied().unwrap_or(0),
-        radius,
-        ..layout.clone()
-    };
-    let centroids = placement.centroids.clone();
-    let RowParts { starts, radii, halves, refine, postings, spill } = rows_of;
-    let parts = Parts { centroids, radii, starts, groups, halves, refine, postings, ..parts.clone() };
-    let made = Made { layout, parts, spill: spill.map(Arc::new) };
-    let holds = measured_holds(made.layout.measured, count);
-    Ok(Some(if holds { made } else { calibrate::fit(made, count as usize, rows, work) }))
 }
 
-/// Numbers the cells group after group; the first cell of each group, and the end.
-fn arrange(placement: &mut Placement, work: Work) -> Vec<u32> {
+/// Numbers the cells group after group; the numbers that they had, and the first cell of each group, and the
+/// end.
+pub(super) fn arrange(placement: &mut Placement, work: Work) -> (Vec<u32>, Vec<u32>) {
     let (order, groups) = groups::arrange(Matrix::new(&placement.centroids, placement.dim), work);
     placement.reorder(&order);
-    groups
+    (order, groups)
 }
 
 /// Whether what was measured on some vectors serves other ones in their place.
@@ -368,7 +517,8 @@ fn deal_axes(projected: &mut Projected<'_>, placement: &mut Placement, width: us
     let mut buffer = Buffer::default();
     for first in (0..count).step_by(PART_ROWS) {
         let block = projected.block(first..count.min(first + PART_ROWS), &mut buffer);
-        for (row, cell) in block.iter().zip(&placement.primary[first..]) {
+        let cells = placement.primary[first..].iter();
+        for (row, cell) in block.iter().zip(cells).filter(|(_, cell)| is_coded(placement, **cell)) {
             for ((variance, value), mean) in variances.iter_mut().zip(row).zip(placement.centroid(*cell)) {
                 *variance += f64::from(value - mean).powi(2);
             }
@@ -380,8 +530,16 @@ fn deal_axes(projected: &mut Projected<'_>, placement: &mut Placement, width: us
     points::reorder(&mut placement.centroids, &order);
 }
 
+/// Whether vectors in this cell get codes of nibbles, where that is not one of all.
+fn is_coded(placement: &Placement, cell: u32) -> bool {
+    cell != NONE || placement.cells() == 0
+}
+
 fn train(projected: &Projected<'_>, placement: &Placement, width: usize, work: Work) -> Codebook {
-    let sample = Random(work.seed + 1).sample(projected.count(), codebook::SAMPLE_ROWS);
+    let coded = (0..projected.count()).filter(|vector| is_coded(placement, placement.primary[*vector]));
+    let coded: Vec<usize> = coded.collect();
+    let sample = Random(work.seed + 1).sample(coded.len(), codebook::SAMPLE_ROWS);
+    let sample: Vec<usize> = sample.into_iter().map(|at| coded[at]).collect();
     let mut residuals = projected.gather(&sample, work.threads);
     for (at, residual) in sample.into_iter().zip(residuals.chunks_exact_mut(placement.dim)) {
         let centroid = placement.centroid(placement.primary[at]);

@@ -4,17 +4,20 @@
 //! slack and the next, and a ladder of budgets (the share of the nearest that may be expected in the cells
 //! left out, [`odds`](super::odds)), the searches of a sample of vectors are compared with the truth, each
 //! vector left out of its own results, up to the rung that finds all but everything. What a caller asks for
-//! lies between two rungs and is interpolated.
+//! lies between two rungs and is interpolated. All of that is done in the largest partition and serves the
+//! others: the same share of fewer cells finds more, if anything.
 //!
 //! Of many copies of one vector only one is drawn, so that they do not stand for the rest.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use parking_lot::Mutex;
 
 use super::build::Made;
 use super::cells::{Cells, Fineness};
 use super::cluster::Work;
+use super::partition::Partition;
 use super::search::{CellsScratch, Effort};
 use super::space::Rows;
 use crate::counters::Counters;
@@ -189,6 +192,9 @@ fn reach(ladder: &[Point], recall: f32) -> Option<(Effort, f32)> {
 
 /// Queries, and their nearest.
 struct Sample {
+    /// Where they are searched, and what is there.
+    partition: usize,
+    vectors: Range<usize>,
     /// The vector that each is, or [`NONE`].
     own: Vec<usize>,
     /// `own x field dim`, as the field has them.
@@ -201,10 +207,19 @@ struct Sample {
     ranks: Vec<Vec<(u32, u32)>>,
 }
 
-/// Measures cells of `count` vectors.
-pub(super) fn fit(mut made: Made, count: usize, rows: Rows<'_>, work: Work) -> Made {
+/// The partition with most vectors.
+pub(super) fn largest(partitions: &[Partition]) -> Option<&Partition> {
+    partitions.iter().max_by_key(|partition| partition.vectors.len())
+}
+
+/// Measures cells, if there are any.
+pub(super) fn fit(mut made: Made, rows: Rows<'_>, work: Work) -> Made {
+    if made.parts.partitions.is_empty() {
+        return made;
+    }
     let (cells, kept) = Cells::lend(&mut made, Fineness::Bytes, work.bytes_max);
-    let sample = Sample::draw(&cells, count, rows, work);
+    let sample = Sample::draw(&cells, rows, work);
+    let measured = sample.vectors.len() as u32;
     let mut calibration = Calibration { usual: sample.usual(&cells, work), points: Vec::new() };
     sample.ladders(&cells, rows, work, &mut calibration.points);
     made.parts = if made.spill.is_some() { kept } else { cells.give_back(kept) };
@@ -213,7 +228,7 @@ pub(super) fn fit(mut made: Made, count: usize, rows: Rows<'_>, work: Work) -> M
         sample.ladders(&cells, rows, work, &mut calibration.points);
         made.parts = if made.spill.is_some() { kept } else { cells.give_back(kept) };
     }
-    (made.layout.calibration, made.layout.measured) = (calibration, count as u32);
+    (made.layout.calibration, made.layout.measured) = (calibration, measured);
     made
 }
 
@@ -224,7 +239,7 @@ pub(super) fn learn(
     rows: Rows<'_>,
     work: Work,
 ) -> Option<Calibration> {
-    if queries.rows() < LEARNED_QUERIES_MIN {
+    if queries.rows() < LEARNED_QUERIES_MIN || cells.partitions.is_empty() {
         return None;
     }
     let sample = Sample::of(cells, queries, rows, work);
@@ -232,6 +247,14 @@ pub(super) fn learn(
     sample.ladders(cells, rows, work, &mut points);
     // All queries are of their kind.
     Some(Calibration { usual: [f32::MAX; 2], points })
+}
+
+/// The largest partition, and its vectors.
+fn place(cells: &Cells) -> (usize, Range<usize>) {
+    let largest = largest(&cells.partitions);
+    let vectors = largest.map_or(0..0, |of| of.vectors.start as usize..of.vectors.end as usize);
+    let at = cells.partitions.iter().position(|of| of.vectors.start as usize == vectors.start);
+    (at.unwrap_or(0), vectors)
 }
 
 /// The least slack with which visiting every cell finds nearly all, and the next.
@@ -283,7 +306,8 @@ impl Sample {
             for (at, nearest) in (part * PART_QUERIES..).zip(nearest) {
                 let query = &self.queries[at * dim..(at + 1) * dim];
                 let effort = Effort::new(1.0, 0.0);
-                let search = super::search::Query { query, depth: 1, effort, allow: None };
+                let partition = Some(self.partition);
+                let search = super::search::Query { query, partition, depth: 1, effort, allow: None };
                 // Nothing is read.
                 let _ = cells.search(
                     work.kernels,
@@ -300,12 +324,14 @@ impl Sample {
         USUAL.map(|share| nearest.get((nearest.len() as f64 * share) as usize).copied().unwrap_or(0.0))
     }
 
-    fn draw(cells: &Cells, count: usize, rows: Rows<'_>, work: Work) -> Self {
-        let dim = cells.space.field_dim();
+    fn draw(cells: &Cells, rows: Rows<'_>, work: Work) -> Self {
+        let (dim, vectors) = (cells.space.field_dim(), place(cells).1);
+        let count = vectors.len();
         let mut row = vec![0.0; dim];
         let mut known = HashSet::new();
         let mut random = Random(work.seed + 2);
         let mut own = random.sample(count, DRAWN * QUERIES.min(count / 4));
+        own.iter_mut().for_each(|at| *at += vectors.start);
         // Those that stay are the first; they are to be from everywhere.
         (1..own.len()).rev().for_each(|at| own.swap(at, random.below(at + 1)));
         own.retain(|at| {
@@ -316,32 +342,26 @@ impl Sample {
         });
         let mut queries = vec![0.0; own.len() * dim];
         own.iter().zip(queries.chunks_exact_mut(dim)).for_each(|(at, query)| rows(*at, query));
-        Self::new(cells, (own, queries), count, rows, work)
+        Self::new(cells, (own, queries), rows, work)
     }
 
     /// Queries that were asked, as many as are measured by.
     fn of(cells: &Cells, queries: Matrix<'_, f32>, rows: Rows<'_>, work: Work) -> Self {
         let queries = queries.slice(0..queries.rows().min(QUERIES));
         let own = vec![NONE; queries.rows()];
-        let count = cells.layout.vectors as usize;
-        Self::new(cells, (own, queries.values().to_vec()), count, rows, work)
+        Self::new(cells, (own, queries.values().to_vec()), rows, work)
     }
 
-    fn new(
-        cells: &Cells,
-        (own, queries): (Vec<usize>, Vec<f32>),
-        count: usize,
-        rows: Rows<'_>,
-        work: Work,
-    ) -> Self {
+    fn new(cells: &Cells, (own, queries): (Vec<usize>, Vec<f32>), rows: Rows<'_>, work: Work) -> Self {
         let (space, dim) = (&cells.space, cells.space.field_dim());
         let mut placed = vec![0.0; own.len() * space.dims()];
         let each = queries.chunks_exact(dim).zip(placed.chunks_exact_mut(space.dims()));
         each.for_each(|(query, placed)| {
             space.place_query(query, placed);
         });
-        let mut sample = Self { own, queries, placed, truth: Vec::new(), ranks: Vec::new() };
-        sample.truth = sample.nearest(cells, count, rows, work);
+        let ((partition, vectors), truth) = (self::place(cells), Vec::new());
+        let mut sample = Self { partition, vectors, own, queries, placed, truth, ranks: Vec::new() };
+        sample.truth = sample.nearest(cells, rows, work);
         let ranks = |truth: &Vec<(f32, u32)>| {
             let mut ranks: Vec<(u32, u32)> = truth.iter().map(|(_, id)| *id).zip(0..).collect();
             ranks.sort_unstable();
@@ -352,7 +372,7 @@ impl Sample {
     }
 
     /// The nearest vectors of each query but itself.
-    fn nearest(&self, cells: &Cells, count: usize, rows: Rows<'_>, work: Work) -> Vec<Vec<(f32, u32)>> {
+    fn nearest(&self, cells: &Cells, rows: Rows<'_>, work: Work) -> Vec<Vec<(f32, u32)>> {
         let (space, most) = (&cells.space, COUNTS[COUNTS.len() - 1] + 1 + TIES);
         let best: Vec<Mutex<Vec<(f32, u32)>>> = self.own.iter().map(|_| Mutex::new(Vec::new())).collect();
         if best.is_empty() {
@@ -362,10 +382,10 @@ impl Sample {
             best.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
             best.truncate(most);
         };
-        let mut parts = vec![(); count.div_ceil(PART_ROWS)];
+        let mut parts = vec![(); self.vectors.len().div_ceil(PART_ROWS)];
         for_parts(work.threads, &mut parts, 1, |part, _| {
-            let first = part * PART_ROWS;
-            let here = PART_ROWS.min(count - first);
+            let first = self.vectors.start + part * PART_ROWS;
+            let here = PART_ROWS.min(self.vectors.end - first);
             let (mut block, mut values) =
                 (vec![0.0; here * space.field_dim()], vec![0.0; here * space.dims()]);
             rows(first, &mut block);
@@ -420,7 +440,8 @@ impl Sample {
                 let (own, truth) = (self.own[at], &self.truth[at]);
                 let query = &self.queries[at * dim..(at + 1) * dim];
                 let depth = cells.fineness().depth(k) + usize::from(own != NONE);
-                let search = super::search::Query { query, depth, effort, allow: None };
+                let partition = Some(self.partition);
+                let search = super::search::Query { query, partition, depth, effort, allow: None };
                 let searched =
                     cells.search(work.kernels, search, None, &mut scratch, &mut found, &mut counters);
                 // As many as are at least as near as the last of the truth, copies of one vector in any

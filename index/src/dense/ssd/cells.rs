@@ -12,6 +12,7 @@ use super::codebook::Codebook;
 use super::groups::Groups;
 use super::halves::{self, Halves};
 use super::layout::{Layout, Part};
+use super::partition::Partition;
 use super::parts::{Parts, read, read_layout, read_parts};
 use super::refine::{self, Refine};
 use super::space::Space;
@@ -162,6 +163,9 @@ pub(super) struct Cells {
     /// First block of each cell, and the end.
     pub(super) starts: Vec<u32>,
     pub(super) groups: Groups,
+    pub(super) partitions: Vec<Partition>,
+    /// First vector of each cell, and the end of the last; empty where vectors are not in order.
+    pub(super) firsts: Vec<u32>,
     pub(super) postings: Rows,
     pub(super) fine: Fine,
     pub(super) fine_rows: Rows,
@@ -210,6 +214,8 @@ impl Cells {
             groups: Groups::of(parts.groups, centroids, &parts.radii, &parts.starts),
             radii: parts.radii,
             starts: parts.starts,
+            partitions: parts.partitions,
+            firsts: parts.firsts,
             postings,
             fine,
             fine_rows,
@@ -256,7 +262,7 @@ impl Cells {
 
     /// What [`open`](Self::open) gives for a section that `made` was just written to.
     pub(super) fn made(section: &str, made: Made, source: &Arc<dyn ChunkSource>, tier: Tier) -> Self {
-        let Made { layout, mut parts, spill } = made;
+        let Made { layout, mut parts, spill, .. } = made;
         debug_assert!(spill.is_none(), "what is in a file has to be read");
         let fineness = Fineness::of(tier, &layout);
         let (postings, halves) = (std::mem::take(&mut parts.postings), std::mem::take(&mut parts.halves));
@@ -313,6 +319,11 @@ impl Cells {
         }
     }
 
+    /// Whether rows that candidates are ranked by are in memory.
+    pub(super) fn is_at_hand(&self) -> bool {
+        self.fine_rows.at_hand().is_some()
+    }
+
     /// All bytes of a part, where they are in memory.
     pub(super) fn part(&self, part: Part) -> Option<&[u8]> {
         match part {
@@ -362,7 +373,9 @@ impl Cells {
             + self.codebook.words.len()
             + self.centroid_norms.len()
             + self.radii.len()
-            + self.starts.len();
+            + self.starts.len()
+            + self.firsts.len()
+            + 6 * self.partitions.len();
         let fine = match &self.fine {
             Fine::Bytes(_) => 0,
             Fine::Halves { halves, axes, lift } => {
@@ -397,7 +410,11 @@ pub fn resident_bytes(section: &str, source: &dyn ChunkSource, tier: Tier) -> Re
         Tier::Lean => 0,
         _ => layout.bytes(Part::Postings) + layout.bytes(fineness.part()),
     };
-    Ok(quantized + rows + layout.bytes(Part::Words) + u64::from(layout.cells + layout.groups) * 20)
+    Ok(quantized
+        + rows
+        + layout.bytes(Part::Words)
+        + u64::from(layout.cells + layout.groups) * 24
+        + layout.bytes(Part::Partitions))
 }
 
 /// Every id of a vector that can be found is that of a vector: one that is infinitely far (padding), or at a

@@ -21,17 +21,44 @@ pub(super) const NONE: u32 = u32::MAX;
 const PART_ROWS: usize = 256;
 
 /// Where every vector is.
+#[derive(Clone)]
 pub(super) struct Placement {
     pub(super) dim: usize,
     /// `cells x dim`, the means of the vectors whose first cell it is.
     pub(super) centroids: Vec<f32>,
-    /// First cell of each vector.
+    /// What vectors without a cell are measured from: zero.
+    pub(super) origin: Vec<f32>,
+    /// First cell of each vector, or [`NONE`].
     pub(super) primary: Vec<u32>,
     /// Second cell, or [`NONE`].
     pub(super) secondary: Vec<u32>,
 }
 
 impl Placement {
+    /// So many vectors without a cell.
+    pub(super) fn none(dim: usize, count: usize) -> Self {
+        let (primary, secondary) = (vec![NONE; count], vec![NONE; count]);
+        Self { dim, centroids: Vec::new(), origin: vec![0.0; dim], primary, secondary }
+    }
+
+    /// Gives vectors from `first` on the cells that they have in `part`, whose cells come after those that
+    /// there are.
+    pub(super) fn take_in(&mut self, first: usize, part: &Self) {
+        let before = self.cells() as u32;
+        let name = |cell: &u32| if *cell == NONE { NONE } else { before + cell };
+        let range = first..first + part.primary.len();
+        self.primary[range.clone()].iter_mut().zip(&part.primary).for_each(|(to, cell)| *to = name(cell));
+        self.secondary[range].iter_mut().zip(&part.secondary).for_each(|(to, cell)| *to = name(cell));
+        self.centroids.extend_from_slice(&part.centroids);
+    }
+
+    /// Puts vectors into another order, given by the numbers that they have.
+    pub(super) fn permute(&mut self, order: &[u32]) {
+        for cells in [&mut self.primary, &mut self.secondary] {
+            *cells = order.iter().map(|vector| cells[*vector as usize]).collect();
+        }
+    }
+
     /// Places all points; cells that stay empty are dropped.
     pub(super) fn of(points: &dyn Points, centroids: Centroids, work: Work) -> Self {
         let (dim, cells) = (points.dim(), centroids.cells());
@@ -56,7 +83,8 @@ impl Placement {
             kept.extend(sums[cell * dim..][..dim].iter().map(|sum| (sum / f64::from(counts[cell])) as f32));
         }
         let primary: Vec<u32> = near.chunks_exact(CANDIDATES).map(|near| names[near[0] as usize]).collect();
-        let mut placement = Self { dim, centroids: kept, primary, secondary: Vec::new() };
+        let origin = vec![0.0; dim];
+        let mut placement = Self { dim, centroids: kept, origin, primary, secondary: Vec::new() };
         placement.secondary = placement.second_cells(points, &near, &names, work);
         placement
     }
@@ -66,8 +94,8 @@ impl Placement {
         let near = centroids.nearest(points, CANDIDATES, work);
         let names: Vec<u32> = (0..centroids.cells() as u32).collect();
         let primary = near.chunks_exact(CANDIDATES).map(|near| near[0]).collect();
-        let (dim, secondary) = (points.dim(), Vec::new());
-        let mut placement = Self { dim, centroids: centroids.values, primary, secondary };
+        let (dim, secondary, origin) = (points.dim(), Vec::new(), vec![0.0; points.dim()]);
+        let mut placement = Self { dim, centroids: centroids.values, origin, primary, secondary };
         placement.secondary = placement.second_cells(points, &near, &names, work);
         placement
     }
@@ -81,8 +109,11 @@ impl Placement {
         cells.filter(|cell| **cell != NONE).for_each(|cell| *cell = names[*cell as usize]);
     }
 
-    /// Centroid of a cell.
+    /// Centroid of a cell, or what stands for it where there is none.
     pub(super) fn centroid(&self, cell: u32) -> &[f32] {
+        if cell == NONE {
+            return &self.origin;
+        }
         &self.centroids[cell as usize * self.dim..][..self.dim]
     }
 
@@ -91,16 +122,20 @@ impl Placement {
         self.centroids.len() / self.dim
     }
 
-    /// The one cell or the two that a vector is in.
+    /// The one cell or the two that a vector is in, if it is in any.
     pub(super) fn cells_of(&self, vector: usize) -> impl Iterator<Item = u32> {
-        let second = self.secondary[vector];
-        std::iter::once(self.primary[vector]).chain((second != NONE).then_some(second))
+        [self.primary[vector], self.secondary[vector]].into_iter().filter(|cell| *cell != NONE)
+    }
+
+    /// What a row of half bytes calls the first cell of a vector: without one, the end of all.
+    pub(super) fn name(&self, vector: usize) -> u32 {
+        self.primary[vector].min(self.cells() as u32)
     }
 
     /// How many vectors each cell has.
     pub(super) fn sizes(&self) -> Vec<u32> {
         let mut sizes = vec![0; self.cells()];
-        let all = self.primary.iter().chain(self.secondary.iter().filter(|cell| **cell != NONE));
+        let all = self.primary.iter().chain(&self.secondary).filter(|cell| **cell != NONE);
         all.for_each(|cell| sizes[*cell as usize] += 1);
         sizes
     }

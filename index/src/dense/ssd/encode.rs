@@ -260,8 +260,9 @@ impl Encoded for Given<'_> {
             self.residuals(first, more_axes, &mut out, &mut rests);
             let rows = bytes.chunks_exact_mut(stride).zip(out.chunks_exact(values));
             for (at, (row, residual)) in rows.enumerate() {
-                let cell = self.placement.primary[first + at];
-                halves::encode(residual, rests[at], (cell, self.placement.centroid(cell)), steps, row);
+                let centroid = self.placement.centroid(self.placement.primary[first + at]);
+                let cell = self.placement.name(first + at);
+                halves::encode(residual, rests[at], (cell, centroid), steps, row);
             }
         });
         Ok(bytes)

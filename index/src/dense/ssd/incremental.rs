@@ -14,16 +14,15 @@
 
 use std::path::Path;
 
-use super::build::{CELL_VECTORS, Made, Trained, remake};
+use super::build::{CELL_VECTORS, Continued, Made, Placed, Trained, Vectors, arrange, cluster};
 use super::closure::{NONE as NO_CELL, Placement};
 use super::cluster::{Centroids, Work, k_means};
 use super::encode::Given;
-use super::groups;
 use super::halves;
-use super::layout::Part;
+use super::layout;
+use super::partition::{self, Partition, Wanted};
 use super::patched::{COPY_ROWS, OldPostings, Patched, entries};
-use super::points::{Points, Projected};
-use super::space::Rows;
+use super::points::{Part, Points, Projected, picked};
 use crate::error::Result;
 use crate::matrix::Matrix;
 use crate::pace;
@@ -51,24 +50,42 @@ const NEIGHBOURS: usize = 2;
 /// # Errors
 /// What was trained cannot be read, or is damaged; a file cannot be written or read.
 pub(super) fn merge(
-    rows: Rows<'_>,
-    kept: &[u32],
+    (vectors, kept): (Vectors<'_>, &[u32]),
+    wanted: &[Wanted],
     (work, folder): (Work, Option<&Path>),
     trained: &Trained<'_>,
 ) -> Result<Option<Made>> {
-    let (parts, space) = (&trained.parts, trained.space());
-    let new = numbers(kept, |old| old == NONE);
-    let few = new.len() as f64 <= NEW_SHARE_MAX * kept.len() as f64;
+    let (rows, parts, space) = (vectors.rows, &trained.parts, trained.space());
+    // Those of a tenant that had no cells are placed anew, too.
+    let mut before = vec![None; kept.len()];
+    for wanted in wanted {
+        before[wanted.vectors.start as usize..wanted.vectors.end as usize].fill(Some(wanted.before));
+    }
+    let moved = |number: usize, old: u32| {
+        let was = partition::of_vector(&parts.partitions, old).map(|at| at as u32);
+        match before[number] {
+            None => was.is_some(),
+            Some(before) => was.is_none() || was != before,
+        }
+    };
+    let new = numbers(kept, |_, old| old == NONE);
+    let placed_anew = numbers(kept, |number, old| old == NONE || moved(number, old)).len();
+    let few = placed_anew as f64 <= NEW_SHARE_MAX * kept.len() as f64;
     if !few || !space.holds(&picked(rows, &new, space.field_dim()), new.len()) {
         return Ok(None);
     }
     let old = Old::read(trained)?;
-    let Some(fates) = Fates::choose(&old.sizes(kept), kept.len()) else { return Ok(None) };
+    let stays = |at: usize| wanted.iter().any(|wanted| wanted.before == Some(at as u32));
+    let stays: Vec<bool> = (0..parts.partitions.len()).map(stays).collect();
+    let lasting = |cell: u32| stays[parts.partitions.partition_point(|of| of.cells.end <= cell)];
+    let lasts: Vec<bool> = (0..trained.layout.cells).map(lasting).collect();
+    let to_be: usize = wanted.iter().filter(|of| of.before.is_some()).map(|of| of.vectors.len()).sum();
+    let Some(fates) = Fates::choose(&old.sizes(kept), &lasts, to_be) else { return Ok(None) };
     let moves = old.moves(&fates, trained, work);
-    let touched = numbers(kept, |old| old == NONE || moves[old as usize]);
+    let touched = numbers(kept, |number, old| old == NONE || moved(number, old) || moves[old as usize]);
     let touched_rows = picked(rows, &touched, space.field_dim());
     let keep = folder.is_none();
-    let projected =
+    let mut projected =
         Projected::new(&space, &touched_rows, touched.len(), parts.axes.clone(), keep, work.threads);
     let first_of = |number: u32| old.first.get(kept[number as usize] as usize);
     let halves_of = |cell: u32| {
@@ -77,36 +94,63 @@ pub(super) fn merge(
         let members = projected.gather(&members, work.threads);
         k_means(Matrix::new(&members, projected.dim()), 2, None, &mut Random(work.seed), work)
     };
-    let (mut cells, centroids) = Cells::after(&fates, trained, halves_of);
-    let centroids = Centroids::known(projected.dim(), centroids, &cells.groups);
-    let mut placement = Placement::onto(&projected, centroids, work);
-    if !fates.is_none() {
-        let (order, groups) = groups::arrange(Matrix::new(&placement.centroids, placement.dim), work);
-        placement.reorder(&order);
-        cells.origin = order.iter().map(|cell| cells.origin[*cell as usize]).collect();
-        cells.groups = groups;
+    let (mut placed, mut origin) = (Placed::none(projected.dim(), touched.len()), Vec::new());
+    for wanted in wanted {
+        let at = |vector: u32| touched.partition_point(|touched| *touched < vector);
+        let range = at(wanted.vectors.start)..at(wanted.vectors.end);
+        let points = Part { points: &projected, range: range.clone() };
+        let (placement, groups) = match wanted.before.map(|at| &parts.partitions[at as usize]) {
+            None => {
+                let (placement, groups) = cluster(&points, None, work);
+                origin.extend(vec![NO_CELL; placement.cells()]);
+                (placement, groups)
+            }
+            Some(before) => {
+                let (cells, centroids) = Cells::after(&fates, (trained, before), &halves_of);
+                let centroids = Centroids::known(projected.dim(), centroids, &cells.groups);
+                let mut placement = Placement::onto(&points, centroids, work);
+                let (mut from, mut groups) = (cells.origin, cells.groups);
+                if !fates.is_none() {
+                    let (order, arranged) = arrange(&mut placement, work);
+                    from = order.iter().map(|cell| from[*cell as usize]).collect();
+                    groups = arranged;
+                }
+                origin.extend(from);
+                (placement, groups)
+            }
+        };
+        placed.take_in(range.start, &placement, &groups);
+        placed.close(wanted.vectors.clone());
     }
-    let (all, now) = old.merged(kept, &cells, (&touched, &placement));
-    let given = Given { space: &space, projected: &projected, placement: &placement, work };
-    let patched = Patched { given, touched: &touched, all, trained, kept, now, origin: &cells.origin };
-    remake(trained, &patched, (space.radius, cells.groups), rows, (work, folder))
+    let (all, mut now) = old.merged(kept, &origin, (&touched, &placed.placement));
+    let Placed { placement: mut own, partitions, groups } = placed;
+    let mut placed = Placed { placement: all, partitions, groups };
+    let order = placed.order(vectors.ordered);
+    let (mut kept, mut touched) = (kept.to_vec(), touched.clone());
+    if let Some(order) = &order {
+        placed.placement.permute(order);
+        kept = order.iter().map(|number| kept[*number as usize]).collect();
+        let mut numbers = vec![0; order.len()];
+        order.iter().zip(0..).for_each(|(before, number)| numbers[*before as usize] = number);
+        now.iter_mut().filter(|number| **number != NONE).for_each(|n| *n = numbers[*n as usize]);
+        touched.iter_mut().for_each(|number| *number = numbers[*number as usize]);
+        let mut among: Vec<u32> = (0..touched.len() as u32).collect();
+        among.sort_unstable_by_key(|at| touched[*at as usize]);
+        touched.sort_unstable();
+        own.permute(&among);
+        projected.permute(&among);
+    }
+    let given = Given { space: &space, projected: &projected, placement: &own, work };
+    let all = &placed.placement;
+    let patched = Patched { given, touched: &touched, all, trained, kept: &kept, now, origin: &origin };
+    let continued = Continued { trained, radius: space.radius, placed: &placed, order };
+    continued.remake(&patched, vectors, (work, folder))
 }
 
-/// The numbers of those that were kept as `wanted`.
-fn numbers(kept: &[u32], wanted: impl Fn(u32) -> bool) -> Vec<u32> {
-    (0..).zip(kept).filter(|(_, old)| wanted(**old)).map(|(number, _)| number).collect()
-}
-
-/// The rows of ascending `numbers` as if there were no others.
-fn picked(rows: Rows<'_>, numbers: &[u32], dim: usize) -> impl Fn(usize, &mut [f32]) + Sync {
-    move |first, mut out| {
-        let wanted = &numbers[first..first + out.len() / dim];
-        for run in wanted.chunk_by(|a, b| a + 1 == *b) {
-            let here;
-            (here, out) = out.split_at_mut(run.len() * dim);
-            rows(run[0] as usize, here);
-        }
-    }
+/// The numbers of those for which, with the position that was kept of each, `wanted` holds.
+fn numbers(kept: &[u32], wanted: impl Fn(usize, u32) -> bool) -> Vec<u32> {
+    let each = (0..).zip(kept).filter(|(number, old)| wanted(*number as usize, **old));
+    each.map(|(number, _)| number).collect()
 }
 
 /// Where the vectors are so far.
@@ -142,8 +186,11 @@ impl Old {
                 }
             }
         }
-        if let Some(id) = old.first.iter().position(|cell| *cell == NO_CELL) {
-            return Err(trained.damaged(format!("vector {id} is in no cell")));
+        for partition in &trained.parts.partitions {
+            let mut vectors = partition.vectors.clone();
+            if let Some(id) = vectors.find(|vector| old.first[*vector as usize] == NO_CELL) {
+                return Err(trained.damaged(format!("vector {id} is in no cell")));
+            }
         }
         if layout.halves > 0 {
             old.order(trained)?;
@@ -157,13 +204,14 @@ impl Old {
         for start in (0..self.first.len()).step_by(COPY_ROWS) {
             pace::breathe();
             let end = self.first.len().min(start + COPY_ROWS);
-            let rows = trained.rows(Part::Halves, stride, start..end)?;
+            let rows = trained.rows(layout::Part::Halves, stride, start..end)?;
             for (at, row) in (start..).zip(rows.chunks_exact(stride)) {
                 let (cell, first, second) = (halves::cell(row), &mut self.first[at], &mut self.second[at]);
                 if *second == cell {
                     std::mem::swap(first, second);
                 }
-                if *first != cell {
+                let named = if *first == NO_CELL { trained.layout.cells } else { *first };
+                if named != cell {
                     return Err(
                         trained.damaged(format!("vector {at} is not in cell {cell}, which its row names"))
                     );
@@ -176,8 +224,8 @@ impl Old {
     /// How many vectors that are kept each cell is the first of.
     fn sizes(&self, kept: &[u32]) -> Vec<u32> {
         let mut sizes = vec![0; self.cells];
-        let kept = kept.iter().filter(|old| **old != NONE);
-        kept.for_each(|old| sizes[self.first[*old as usize] as usize] += 1);
+        let kept = kept.iter().filter(|old| **old != NONE).map(|old| self.first[*old as usize]);
+        kept.filter(|cell| *cell != NO_CELL).for_each(|cell| sizes[cell as usize] += 1);
         sizes
     }
 
@@ -199,7 +247,7 @@ impl Old {
         }
         let both = self.first.iter().zip(&self.second);
         both.map(|(first, second)| {
-            around[*first as usize] || (*second != NO_CELL && changes[*second as usize])
+            *first != NO_CELL && around[*first as usize] || (*second != NO_CELL && changes[*second as usize])
         })
         .collect()
     }
@@ -209,11 +257,11 @@ impl Old {
     fn merged(
         &self,
         kept: &[u32],
-        cells: &Cells,
+        origin: &[u32],
         (touched, placement): (&[u32], &Placement),
     ) -> (Placement, Vec<u32>) {
         let mut names = vec![NO_CELL; self.cells];
-        let stay = (0..).zip(&cells.origin).filter(|(_, old)| **old != NO_CELL);
+        let stay = (0..).zip(origin).filter(|(_, old)| **old != NO_CELL);
         stay.for_each(|(new, old)| names[*old as usize] = new);
         let name = |cell: u32| if cell == NO_CELL { NO_CELL } else { names[cell as usize] };
         let (mut primary, mut secondary) = (Vec::with_capacity(kept.len()), Vec::with_capacity(kept.len()));
@@ -229,8 +277,7 @@ impl Old {
                 secondary.push(name(self.second[*old as usize]));
             }
         }
-        let (dim, centroids) = (placement.dim, placement.centroids.clone());
-        (Placement { dim, centroids, primary, secondary }, now)
+        (Placement { primary, secondary, ..placement.clone() }, now)
     }
 }
 
@@ -243,19 +290,22 @@ struct Fates {
 }
 
 impl Fates {
-    /// Chooses for cells of which so many vectors are left, to be cells of `count` vectors. None when there
-    /// would be far too many or too few.
-    fn choose(sizes: &[u32], count: usize) -> Option<Self> {
-        let total: u64 = sizes.iter().map(|size| u64::from(*size)).sum();
-        let usual = total as f64 / sizes.len() as f64;
+    /// Chooses for cells of which so many vectors are left, those that last to be cells of `count` vectors.
+    /// None when there would be far too many or too few.
+    fn choose(sizes: &[u32], lasts: &[bool], count: usize) -> Option<Self> {
+        let lasting = |cell: &u32| lasts[*cell as usize];
+        let total: u64 = (0..).zip(sizes).filter(|(cell, _)| lasting(cell)).map(|(_, n)| u64::from(*n)).sum();
+        let many = lasts.iter().filter(|lasts| **lasts).count();
+        let usual = total as f64 / many.max(1) as f64;
         let those = |wanted: &dyn Fn(f64) -> bool| -> Vec<u32> {
-            (0..).zip(sizes).filter(|(_, size)| wanted(f64::from(**size))).map(|(cell, _)| cell).collect()
+            let chosen = |(cell, size): &(u32, &u32)| lasting(cell) && wanted(f64::from(**size));
+            (0..).zip(sizes).filter(chosen).map(|(cell, _)| cell).collect()
         };
         let split = those(&|size| size > OUTGROWN * usual && size >= SPLIT_MIN);
         let dissolved = those(&|size| size == 0.0 || size * SHRUNK < usual);
-        let cells = (sizes.len() - dissolved.len() + split.len()) as f64;
+        let cells = (many - dissolved.len() + split.len()) as f64;
         let wanted = count.div_ceil(CELL_VECTORS) as f64;
-        let fits = cells >= 1.0 && cells * CELLS_OFF >= wanted && cells <= wanted * CELLS_OFF;
+        let fits = cells * CELLS_OFF >= wanted && cells <= wanted * CELLS_OFF && (cells >= 1.0 || count == 0);
         fits.then_some(Self { split, dissolved })
     }
 
@@ -273,12 +323,17 @@ struct Cells {
 }
 
 impl Cells {
-    /// The cells after what becomes of them, and their centroids; `halves_of` gives those of a cell that is
-    /// split, fewer than two when its vectors are all alike.
-    fn after(fates: &Fates, trained: &Trained<'_>, halves_of: impl Fn(u32) -> Vec<f32>) -> (Self, Vec<f32>) {
+    /// The cells of a partition after what becomes of them, and their centroids; `halves_of` gives those of a
+    /// cell that is split, fewer than two when its vectors are all alike.
+    fn after(
+        fates: &Fates,
+        (trained, partition): (&Trained<'_>, &Partition),
+        halves_of: impl Fn(u32) -> Vec<f32>,
+    ) -> (Self, Vec<f32>) {
         let (dim, old) = (trained.layout.coded(), &trained.parts.centroids);
         let (mut origin, mut groups, mut centroids) = (Vec::new(), vec![0], Vec::new());
-        for group in trained.parts.groups.windows(2) {
+        let of = partition.groups.start as usize..=partition.groups.end as usize;
+        for group in trained.parts.groups[of].windows(2) {
             for cell in group[0]..group[1] {
                 if fates.dissolved.binary_search(&cell).is_ok() {
                     continue;
@@ -312,15 +367,22 @@ mod tests {
         let fates = |split: &[u32], dissolved: &[u32]| {
             Some(Fates { split: split.to_vec(), dissolved: dissolved.to_vec() })
         };
-        assert_eq!(Fates::choose(&[98; 40], 98 * 40), fates(&[], &[]));
+        assert_eq!(Fates::choose(&[98; 40], &[true; 40], 98 * 40), fates(&[], &[]));
         let sizes = [98, 98, 0, 98, 98, 98, 98, 1, 98, 1100, 98];
-        assert_eq!(Fates::choose(&sizes, 98 * 12), fates(&[9], &[2, 7]));
+        assert_eq!(Fates::choose(&sizes, &[true; 11], 98 * 12), fates(&[9], &[2, 7]));
+        // Those that do not last count for nothing.
+        let sizes = [0, 5000, 98, 98];
+        assert_eq!(Fates::choose(&sizes, &[false, false, true, true], 98 * 2), fates(&[], &[]));
+        assert_eq!(Fates::choose(&sizes, &[false; 4], 0), fates(&[], &[]));
         // As many as there are to be, about.
-        assert_eq!(Fates::choose(&[98; 40], 98 * 48), fates(&[], &[]));
-        assert_eq!(Fates::choose(&[98; 40], 98 * 60), None);
-        assert_eq!(Fates::choose(&[98; 40], 98 * 28), None);
+        assert_eq!(Fates::choose(&[98; 40], &[true; 40], 98 * 48), fates(&[], &[]));
+        assert_eq!(Fates::choose(&[98; 40], &[true; 40], 98 * 60), None);
+        assert_eq!(Fates::choose(&[98; 40], &[true; 40], 98 * 28), None);
         // Nothing is left of any, or too little to split.
-        assert_eq!(Fates::choose(&[0, 0], 10), None);
-        assert_eq!(Fates::choose(&[1, 15, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1], 1_000), fates(&[], &[2]));
+        assert_eq!(Fates::choose(&[0, 0], &[true; 2], 10), None);
+        assert_eq!(
+            Fates::choose(&[1, 15, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1], &[true; 12], 1_000),
+            fates(&[], &[2])
+        );
     }
 }

@@ -11,6 +11,8 @@
 //! | radii | root mean squared distance of a cell's vectors from its centroid, f32 |
 //! | starts | first block of each cell, and the end, u32 |
 //! | groups | first cell of each group, and the end, u32 |
+//! | partitions | first and end of the vectors, of the cells and of the groups of each, u32 |
+//! | firsts | first vector of each cell, and the end of the last, u32; none where vectors are not in order |
 //! | more axes | projection beyond the coded dimensions: `(halves - coded dims) x dims` f32 |
 //! | steps | of `halves` half bytes, f32 |
 //! | halves | `vectors` rows of [`halves`](super::halves) |
@@ -27,17 +29,20 @@ use crate::dense::vectors::PAGE_BYTES;
 use crate::simd::{HALF_GROUP, nibble};
 
 const MAGIC: &[u8; 8] = b"SPCELLS\0";
-const VERSION: u16 = 7;
+const VERSION: u16 = 8;
 pub(super) const HEADER_BYTES: u64 = PAGE_BYTES;
 
 /// What the header says.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Layout {
     pub(super) metric: Metric,
+    /// Whether the vectors of a cell lie side by side.
+    pub(super) ordered: bool,
     pub(super) field_dim: u32,
     pub(super) vectors: u32,
     pub(super) cells: u32,
     pub(super) groups: u32,
+    pub(super) partitions: u32,
     pub(super) lookups: u32,
     pub(super) width: u32,
     pub(super) blocks: u32,
@@ -45,7 +50,7 @@ pub(super) struct Layout {
     pub(super) halves: u32,
     /// How many vectors axes, words and steps were learned from.
     pub(super) learned: u32,
-    /// How many vectors there were when recall was measured.
+    /// How many vectors the largest partition had when recall was measured on it.
     pub(super) measured: u32,
     /// Mean of the cells' squared radii when axes, words and steps were learned.
     pub(super) spread: f64,
@@ -65,6 +70,8 @@ pub(super) enum Part {
     Radii,
     Starts,
     Groups,
+    Partitions,
+    Firsts,
     MoreAxes,
     Steps,
     Halves,
@@ -72,7 +79,7 @@ pub(super) enum Part {
     Postings,
 }
 
-pub(super) const PARTS: [Part; 12] = [
+pub(super) const PARTS: [Part; 14] = [
     Part::Mean,
     Part::Axes,
     Part::Words,
@@ -80,6 +87,8 @@ pub(super) const PARTS: [Part; 12] = [
     Part::Radii,
     Part::Starts,
     Part::Groups,
+    Part::Partitions,
+    Part::Firsts,
     Part::MoreAxes,
     Part::Steps,
     Part::Halves,
@@ -108,6 +117,9 @@ impl Layout {
             Part::Radii => 4 * cells,
             Part::Starts => 4 * (cells + 1),
             Part::Groups => 4 * (u64::from(self.groups) + 1),
+            Part::Partitions => 24 * u64::from(self.partitions),
+            Part::Firsts if !self.ordered => 0,
+            Part::Firsts => 4 * (cells + 1),
             Part::MoreAxes => 4 * dims * u64::from(self.halves).saturating_sub(coded),
             Part::Steps => 4 * u64::from(self.halves),
             Part::Halves if self.halves == 0 => 0,
@@ -137,8 +149,10 @@ impl Layout {
             Metric::Ip => 1,
             Metric::Cosine => 2,
         });
-        let sizes = [self.field_dim, self.vectors, self.cells, self.groups, self.lookups, self.width];
-        for value in sizes.into_iter().chain([self.blocks, self.halves, self.learned, self.measured]) {
+        header.u8(u8::from(self.ordered));
+        let sizes = [self.field_dim, self.vectors, self.cells, self.groups, self.partitions, self.lookups];
+        let more = [self.width, self.blocks, self.halves, self.learned, self.measured];
+        for value in sizes.into_iter().chain(more) {
             header.u32(value);
         }
         for value in [self.spread, self.scale, self.radius, self.query_norm] {
@@ -159,9 +173,10 @@ impl Layout {
             && (1..=3).contains(&layout.width)
             && (nibble::GROUP..=nibble::LOOKUPS_MAX).contains(&(layout.lookups as usize))
             && (layout.lookups as usize).is_multiple_of(nibble::GROUP)
-            && (1..=layout.vectors).contains(&layout.cells)
-            && (1..=layout.cells).contains(&layout.groups)
-            && u64::from(layout.blocks) * nibble::BLOCK_ROWS as u64 >= u64::from(layout.vectors)
+            && layout.cells <= layout.vectors
+            && layout.groups <= layout.cells
+            && layout.partitions <= layout.groups
+            && (layout.partitions == 0) == (layout.cells == 0)
             && layout.blocks <= layout.vectors.saturating_mul(2)
             && [layout.scale, layout.query_norm].iter().all(|value| value.is_normal() && *value > 0.0)
             && (layout.halves == 0 || halves_range.contains(&(layout.halves as usize)))
@@ -182,11 +197,17 @@ impl Layout {
         let mut header = Decoder::new(header);
         let ours = header.take(MAGIC.len(), "magic")? == MAGIC && header.u16("version")? == VERSION;
         let metric = [Metric::L2, Metric::Ip, Metric::Cosine].get(usize::from(header.u8("metric")?)).copied();
-        let mut sizes = [0; 10];
+        let ordered = match header.u8("order")? {
+            0 => false,
+            1 => true,
+            _ => return Ok(None),
+        };
+        let mut sizes = [0; 11];
         for size in &mut sizes {
             *size = header.u32("sizes")?;
         }
-        let [field_dim, vectors, cells, groups, lookups, width, blocks, halves, learned, measured] = sizes;
+        let [field_dim, vectors, cells, groups, partitions, lookups, width, rest @ ..] = sizes;
+        let [blocks, halves, learned, measured] = rest;
         let mut scales = [0.0; 4];
         for scale in &mut scales {
             *scale = f64::from_bits(header.u64("scales")?);
@@ -196,10 +217,12 @@ impl Layout {
         Ok(match metric.zip(calibration) {
             Some((metric, calibration)) if ours => Some(Self {
                 metric,
+                ordered,
                 field_dim,
                 vectors,
                 cells,
                 groups,
+                partitions,
                 lookups,
                 width,
                 blocks,

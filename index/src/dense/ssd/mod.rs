@@ -23,10 +23,12 @@ mod incremental;
 mod layout;
 mod met;
 mod odds;
+mod partition;
 mod parts;
 mod patched;
 mod points;
 mod refine;
+mod scan;
 mod search;
 mod spill;
 mod together;
@@ -37,11 +39,12 @@ use std::sync::Arc;
 use spandrel_storage::codec::{Decoder, Encoder};
 use spandrel_storage::{DenseSpec, RowId};
 
-pub use self::build::Room;
+pub use self::build::{Room, Vectors};
 use self::cells::Cells;
 pub use self::cells::{Tier, resident_bytes};
 use self::cluster::Work;
 pub use self::incremental::NONE;
+use self::partition::Among;
 pub(crate) use self::search::CellsScratch;
 use self::search::{Effort, Filter, Query};
 use self::together::TILE;
@@ -62,8 +65,10 @@ use crate::topk::TopK;
 
 /// Fewer vectors than this are scanned, not searched: measured, signs are as fast up to here.
 pub const VECTORS_MIN: u32 = 8192;
-/// At most this many allowed docs are scored one by one.
-const GATHER_MAX: u64 = 2048;
+/// At most this many allowed vectors are ranked by their codes one by one.
+const SCAN_MAX: u64 = 2048;
+/// Bytes of vectors that are read at once rather than their codes first.
+const READ_BYTES: usize = 128 << 10;
 
 /// Cells over the vectors of one field of one segment.
 pub struct Ssd {
@@ -105,13 +110,12 @@ pub struct Trained<'a>(build::Trained<'a>);
 pub struct Prior<'a> {
     /// The cells.
     pub trained: &'a Trained<'a>,
-    /// The position there of every vector, ascending, or [`NONE`]; absent where all are to be placed anew.
+    /// The position there of every vector, or [`NONE`]; absent where all are to be placed anew.
     pub kept: Option<&'a [u32]>,
 }
 
-/// Builds the cells over `count` vectors, of which `rows` gives those from a position on, as many as it is
-/// given room for. What was learned before is used again where it suits them, and the cells of vectors that
-/// were there before.
+/// Builds the cells over vectors. What was learned before is used again where it suits them, and the cells of
+/// vectors that were there before.
 ///
 /// # Errors
 /// What was there before cannot be read, or is damaged; there is a folder to work in, and a file there cannot
@@ -121,13 +125,12 @@ pub struct Prior<'a> {
 /// When not as many vectors are kept, or one that was not there.
 pub fn build(
     spec: &DenseSpec,
-    rows: &(dyn Fn(usize, &mut [f32]) + Sync),
-    count: u32,
+    vectors: Vectors<'_>,
     prior: Option<Prior<'_>>,
     room: Room<'_>,
 ) -> Result<Built> {
     let prior = prior.map(|Prior { trained, kept }| build::Prior { trained: &trained.0, kept });
-    build::build(spec, rows, count, prior, room).map(Built)
+    build::build(spec, vectors, prior, room).map(Built)
 }
 
 /// Whether what queries have taught about the cells of so many vectors serves those that take their place.
@@ -147,6 +150,11 @@ impl Built {
     /// Those of `out`.
     pub fn write(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
         parts::write(&self.0, out)
+    }
+
+    /// The positions that vectors had, in the order that they are in now; none where that is the same.
+    pub fn order(&self) -> Option<&[u32]> {
+        self.0.order.as_deref()
     }
 
     /// Whether all of it is in memory.
@@ -202,27 +210,98 @@ impl Ssd {
         self
     }
 
-    /// The effort that the caller asks for; none to score everything.
-    fn effort(&self, ask: &Ask<'_>, k: usize) -> Option<Effort> {
-        let vectors = u64::from(self.cells.layout.vectors);
-        if ask.params.exact || ask.allow.count_max() <= GATHER_MAX || k as u64 * 8 >= vectors {
-            return None;
+    /// How to search for `k` results.
+    fn plan(&self, ask: &Ask<'_>, k: usize) -> Plan {
+        let vectors = self.flat.ordinals(ask.allow.range.clone());
+        let (count, depth) = (ask.allow.count_max(), self.cells.fineness().depth(k) as u64);
+        // As many as are ranked are scored.
+        if ask.params.exact || count <= depth {
+            return Plan::Exact;
+        }
+        let at = match partition::among(&self.cells.partitions, &vectors) {
+            Among::Partition(at) => at,
+            Among::None => {
+                // Neighbours come in one read, so that the codes of few save nothing.
+                let bytes = vectors.len() * self.flat.vector_bytes();
+                let in_one_read = !self.cells.is_at_hand() && bytes <= READ_BYTES;
+                return if in_one_read { Plan::Exact } else { Plan::Scan(None) };
+            }
+            Among::Several => return Plan::Exact,
+        };
+        let of = self.cells.partitions[at].vectors.len() as u64;
+        if count <= SCAN_MAX {
+            return Plan::Scan(Some(at));
+        }
+        if k as u64 * 8 >= of {
+            return Plan::Exact;
         }
         // The k nearest of those allowed are among as many more of all.
-        let share = ask.allow.share(self.flat.docs());
+        let share = (ask.allow.share(self.flat.docs()) * self.flat.docs() as f32 / of as f32).min(1.0);
         let wanted = k as f32 / share.max(f32::MIN_POSITIVE);
         let fineness = self.cells.fineness();
         let learned = ask.learned.map(|learned| &learned.0).filter(|learned| learned.has(fineness));
         let calibration = learned.unwrap_or(&self.cells.layout.calibration);
         let Effort { missing, missing_far, slack } = calibration.effort(fineness, wanted, ask.params.recall);
-        Some(match (share < 1.0, learned) {
-            // Which of them a filter lets through may have to do with where they are.
-            (true, _) => Effort::new(missing_far, slack),
-            // What was learned holds for queries wherever they are.
-            (false, Some(_)) => Effort::new(missing, slack),
-            (false, None) => Effort { missing, missing_far, slack },
-        })
+        Plan::Walk(
+            at,
+            match (share < 1.0, learned) {
+                // Which of them a filter lets through may have to do with where they are.
+                (true, _) => Effort::new(missing_far, slack),
+                // What was learned holds for queries wherever they are.
+                (false, Some(_)) => Effort::new(missing, slack),
+                (false, None) => Effort { missing, missing_far, slack },
+            },
+        )
     }
+
+    /// Whether the search may find all that is in a partition.
+    fn is_unrestricted(&self, ask: &Ask<'_>, partition: usize) -> bool {
+        let all = self.flat.ordinals(ask.allow.range.clone()) == self.cells.partitions[partition].vectors;
+        all && ask.allow.is_unrestricted_within()
+    }
+
+    /// Searches by codes; false when the query cannot be compared by them.
+    fn by_codes(
+        &self,
+        plan: Plan,
+        query: &[f32],
+        ask: &Ask<'_>,
+        k: usize,
+        (scratch, found): (&mut CellsScratch, &mut Vec<(f32, u32)>),
+        counters: &mut Counters,
+    ) -> Result<bool> {
+        let (depth, allow) = (self.cells.fineness().depth(k), Some(ask.allow));
+        match plan {
+            Plan::Exact => Ok(false),
+            Plan::Scan(partition) => {
+                let asked = Query { query, partition, depth, effort: Effort::ALL, allow };
+                if ask.allow.is_unrestricted_within() {
+                    let all = self.flat.ordinals(ask.allow.range.clone());
+                    return self.cells.scan(self.kernels, asked, all, scratch, found, counters);
+                }
+                let ids = self.flat.positions(ask.allow.iter()).flatten();
+                self.cells.scan(self.kernels, asked, ids, scratch, found, counters)
+            }
+            Plan::Walk(at, effort) => {
+                let asked = Query { query, partition: Some(at), depth, effort, allow };
+                let doc_of = |ordinal: u32| self.flat.doc(ordinal);
+                let filter: Option<Filter<'_>> =
+                    (!self.is_unrestricted(ask, at)).then_some((ask.allow, &doc_of));
+                self.cells.search(self.kernels, asked, filter, scratch, found, counters)
+            }
+        }
+    }
+}
+
+/// How a search is answered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Plan {
+    /// Every vector that it may find is scored.
+    Exact,
+    /// Every one is ranked by its code, and the best are scored.
+    Scan(Option<usize>),
+    /// Cells of a partition are visited.
+    Walk(usize, Effort),
 }
 
 impl VectorIndex for Ssd {
@@ -234,19 +313,14 @@ impl VectorIndex for Ssd {
         scratch: &mut Scratch,
         counters: &mut Counters,
     ) -> Result<()> {
-        let Some(effort) = self.effort(ask, top.k()) else {
+        let plan = self.plan(ask, top.k());
+        if plan == Plan::Exact {
             return self.flat.search(query, ask, top, scratch, counters);
-        };
+        }
         self.flat.check(query, ask.rows)?;
-        let doc_of = |ordinal: u32| self.flat.doc(ordinal);
-        let all = ask.allow.is_unrestricted(self.flat.docs());
-        let filter: Option<Filter<'_>> = (!all).then_some((ask.allow, &doc_of));
         let mut found = std::mem::take(&mut scratch.found);
-        let depth = self.cells.fineness().depth(top.k());
-        let asked = Query { query, depth, effort, allow: Some(ask.allow) };
-        let searched =
-            self.cells.search(self.kernels, asked, filter, &mut scratch.cells, &mut found, counters);
-        let scored = match searched {
+        let buffers = (&mut scratch.cells, &mut found);
+        let scored = match self.by_codes(plan, query, ask, top.k(), buffers, counters) {
             Ok(true) if self.rescores(ask) => self.rescore(query, ask.rows, &found, top, scratch, counters),
             Ok(true) => {
                 self.offer(query, ask.rows, &found, top);
@@ -267,18 +341,25 @@ impl VectorIndex for Ssd {
         scratch: &mut Scratch,
         counters: &mut Counters,
     ) -> Result<()> {
-        if queries.rows() != tops.len() || tops.iter().any(|top| self.scans(ask, top.k())) {
+        let plans: Vec<Plan> = tops.iter().map(|top| self.plan(ask, top.k())).collect();
+        if queries.rows() != tops.len() || plans.contains(&Plan::Exact) {
             return self.flat.search_batch(queries, ask, tops, scratch, counters);
         }
-        for (first, tops) in (0..).step_by(TILE).zip(tops.chunks_mut(TILE)) {
+        if plans.iter().any(|plan| matches!(plan, Plan::Scan(_))) {
+            for (query, top) in queries.iter().zip(tops) {
+                self.search(query, ask, top, scratch, counters)?;
+            }
+            return Ok(());
+        }
+        for (first, (tops, plans)) in (0..).step_by(TILE).zip(tops.chunks_mut(TILE).zip(plans.chunks(TILE))) {
             let queries = queries.slice(first..first + tops.len());
-            self.search_tile(queries, ask, tops, scratch, counters)?;
+            self.search_tile(queries, (ask, plans), tops, scratch, counters)?;
         }
         Ok(())
     }
 
     fn scans(&self, ask: &Ask<'_>, k: usize) -> bool {
-        self.effort(ask, k).is_none()
+        self.plan(ask, k) == Plan::Exact
     }
 
     fn memory_bytes(&self) -> usize {
@@ -315,21 +396,22 @@ impl Ssd {
     fn search_tile(
         &self,
         queries: Matrix<'_, f32>,
-        ask: &Ask<'_>,
+        (ask, plans): (&Ask<'_>, &[Plan]),
         tops: &mut [TopK],
         scratch: &mut Scratch,
         counters: &mut Counters,
     ) -> Result<()> {
         let doc_of = |ordinal: u32| self.flat.doc(ordinal);
-        let all = ask.allow.is_unrestricted(self.flat.docs());
-        let filter: Option<Filter<'_>> = (!all).then_some((ask.allow, &doc_of));
+        let mut all = true;
         let mut asked = Vec::with_capacity(tops.len());
-        for (query, top) in queries.iter().zip(&*tops) {
+        for ((query, top), plan) in queries.iter().zip(&*tops).zip(plans) {
             self.flat.check(query, ask.rows)?;
-            let effort = self.effort(ask, top.k()).unwrap_or(Effort::ALL);
+            let Plan::Walk(at, effort) = *plan else { continue };
+            all &= self.is_unrestricted(ask, at);
             let depth = self.cells.fineness().depth(top.k());
-            asked.push(Query { query, depth, effort, allow: Some(ask.allow) });
+            asked.push(Query { query, partition: Some(at), depth, effort, allow: Some(ask.allow) });
         }
+        let filter: Option<Filter<'_>> = (!all).then_some((ask.allow, &doc_of));
         let (mut docs, mut ends, mut far) = (std::mem::take(&mut scratch.docs), Vec::new(), Vec::new());
         docs.clear();
         let (kernels, buffers) = (self.kernels, &mut scratch.together);

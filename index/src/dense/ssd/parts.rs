@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::build::{Made, Trained};
 use super::cells::Cells;
 use super::layout::{HEADER_BYTES, Layout, Part};
+use super::partition::Partition;
 use super::refine;
 use crate::dense::vectors::{ChunkSource, PAGE_BYTES};
 use crate::error::{Error, Result};
@@ -25,12 +26,24 @@ pub(super) struct Parts {
     pub(super) radii: Vec<f32>,
     pub(super) starts: Vec<u32>,
     pub(super) groups: Vec<u32>,
+    pub(super) partitions: Vec<Partition>,
+    /// Empty where vectors are not in order.
+    pub(super) firsts: Vec<u32>,
     pub(super) more_axes: Vec<f32>,
     pub(super) steps: Vec<f32>,
     /// One of these two is empty where cells are open.
     pub(super) halves: Large<u8>,
     pub(super) refine: Large<u8>,
     pub(super) postings: Large<u8>,
+}
+
+impl Parts {
+    /// The centroids of a partition.
+    pub(super) fn centroids_of(&self, partition: u32) -> &[f32] {
+        let dim = self.centroids.len() / self.radii.len().max(1);
+        let cells = &self.partitions[partition as usize].cells;
+        &self.centroids[cells.start as usize * dim..cells.end as usize * dim]
+    }
 }
 
 /// The parts of a section that are no rows and no postings.
@@ -49,16 +62,26 @@ pub(super) fn read_parts(section: &str, layout: &Layout, source: &dyn ChunkSourc
             false => Err(damaged(format!("a value of its {name} is not finite"))),
         }
     };
+    let ints = |part: Part| -> Result<Vec<u32>> {
+        let bytes = read(source, layout.at(part), layout.bytes(part))?;
+        Ok(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect())
+    };
     // From 0 to `end`.
     let ascending = |part: Part, end: u32, name: &str| -> Result<Vec<u32>> {
-        let bytes = read(source, layout.at(part), layout.bytes(part))?;
-        let starts: Vec<u32> = bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        let starts = ints(part)?;
         match starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&end) {
             true => Ok(starts),
             false => Err(damaged(format!("the starts of its {name} do not ascend to their end"))),
         }
     };
+    let (partitions, firsts) = (partitions_of(layout, &ints(Part::Partitions)?), ints(Part::Firsts)?);
+    let partitions = partitions.ok_or_else(|| damaged("its partitions do not follow each other".into()))?;
+    if layout.ordered && !are_firsts(&firsts, &partitions) {
+        return Err(damaged("its cells do not divide the vectors of their partitions".into()));
+    }
     Ok(Parts {
+        partitions,
+        firsts,
         mean: floats(Part::Mean, "mean")?,
         axes: floats(Part::Axes, "axes")?,
         words: floats(Part::Words, "words")?,
@@ -72,6 +95,35 @@ pub(super) fn read_parts(section: &str, layout: &Layout, source: &dyn ChunkSourc
         refine: Large::zeroed(0),
         postings: Large::zeroed(0),
     })
+}
+
+/// The partitions, if they are such: each with vectors, cells and groups, that follow those before.
+fn partitions_of(layout: &Layout, values: &[u32]) -> Option<Vec<Partition>> {
+    let (mut partitions, mut before) = (Vec::new(), [0, 0, 0]);
+    for [vector, vectors_end, cell, cells_end, group, groups_end] in values.as_chunks::<6>().0.iter().copied()
+    {
+        let follows = vector >= before[0] && (cell, group) == (before[1], before[2]);
+        let some = vector < vectors_end && cell < cells_end && group < groups_end;
+        if !follows || !some || vectors_end > layout.vectors {
+            return None;
+        }
+        before = [vectors_end, cells_end, groups_end];
+        let (vectors, cells, groups) = (vector..vectors_end, cell..cells_end, group..groups_end);
+        partitions.push(Partition { vectors, cells, groups });
+    }
+    (before[1..] == [layout.cells, layout.groups]).then_some(partitions)
+}
+
+/// Whether the cells of each partition divide its vectors.
+fn are_firsts(firsts: &[u32], partitions: &[Partition]) -> bool {
+    let last = partitions.last().map_or(0, |last| last.vectors.end);
+    let divides = |of: &Partition| {
+        let cells = &firsts[of.cells.start as usize..of.cells.end as usize];
+        cells.first() == Some(&of.vectors.start)
+            && cells.is_sorted()
+            && cells.last().is_some_and(|last| *last <= of.vectors.end)
+    };
+    firsts.last() == Some(&last) && partitions.iter().all(divides)
 }
 
 /// What the cells of a section were made with; `open` are the same cells, where they are open.
@@ -112,7 +164,7 @@ pub(super) fn read(source: &dyn ChunkSource, at: u64, bytes: u64) -> Result<Larg
 /// # Errors
 /// Those of `out`.
 pub(super) fn write(made: &Made, out: &mut impl Write) -> io::Result<()> {
-    let Made { layout, parts, spill } = made;
+    let Made { layout, parts, spill, .. } = made;
     out.write_all(&layout.encode())?;
     let floats = |values: &[f32]| {
         let mut bytes = Vec::with_capacity(4 * values.len());
@@ -120,6 +172,13 @@ pub(super) fn write(made: &Made, out: &mut impl Write) -> io::Result<()> {
         bytes
     };
     let ints = |values: &[u32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let partitions: Vec<u32> = parts
+        .partitions
+        .iter()
+        .flat_map(|Partition { vectors: v, cells: c, groups: g }| {
+            [v.start, v.end, c.start, c.end, g.start, g.end]
+        })
+        .collect();
     let small = [
         floats(&parts.mean),
         floats(&parts.axes),
@@ -128,6 +187,8 @@ pub(super) fn write(made: &Made, out: &mut impl Write) -> io::Result<()> {
         floats(&parts.radii),
         ints(&parts.starts),
         ints(&parts.groups),
+        ints(&partitions),
+        ints(&parts.firsts),
         floats(&parts.more_axes),
         floats(&parts.steps),
     ];

@@ -27,10 +27,10 @@ const COPY_BYTES: usize = 1 << 20;
 pub(super) struct Patched<'a> {
     /// Those that were touched, by themselves.
     pub(super) given: Given<'a>,
-    /// Their numbers, ascending.
+    /// Their numbers, ascending, as they are in `given`.
     pub(super) touched: &'a [u32],
     /// Where all are.
-    pub(super) all: Placement,
+    pub(super) all: &'a Placement,
     /// Where they were.
     pub(super) trained: &'a Trained<'a>,
     /// The position there of each, or none.
@@ -63,11 +63,19 @@ impl Patched<'_> {
         let stays =
             |number: &usize| self.kept[*number] != NONE && self.now[self.kept[*number] as usize] != NONE;
         let mut stay = vectors.filter(stays).map(|number| (number, self.kept[number] as usize)).peekable();
-        while let Some((_, start)) = stay.peek().copied() {
+        let mut run: Vec<(usize, usize)> = Vec::new();
+        while let Some((number, start)) = stay.next() {
             pace::breathe();
-            let end = (start + COPY_ROWS).min(self.now.len());
+            // Those that follow there, as far as they do.
+            run.clear();
+            run.push((number, start));
+            let mut end = start + 1;
+            while let Some((number, old)) = stay.next_if(|(_, old)| (end..start + COPY_ROWS).contains(old)) {
+                end = old + 1;
+                run.push((number, old));
+            }
             let rows = self.trained.rows(part, stride, start..end)?;
-            while let Some((number, old)) = stay.next_if(|(_, old)| *old < end) {
+            for (number, old) in run.drain(..) {
                 let row = &mut out[place(number)];
                 row.copy_from_slice(&rows[(old - start) * stride..][..stride]);
                 each(number, row);
@@ -79,7 +87,7 @@ impl Patched<'_> {
 
 impl Encoded for Patched<'_> {
     fn placement(&self) -> &Placement {
-        &self.all
+        self.all
     }
 
     fn halves(&self, steps: &[f32], more_axes: &[f32], vectors: Range<usize>) -> Result<Large<u8>> {
@@ -87,7 +95,7 @@ impl Encoded for Patched<'_> {
             return Ok(Large::zeroed(0));
         }
         let made = |touched| self.given.halves(steps, more_axes, touched);
-        let rename = |number: usize, row: &mut [u8]| halves::rename(row, self.all.primary[number]);
+        let rename = |number: usize, row: &mut [u8]| halves::rename(row, self.all.name(number));
         self.rows((Part::Halves, halves::stride(steps.len())), vectors, made, rename)
     }
 

@@ -65,6 +65,39 @@ impl Points for Matrix<'_, f32> {
     }
 }
 
+/// A range of points.
+pub(super) struct Part<'a> {
+    pub(super) points: &'a dyn Points,
+    pub(super) range: Range<usize>,
+}
+
+impl Points for Part<'_> {
+    fn dim(&self) -> usize {
+        self.points.dim()
+    }
+
+    fn count(&self) -> usize {
+        self.range.len()
+    }
+
+    fn block<'b>(&'b self, range: Range<usize>, buffer: &'b mut Buffer) -> Matrix<'b, f32> {
+        let first = self.range.start;
+        self.points.block(first + range.start..first + range.end, buffer)
+    }
+}
+
+/// The rows of `numbers` as if there were no others.
+pub(super) fn picked(rows: Rows<'_>, numbers: &[u32], dim: usize) -> impl Fn(usize, &mut [f32]) + Sync {
+    move |first, mut out| {
+        let wanted = &numbers[first..first + out.len() / dim];
+        for run in wanted.chunk_by(|a, b| a + 1 == *b) {
+            let here;
+            (here, out) = out.split_at_mut(run.len() * dim);
+            rows(run[0] as usize, here);
+        }
+    }
+}
+
 /// The vectors of a field in the projected space.
 pub(super) struct Projected<'a> {
     space: &'a Space,
@@ -75,6 +108,8 @@ pub(super) struct Projected<'a> {
     kept: Option<Vec<f32>>,
     /// Squared norm of what the projection leaves out of each vector.
     pub(super) rests: Vec<f32>,
+    /// The numbers that `rows` has for vectors, where they are in another order.
+    numbers: Option<Vec<u32>>,
 }
 
 impl<'a> Projected<'a> {
@@ -97,7 +132,8 @@ impl<'a> Projected<'a> {
             for (rests, kept) in slices {
                 let first = part * PART_ROWS;
                 let Buffer { placed, values, .. } = &mut buffer;
-                let placed = place(space, rows, first..first + rests.len(), &mut Vec::new(), placed);
+                let range = first..first + rests.len();
+                let placed = place(space, (rows, None), range, &mut Vec::new(), placed);
                 values.resize(rests.len() * coded, 0.0);
                 let values = match kept {
                     Some(kept) => &mut **kept,
@@ -112,12 +148,30 @@ impl<'a> Projected<'a> {
             }
         });
         drop(parts);
-        Self { space, rows, axes, kept: keep.then_some(values), rests }
+        Self { space, rows, axes, kept: keep.then_some(values), rests, numbers: None }
+    }
+
+    /// Puts the vectors into another order, given by the numbers that they have.
+    pub(super) fn permute(&mut self, order: &[u32]) {
+        let dim = self.dim();
+        self.rests = order.iter().map(|vector| self.rests[*vector as usize]).collect();
+        if let Some(kept) = &mut self.kept {
+            *kept = order.iter().flat_map(|vector| &kept[*vector as usize * dim..][..dim]).copied().collect();
+        }
+        let number = |vector: &u32| match &self.numbers {
+            Some(numbers) => numbers[*vector as usize],
+            None => *vector,
+        };
+        self.numbers = Some(order.iter().map(number).collect());
+    }
+
+    fn given(&self) -> (Rows<'a>, Option<&[u32]>) {
+        (self.rows, self.numbers.as_deref())
     }
 
     /// The vectors' places along all dimensions.
     pub(super) fn placed<'b>(&self, range: Range<usize>, buffer: &'b mut Buffer) -> Matrix<'b, f32> {
-        place(self.space, self.rows, range, &mut buffer.rows, &mut buffer.placed)
+        place(self.space, self.given(), range, &mut buffer.rows, &mut buffer.placed)
     }
 
     /// Reorders the axes, and what is along them.
@@ -146,7 +200,7 @@ impl Points for Projected<'_> {
             return Matrix::new(&kept[range.start * dim..range.end * dim], dim);
         }
         let Buffer { rows, placed, values } = buffer;
-        let placed = place(self.space, self.rows, range, rows, placed);
+        let placed = place(self.space, self.given(), range, rows, placed);
         values.resize(placed.rows() * dim, 0.0);
         Kernels::best().dot_tile(placed, Matrix::new(&self.axes, self.space.dims()), values);
         Matrix::new(values, dim)
@@ -156,7 +210,7 @@ impl Points for Projected<'_> {
 /// Places vectors.
 fn place<'b>(
     space: &Space,
-    rows: Rows<'_>,
+    (rows, numbers): (Rows<'_>, Option<&[u32]>),
     range: Range<usize>,
     buffer: &mut Vec<f32>,
     placed: &'b mut Vec<f32>,
@@ -164,7 +218,10 @@ fn place<'b>(
     let (dim, dims) = (space.field_dim(), space.dims());
     buffer.resize(range.len() * dim, 0.0);
     placed.resize(range.len() * dims, 0.0);
-    rows(range.start, buffer);
+    match numbers {
+        Some(numbers) => picked(rows, numbers, dim)(range.start, buffer),
+        None => rows(range.start, buffer),
+    }
     buffer.chunks_exact(dim).zip(placed.chunks_exact_mut(dims)).for_each(|(row, out)| space.place(row, out));
     Matrix::new(placed, dims)
 }
@@ -212,6 +269,10 @@ mod tests {
                 }
                 kept.reorder(&order);
                 again.reorder(&order);
+                let turned: Vec<u32> = (0..count as u32).rev().collect();
+                kept.permute(&turned);
+                again.permute(&turned);
+                assert_eq!(kept.rests, again.rests);
             }
         }
     }

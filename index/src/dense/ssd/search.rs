@@ -61,6 +61,8 @@ impl Effort {
 #[derive(Clone, Copy)]
 pub(super) struct Query<'a> {
     pub(super) query: &'a [f32],
+    /// The number of the partition that is searched; none only where vectors without one are scanned.
+    pub(super) partition: Option<usize>,
     /// How many vectors are wanted.
     pub(super) depth: usize,
     pub(super) effort: Effort,
@@ -133,21 +135,23 @@ pub(super) struct Ready {
     pub(super) bias: f32,
 }
 
+impl Ready {
+    /// One that is not compared with cells, at these squared norms.
+    pub(super) fn placed((squared, own_squared): (f32, f32)) -> Self {
+        Self { squared, own_squared, step: 0.0, bias: 0.0 }
+    }
+}
+
 impl Cells {
-    /// Makes the query ready; `None` when it is too far from all vectors to be compared by codes.
-    fn ready(&self, kernels: &Kernels, query: &[f32], scratch: &mut CellsScratch) -> Option<Ready> {
-        let CellsScratch {
-            placed,
-            query: bytes,
-            projected,
-            projected_query,
-            more,
-            half_query,
-            sums,
-            table_products,
-            table,
-            ..
-        } = scratch;
+    /// Places the query, as bytes; its squared norms, or `None` when it is too far from all vectors to be
+    /// compared by codes.
+    pub(super) fn placed(
+        &self,
+        kernels: &Kernels,
+        query: &[f32],
+        scratch: &mut CellsScratch,
+    ) -> Option<(f32, f32)> {
+        let CellsScratch { placed, query: bytes, .. } = scratch;
         placed.resize(self.space.dims(), 0.0);
         let squared = self.space.place_query(query, placed);
         if squared.is_nan() || squared > super::space::QUERY_SQUARED_MAX {
@@ -158,6 +162,29 @@ impl Cells {
             #[inline(always)]
             || bytes.set(own),
         );
+        let lift: f64 = placed[query.len()..].iter().map(|value| f64::from(*value).powi(2)).sum();
+        Some((squared as f32, (squared - lift) as f32))
+    }
+
+    /// Makes the query ready; `None` when it is too far from all vectors to be compared by codes.
+    pub(super) fn ready(
+        &self,
+        kernels: &Kernels,
+        query: &[f32],
+        scratch: &mut CellsScratch,
+    ) -> Option<Ready> {
+        let norms = self.placed(kernels, query, scratch)?;
+        let CellsScratch {
+            query: bytes,
+            projected,
+            projected_query,
+            more,
+            half_query,
+            sums,
+            table_products,
+            table,
+            ..
+        } = scratch;
         self.axes.products(kernels, bytes, sums, projected);
         let (step, bias) = kernels.vectorized(
             #[inline(always)]
@@ -178,8 +205,7 @@ impl Cells {
             );
             projected.truncate(self.layout.coded());
         }
-        let lift: f64 = placed[query.len()..].iter().map(|value| f64::from(*value).powi(2)).sum();
-        Some(Ready { squared: squared as f32, own_squared: (squared - lift) as f32, step, bias })
+        Some(Ready { step, bias, ..Ready::placed(norms) })
     }
 
     /// The nearest allowed vectors as `(distance, ordinal)`, nearest first, in `found`; false when the query
@@ -210,9 +236,10 @@ impl Cells {
         filter: Option<Filter<'a>>,
         scratch: &mut CellsScratch,
     ) -> Option<Walk<'a>> {
+        let partition = &self.partitions[asked.partition?];
         let ready = self.ready(kernels, asked.query, scratch)?;
         let place = Place { cells: self, kernels, query: &scratch.projected_query, squared: ready.squared };
-        scratch.met.begin(place);
+        scratch.met.begin(place, partition);
         scratch.seen.resize((self.layout.vectors as usize).div_ceil(64), 0);
         Some(Walk::new(self, kernels, ready, asked, filter))
     }

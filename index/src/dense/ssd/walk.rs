@@ -33,10 +33,10 @@ const PREFETCH_BYTES: usize = 1024;
 
 /// One walk over the cells.
 pub(super) struct Walk<'a> {
-    cells: &'a Cells,
-    kernels: &'a Kernels,
+    pub(super) cells: &'a Cells,
+    pub(super) kernels: &'a Kernels,
     ready: Ready,
-    asked: Query<'a>,
+    pub(super) asked: Query<'a>,
     filter: Option<Filter<'a>>,
     /// Squared distance of the worst of the best, once there are enough.
     limit: f32,
@@ -213,9 +213,10 @@ impl<'a> Walk<'a> {
         self.kernels.nibble_scan(&scratch.table, posting, &bounds, &mut scratch.candidates);
         counters.scored += u64::from(self.cells.starts[cell + 1] - self.cells.starts[cell]) * 32;
         let CellsScratch { candidates, picked, pending, keys, seen, marked, .. } = scratch;
-        let vectors = self.cells.layout.vectors;
-        if let Some(id) = candidates.ids.iter().find(|id| **id >= vectors) {
-            return Err(self.cells.damaged(format!("a posting names vector {id} of {vectors}")));
+        // Of a partition, that is, of a tenant: no other is ever found, whatever is on disk.
+        let here = self.asked.partition.map_or(0..0, |at| self.cells.partitions[at].vectors.clone());
+        if let Some(id) = candidates.ids.iter().find(|id| !here.contains(id)) {
+            return Err(self.cells.damaged(format!("a posting of vectors {here:?} names vector {id}")));
         }
         let fresh = candidates.ids.iter().zip(&candidates.bounds).filter(|(id, _)| {
             let (word, bit) = (**id as usize / 64, 1_u64 << (**id % 64));

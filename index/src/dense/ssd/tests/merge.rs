@@ -69,8 +69,18 @@ impl Rows {
 
     fn merge(&self, metric: Metric, into: &Case) -> Case {
         let trained = into.ssd.trained().unwrap().unwrap();
-        let prior = Prior { trained: &trained, kept: Some(&self.kept) };
+        let kept = into.places(&self.kept);
+        let prior = Prior { trained: &trained, kept: Some(&kept) };
         Case::with(metric, Element::F32, &self.vectors, Some(prior))
+    }
+}
+
+impl Case {
+    /// Where vectors are that came in these positions.
+    fn places(&self, positions: &[u32]) -> Vec<u32> {
+        let mut places = vec![NONE; self.order.len()];
+        self.order.iter().zip(0..).for_each(|(position, place)| places[*position as usize] = place);
+        positions.iter().map(|at| if *at == NONE { NONE } else { places[*at as usize] }).collect()
     }
 }
 
@@ -200,8 +210,9 @@ fn damage_to_what_is_merged_into_is_told() {
         }
         let source: Arc<dyn ChunkSource> = Arc::new(Bytes(bytes));
         let trained = Trained(parts::read_trained("test", &source, None).unwrap());
-        let prior = Prior { trained: &trained, kept: Some(&rows.kept) };
-        match build(&before.spec, &row, flat.vectors(), Some(prior), Room::of_threads(1)) {
+        let kept = before.places(&rows.kept);
+        let prior = Prior { trained: &trained, kept: Some(&kept) };
+        match build(&before.spec, Vectors::new(&row, flat.vectors()), Some(prior), Room::of_threads(1)) {
             Err(crate::Error::Section { .. }) => told += 1,
             Err(other) => panic!("{other}"),
             Ok(_) => merged += 1,

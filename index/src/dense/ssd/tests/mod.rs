@@ -66,6 +66,8 @@ struct Case {
     lean: Ssd,
     section: Vec<u8>,
     rows: Vec<RowId>,
+    /// The position in which each vector came, in the order that they are in.
+    order: Vec<u32>,
 }
 
 impl Case {
@@ -74,20 +76,35 @@ impl Case {
     }
 
     fn with(metric: Metric, element: Element, vectors: &[Vec<f32>], prior: Option<Prior<'_>>) -> Self {
+        Self::of(metric, element, (vectors, &[0]), prior)
+    }
+
+    fn of(
+        metric: Metric,
+        element: Element,
+        (vectors, tenants): (&[Vec<f32>], &[u32]),
+        prior: Option<Prior<'_>>,
+    ) -> Self {
         let spec = DenseSpec { dim: vectors[0].len() as u32, metric, element, index: Default::default() };
-        let flat = || flat_of(&spec, vectors);
-        let given = flat();
+        let given = flat_of(&spec, vectors);
         let row = |at: usize, out: &mut [f32]| given.rows(at, out);
         let built = |room: Room<'_>| {
             let mut section = Vec::new();
-            let built = build(&spec, &row, given.vectors(), prior, room).unwrap();
+            let given = Vectors { tenants, ..Vectors::new(&row, given.vectors()) };
+            let built = build(&spec, given, prior, room).unwrap();
             built.write(&mut section).unwrap();
-            section
+            let order = built.order().map_or((0..vectors.len() as u32).collect(), <[u32]>::to_vec);
+            (section, order)
         };
-        let section = built(Room::of_threads(2));
-        assert!(section == built(Room::of_threads(1)), "the number of threads shows in the bytes");
+        let (section, order) = built(Room::of_threads(2));
+        let one = built(Room::of_threads(1));
+        assert!(section == one.0 && order == one.1, "the number of threads shows in the bytes");
         let folder = tempfile::tempdir().unwrap();
-        let on_disk = built(Room { threads: 2, memory_bytes: 1 << 20, folder: Some(folder.path()) });
+        let room = Room { threads: 2, memory_bytes: 1 << 20, folder: Some(folder.path()) };
+        let (on_disk, same) = built(room);
+        assert!(order == same, "another order");
+        let vectors: Vec<Vec<f32>> = order.iter().map(|at| vectors[*at as usize].clone()).collect();
+        let flat = || flat_of(&spec, &vectors);
         // What is refined together, and with it the calibration in the header, depends on what is read.
         let (head, rest) = section.split_at(layout::HEADER_BYTES as usize);
         assert!(on_disk[head.len()..] == *rest, "what is built on disk is something else");
@@ -104,13 +121,14 @@ impl Case {
         let [hot, less, least] = [&ssd, &default, &lean].map(|ssd| ssd.cells.memory_bytes());
         assert!((less <= hot || spec.dim < 64) && least < hot, "{hot}, {less} and {least} bytes");
         let rows = (0..vectors.len() as u64).map(|row| RowId(row * 3 + 1)).collect();
-        Self { spec, ssd, default, lean, section, rows }
+        Self { spec, ssd, default, lean, section, rows, order }
     }
 
     /// The same in every tier, with the vectors on disk.
     fn with_vectors_on_disk(&self, vectors: &[Vec<f32>]) -> [(Tier, Ssd); 3] {
         let mut section = Vec::new();
-        flat_of(&self.spec, vectors).write(&mut section).unwrap();
+        let vectors: Vec<Vec<f32>> = self.order.iter().map(|at| vectors[*at as usize].clone()).collect();
+        flat_of(&self.spec, &vectors).write(&mut section).unwrap();
         let (section, cells): (Arc<dyn ChunkSource>, Arc<dyn ChunkSource>) =
             (Arc::new(Bytes(section)), Arc::new(Bytes(self.section.clone())));
         TIERS.map(|tier| {
@@ -318,7 +336,7 @@ fn all_levels_of_kernels_find_the_same() {
     let found = |kernels: &'static Kernels, query: &[f32]| {
         let (mut scratch, mut found, mut counters) =
             (CellsScratch::default(), Vec::new(), Counters::default());
-        let asked = Query { query, depth: 15, effort, allow: None };
+        let asked = Query { query, partition: Some(0), depth: 15, effort, allow: None };
         case.ssd.cells.search(kernels, asked, None, &mut scratch, &mut found, &mut counters).unwrap();
         (found.iter().map(|(distance, id)| (distance.to_bits(), *id)).collect::<Vec<_>>(), counters)
     };
@@ -466,7 +484,7 @@ fn groups_that_stay_closed_hold_next_to_nothing() {
             let met: usize = near
                 .iter()
                 .map(|query| {
-                    let asked = Query { query, depth: 12, effort, allow: None };
+                    let asked = Query { query, partition: Some(0), depth: 12, effort, allow: None };
                     let (kernels, counters) = (Kernels::best(), &mut Counters::default());
                     assert!(cells.search(kernels, asked, None, &mut scratch, &mut found, counters).unwrap());
                     scratch.met()
