@@ -15,6 +15,7 @@ pub mod fuzz;
 mod intern;
 mod large;
 mod linalg;
+mod mask;
 pub mod matrix;
 pub mod pace;
 mod pages;

@@ -397,7 +397,13 @@ impl Build<'_, '_> {
     /// Puts docs into the order of cells that were built over those that are `present`; returns the places
     /// that vectors had, and the docs that have one then. None where all stays as it is.
     fn follow(&mut self, cells: &Built, present: &[DocId]) -> Option<(Vec<u32>, Vec<DocId>)> {
-        let order = cells.order()?.to_vec();
+        let vectors = present.len() as u32;
+        let order = match cells.order() {
+            Some(order) => order.to_vec(),
+            // Docs without a vector may have to move.
+            None if self.ordered && present.len() < self.order.len() => (0..vectors).collect(),
+            None => return None,
+        };
         let is_present: RoaringBitmap = present.iter().copied().collect();
         let mut docs: Vec<u32> = order.iter().map(|place| present[*place as usize]).collect();
         // Docs without a vector come last in their tenant.

@@ -67,7 +67,12 @@ impl<'a> Merge<'a> {
 
     /// Calls `each` with an input and docs there, in doc order.
     fn each_run(&self, mut each: impl FnMut(u32, &[DocId]) -> Result<()>) -> Result<()> {
-        let mut docs = Vec::new();
+        let (mut docs, mut next) = (Vec::new(), vec![0; self.inputs.len()]);
+        for (input, doc) in self.places {
+            // One that is passed over would be lost in silence.
+            assert!(*doc >= next[*input as usize], "docs of an input ascend");
+            next[*input as usize] = doc + 1;
+        }
         for run in self.places.chunk_by(|a, b| a.0 == b.0).flat_map(|run| run.chunks(COPY_DOCS)) {
             pace::breathe();
             docs.clear();

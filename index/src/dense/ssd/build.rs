@@ -26,16 +26,15 @@ use spandrel_storage::DenseSpec;
 use super::calibrate;
 use super::cells::Cells;
 use super::closure::{NONE, Placement};
-use super::cluster::{Centroids, Work};
+use super::cluster::Work;
 use super::codebook::{self, Codebook, Training};
 use super::encode::{Encoded, Given, Postings, starts};
-use super::groups;
 use super::halves;
 use super::incremental;
 use super::layout::Layout;
-use super::partition::{self, Partition, Wanted};
+use super::partition::{self, Partition, Placed, Wanted};
 use super::parts::Parts;
-use super::points::{self, Buffer, PART_ROWS, Part, Points, Projected, picked};
+use super::points::{self, Buffer, PART_ROWS, Points, Projected, picked};
 use super::refine;
 use super::space::{Rows, Space};
 use super::spill::Spill;
@@ -285,76 +284,6 @@ fn firsts(ordered: bool, partitions: &[Partition], placement: &Placement) -> Vec
     if ordered { partition::firsts(partitions, placement) } else { Vec::new() }
 }
 
-/// Where vectors are, and in which partitions.
-pub(super) struct Placed {
-    pub(super) placement: Placement,
-    pub(super) partitions: Vec<Partition>,
-    /// First cell of each group, and the end.
-    pub(super) groups: Vec<u32>,
-}
-
-impl Placed {
-    /// So many vectors without a cell.
-    pub(super) fn none(dim: usize, count: usize) -> Self {
-        Self { placement: Placement::none(dim, count), partitions: Vec::new(), groups: vec![0] }
-    }
-
-    /// Places the vectors of each partition into cells of its own: k-means goes on from the centroids that
-    /// are `known`.
-    fn of<'k>(
-        points: &dyn Points,
-        wanted: &[Wanted],
-        known: impl Fn(&Wanted) -> Option<&'k [f32]>,
-        work: Work,
-    ) -> Self {
-        let mut placed = Self::none(points.dim(), points.count());
-        for wanted in wanted {
-            let range = wanted.vectors.start as usize..wanted.vectors.end as usize;
-            let (placement, groups) = cluster(&Part { points, range }, known(wanted), work);
-            placed.take_in(wanted.vectors.start as usize, &placement, &groups);
-            placed.close(wanted.vectors.clone());
-        }
-        placed
-    }
-
-    /// Takes in a part of the vectors with cells and groups of their own.
-    pub(super) fn take_in(&mut self, first: usize, part: &Placement, groups: &[u32]) {
-        let before = self.placement.cells() as u32;
-        self.placement.take_in(first, part);
-        self.groups.extend(groups.iter().skip(1).map(|cell| before + cell));
-    }
-
-    /// What was taken in since the last one is a partition.
-    pub(super) fn close(&mut self, vectors: Range<u32>) {
-        let (cell, group) = self.partitions.last().map_or((0, 0), |last| (last.cells.end, last.groups.end));
-        let (cells, groups) = (cell..self.placement.cells() as u32, group..self.groups.len() as u32 - 1);
-        self.partitions.push(Partition { vectors, cells, groups });
-    }
-
-    /// Puts vectors into the order of their cells, if they may be; returns the numbers that they had, unless
-    /// they stay as they are.
-    fn put_in_order(&mut self, ordered: bool, projected: &mut Projected<'_>) -> Option<Vec<u32>> {
-        let order = self.order(ordered)?;
-        self.placement.permute(&order);
-        projected.permute(&order);
-        Some(order)
-    }
-
-    /// The order of cells, where that is another one and vectors may be put into it.
-    pub(super) fn order(&self, ordered: bool) -> Option<Vec<u32>> {
-        let order = ordered.then(|| partition::order(&self.partitions, &self.placement))?;
-        (!order.is_sorted()).then_some(order)
-    }
-}
-
-/// Cells of all points, in groups.
-pub(super) fn cluster(points: &dyn Points, known: Option<&[f32]>, work: Work) -> (Placement, Vec<u32>) {
-    let cells = points.count().div_ceil(CELL_VECTORS);
-    let mut placement = Placement::of(points, Centroids::fit(points, cells, known, work), work);
-    let groups = arrange(&mut placement, work).1;
-    (placement, groups)
-}
-
 /// Places all rows by what was learned before: k-means goes on from the centroids that there are, as many as
 /// there are to be, and every row is encoded again. None when the rows have outgrown that.
 fn adapt(
@@ -431,14 +360,6 @@ impl Continued<'_> {
         let holds = measured_holds(made.layout.measured, largest);
         Ok(Some(if holds { made } else { measured(made, vectors.rows, work) }))
     }
-}
-
-/// Numbers the cells group after group; the numbers that they had, and the first cell of each group, and the
-/// end.
-pub(super) fn arrange(placement: &mut Placement, work: Work) -> (Vec<u32>, Vec<u32>) {
-    let (order, groups) = groups::arrange(Matrix::new(&placement.centroids, placement.dim), work);
-    placement.reorder(&order);
-    (order, groups)
 }
 
 /// Whether what was measured on some vectors serves other ones in their place.

@@ -156,7 +156,8 @@ impl Calibration {
         let missing = (lower.missing.ln() + (upper.missing / lower.missing).min(1.0).ln() * share).exp();
         let slack = lower.slack + (upper.slack - lower.slack) * share;
         // However few cells are enough for vectors of the field, other queries need what their odds say.
-        Effort { missing, missing_far: missing.min(1.0 - recall), slack: slack.clamp(0.0, 1.0) }
+        let slack = slack.clamp(0.0, 1.0);
+        Effort { missing_far: missing.min(1.0 - recall), ..Effort::new(missing, slack) }
     }
 
     /// The cheapest effort that finds `recall` of the `k` nearest, `k` one that was measured.

@@ -14,13 +14,13 @@
 
 use std::path::Path;
 
-use super::build::{CELL_VECTORS, Continued, Made, Placed, Trained, Vectors, arrange, cluster};
+use super::build::{CELL_VECTORS, Continued, Made, Trained, Vectors};
 use super::closure::{NONE as NO_CELL, Placement};
 use super::cluster::{Centroids, Work, k_means};
 use super::encode::Given;
 use super::halves;
 use super::layout;
-use super::partition::{self, Partition, Wanted};
+use super::partition::{self, Partition, Placed, Wanted, arrange, cluster};
 use super::patched::{COPY_ROWS, OldPostings, Patched, entries};
 use super::points::{Part, Points, Projected, picked};
 use crate::error::Result;
@@ -106,7 +106,7 @@ pub(super) fn merge(
                 (placement, groups)
             }
             Some(before) => {
-                let (cells, centroids) = Cells::after(&fates, (trained, before), &halves_of);
+                let (cells, centroids) = Cells::after(&fates, (trained, before), halves_of);
                 let centroids = Centroids::known(projected.dim(), centroids, &cells.groups);
                 let mut placement = Placement::onto(&points, centroids, work);
                 let (mut from, mut groups) = (cells.origin, cells.groups);

@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use super::bytes::ByteQuery;
 use super::cells::Cells;
+use super::filter::Bits;
 use super::odds::Odds;
 use super::partition::Partition;
 use super::search::key;
@@ -24,6 +25,8 @@ const GROUPS_NEAREST: usize = 4;
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) cells: &'a Cells,
+    /// Which vectors may be found, where that is known of all.
+    pub(super) bits: Option<&'a Bits<'a>>,
     pub(super) kernels: &'a Kernels,
     /// Projected.
     pub(super) query: &'a ByteQuery,
@@ -72,6 +75,10 @@ impl Met {
         let each = self.products.iter().zip(&groups.norms[of.clone()]);
         self.group_distances.extend(each.map(|each| place.distance(each)));
         self.group_odds.clear();
+        if let Some(bits) = place.bits {
+            let cells = of.clone().map(|group| groups.starts[group]..groups.starts[group + 1]);
+            cells.for_each(|cells| self.group_odds.share(bits.share(cells)));
+        }
         self.group_odds.set(kernels, &self.group_distances, &groups.radii[of], cells.dims_that_matter);
         self.forget(place, partition.cells.start as usize..partition.cells.end as usize);
     }
@@ -104,7 +111,11 @@ impl Met {
             self.open_distances.extend(each.map(|each| place.distance(each)));
             self.distances[cells.clone()].copy_from_slice(&self.open_distances[first..]);
             self.open_radii.extend_from_slice(&all.radii[cells.clone()]);
-            self.open.extend(cells.start as u32..cells.end as u32);
+            let cells = cells.start as u32..cells.end as u32;
+            if let Some(bits) = place.bits {
+                cells.clone().for_each(|cell| self.odds.share(bits.share(cell..cell + 1)));
+            }
+            self.open.extend(cells);
         }
         if !order.is_empty() {
             self.odds.set(kernels, &self.open_distances, &self.open_radii, all.dims_that_matter);
@@ -131,6 +142,14 @@ impl Met {
         let left = self.group_odds.choose(place.kernels, limit, missing, order);
         order.sort_unstable();
         let count = enough(order, &self.group_odds, left);
+        self.open(place, &order[..count]);
+    }
+
+    /// Opens the most promising groups, until about so many cells more are open.
+    pub(super) fn open_more(&mut self, place: Place<'_>, limit: f32, cells: usize, order: &mut Vec<u64>) {
+        self.group_odds.choose(place.kernels, limit, 0.0, order);
+        let in_group = (place.cells.radii.len() / place.cells.groups.radii.len()).max(1);
+        let count = least(order, cells.div_ceil(in_group));
         self.open(place, &order[..count]);
     }
 

@@ -17,6 +17,7 @@ mod cells;
 mod closure;
 mod cluster;
 mod encode;
+mod filter;
 mod groups;
 mod halves;
 mod incremental;
@@ -26,6 +27,7 @@ mod odds;
 mod partition;
 mod parts;
 mod patched;
+mod plan;
 mod points;
 mod refine;
 mod scan;
@@ -34,6 +36,7 @@ mod spill;
 mod together;
 mod walk;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use spandrel_storage::codec::{Decoder, Encoder};
@@ -44,9 +47,9 @@ use self::cells::Cells;
 pub use self::cells::{Tier, resident_bytes};
 use self::cluster::Work;
 pub use self::incremental::NONE;
-use self::partition::Among;
+use self::plan::Plan;
 pub(crate) use self::search::CellsScratch;
-use self::search::{Effort, Filter, Query};
+use self::search::Query;
 use self::together::TILE;
 pub(crate) use self::together::TogetherScratch;
 use super::flat::FirstFailure;
@@ -56,6 +59,7 @@ use super::{Ask, Flat, VectorIndex};
 use crate::counters::Counters;
 use crate::error::Result;
 use crate::large::Large;
+use crate::mask::Mask;
 use crate::matrix::Matrix;
 use crate::parallel;
 use crate::quant::codebook;
@@ -65,10 +69,6 @@ use crate::topk::TopK;
 
 /// Fewer vectors than this are scanned, not searched: measured, signs are as fast up to here.
 pub const VECTORS_MIN: u32 = 8192;
-/// At most this many allowed vectors are ranked by their codes one by one.
-const SCAN_MAX: u64 = 2048;
-/// Bytes of vectors that are read at once rather than their codes first.
-const READ_BYTES: usize = 128 << 10;
 
 /// Cells over the vectors of one field of one segment.
 pub struct Ssd {
@@ -184,6 +184,13 @@ impl Ssd {
         tier: Tier,
     ) -> Result<Self> {
         let cells = Cells::open(section, spec, flat.vectors(), source, tier)?;
+        // What is known of docs by ranges has to hold of vectors.
+        let in_a_row = |vectors: &Range<u32>| {
+            flat.doc(vectors.end - 1) - flat.doc(vectors.start) == vectors.len() as u32 - 1
+        };
+        if cells.layout.ordered && !cells.partitions.iter().all(|partition| in_a_row(&partition.vectors)) {
+            return Err(cells.damaged("docs without a vector lie between those of a partition".into()));
+        }
         Ok(Self::new(section, flat, source, cells))
     }
 
@@ -209,99 +216,6 @@ impl Ssd {
         self.kernels = kernels;
         self
     }
-
-    /// How to search for `k` results.
-    fn plan(&self, ask: &Ask<'_>, k: usize) -> Plan {
-        let vectors = self.flat.ordinals(ask.allow.range.clone());
-        let (count, depth) = (ask.allow.count_max(), self.cells.fineness().depth(k) as u64);
-        // As many as are ranked are scored.
-        if ask.params.exact || count <= depth {
-            return Plan::Exact;
-        }
-        let at = match partition::among(&self.cells.partitions, &vectors) {
-            Among::Partition(at) => at,
-            Among::None => {
-                // Neighbours come in one read, so that the codes of few save nothing.
-                let bytes = vectors.len() * self.flat.vector_bytes();
-                let in_one_read = !self.cells.is_at_hand() && bytes <= READ_BYTES;
-                return if in_one_read { Plan::Exact } else { Plan::Scan(None) };
-            }
-            Among::Several => return Plan::Exact,
-        };
-        let of = self.cells.partitions[at].vectors.len() as u64;
-        if count <= SCAN_MAX {
-            return Plan::Scan(Some(at));
-        }
-        if k as u64 * 8 >= of {
-            return Plan::Exact;
-        }
-        // The k nearest of those allowed are among as many more of all.
-        let share = (ask.allow.share(self.flat.docs()) * self.flat.docs() as f32 / of as f32).min(1.0);
-        let wanted = k as f32 / share.max(f32::MIN_POSITIVE);
-        let fineness = self.cells.fineness();
-        let learned = ask.learned.map(|learned| &learned.0).filter(|learned| learned.has(fineness));
-        let calibration = learned.unwrap_or(&self.cells.layout.calibration);
-        let Effort { missing, missing_far, slack } = calibration.effort(fineness, wanted, ask.params.recall);
-        Plan::Walk(
-            at,
-            match (share < 1.0, learned) {
-                // Which of them a filter lets through may have to do with where they are.
-                (true, _) => Effort::new(missing_far, slack),
-                // What was learned holds for queries wherever they are.
-                (false, Some(_)) => Effort::new(missing, slack),
-                (false, None) => Effort { missing, missing_far, slack },
-            },
-        )
-    }
-
-    /// Whether the search may find all that is in a partition.
-    fn is_unrestricted(&self, ask: &Ask<'_>, partition: usize) -> bool {
-        let all = self.flat.ordinals(ask.allow.range.clone()) == self.cells.partitions[partition].vectors;
-        all && ask.allow.is_unrestricted_within()
-    }
-
-    /// Searches by codes; false when the query cannot be compared by them.
-    fn by_codes(
-        &self,
-        plan: Plan,
-        query: &[f32],
-        ask: &Ask<'_>,
-        k: usize,
-        (scratch, found): (&mut CellsScratch, &mut Vec<(f32, u32)>),
-        counters: &mut Counters,
-    ) -> Result<bool> {
-        let (depth, allow) = (self.cells.fineness().depth(k), Some(ask.allow));
-        match plan {
-            Plan::Exact => Ok(false),
-            Plan::Scan(partition) => {
-                let asked = Query { query, partition, depth, effort: Effort::ALL, allow };
-                if ask.allow.is_unrestricted_within() {
-                    let all = self.flat.ordinals(ask.allow.range.clone());
-                    return self.cells.scan(self.kernels, asked, all, scratch, found, counters);
-                }
-                let ids = self.flat.positions(ask.allow.iter()).flatten();
-                self.cells.scan(self.kernels, asked, ids, scratch, found, counters)
-            }
-            Plan::Walk(at, effort) => {
-                let asked = Query { query, partition: Some(at), depth, effort, allow };
-                let doc_of = |ordinal: u32| self.flat.doc(ordinal);
-                let filter: Option<Filter<'_>> =
-                    (!self.is_unrestricted(ask, at)).then_some((ask.allow, &doc_of));
-                self.cells.search(self.kernels, asked, filter, scratch, found, counters)
-            }
-        }
-    }
-}
-
-/// How a search is answered.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Plan {
-    /// Every vector that it may find is scored.
-    Exact,
-    /// Every one is ranked by its code, and the best are scored.
-    Scan(Option<usize>),
-    /// Cells of a partition are visited.
-    Walk(usize, Effort),
 }
 
 impl VectorIndex for Ssd {
@@ -401,17 +315,18 @@ impl Ssd {
         scratch: &mut Scratch,
         counters: &mut Counters,
     ) -> Result<()> {
+        let (mut mask, mut filter) = (Mask::default(), None);
         let doc_of = |ordinal: u32| self.flat.doc(ordinal);
-        let mut all = true;
         let mut asked = Vec::with_capacity(tops.len());
         for ((query, top), plan) in queries.iter().zip(&*tops).zip(plans) {
             self.flat.check(query, ask.rows)?;
             let Plan::Walk(at, effort) = *plan else { continue };
-            all &= self.is_unrestricted(ask, at);
             let depth = self.cells.fineness().depth(top.k());
             asked.push(Query { query, partition: Some(at), depth, effort, allow: Some(ask.allow) });
         }
-        let filter: Option<Filter<'_>> = (!all).then_some((ask.allow, &doc_of));
+        if let Some(Query { partition: Some(at), .. }) = asked.first() {
+            filter = self.filter(ask, *at, (&mut mask, &doc_of));
+        }
         let (mut docs, mut ends, mut far) = (std::mem::take(&mut scratch.docs), Vec::new(), Vec::new());
         docs.clear();
         let (kernels, buffers) = (self.kernels, &mut scratch.together);

@@ -31,8 +31,10 @@ pub(super) struct Odds {
     /// The cosine that a cell needs is `at_zero - T * per_distance`.
     at_zero: Vec<f32>,
     per_distance: Vec<f32>,
-    /// 1 / (1 + rank), negative for a cell that was visited.
+    /// 1 / (1 + rank) times the share of its vectors that may be found, negative for a cell that was visited.
     weights: Vec<f32>,
+    /// Those shares; empty where all may be found.
+    shares: Vec<f32>,
     steepness: f32,
     /// Expected vectors of the cells, in no unit, negative for those visited.
     expected: Vec<f32>,
@@ -60,6 +62,13 @@ impl Odds {
     /// Forgets all cells.
     pub(super) fn clear(&mut self) {
         self.weights.clear();
+        self.shares.clear();
+    }
+
+    /// The share of the vectors of the next cell that may be found: of those that are going to be set, all
+    /// have one, or none has.
+    pub(super) fn share(&mut self, share: f32) {
+        self.shares.push(share);
     }
 
     /// Sets the cells of a query, whose centroids are at these squared distances; their vectors have `dims`
@@ -105,6 +114,10 @@ impl Odds {
         });
         let each = self.weights.iter_mut().zip(&self.steps);
         each.for_each(|(weight, step)| *weight = weights[at(step)].copysign(*weight));
+        for (weight, share) in self.weights.iter_mut().zip(&self.shares) {
+            // One without any counts as visited: there is nothing to find.
+            *weight = if *share > 0.0 { *weight * share } else { -f32::MIN_POSITIVE };
+        }
     }
 
     /// The cell was visited.

@@ -13,7 +13,12 @@
 
 use std::ops::Range;
 
+use super::build::CELL_VECTORS;
 use super::closure::Placement;
+use super::cluster::{Centroids, Work};
+use super::groups;
+use super::points::{Part, Points, Projected};
+use crate::matrix::Matrix;
 
 /// Tenants with fewer vectors get no cells, and lose those that they have below half of it.
 pub(super) const VECTORS_MIN: u32 = 2048;
@@ -45,6 +50,84 @@ pub(super) fn choose(tenants: &[u32], count: u32, before: impl Fn(Range<u32>) ->
         (many || tenants.len() == 1).then_some(Wanted { vectors, before })
     });
     wanted.collect()
+}
+
+/// Where vectors are, and in which partitions.
+pub(super) struct Placed {
+    pub(super) placement: Placement,
+    pub(super) partitions: Vec<Partition>,
+    /// First cell of each group, and the end.
+    pub(super) groups: Vec<u32>,
+}
+
+impl Placed {
+    /// So many vectors without a cell.
+    pub(super) fn none(dim: usize, count: usize) -> Self {
+        Self { placement: Placement::none(dim, count), partitions: Vec::new(), groups: vec![0] }
+    }
+
+    /// Places the vectors of each partition into cells of its own: k-means goes on from the centroids that
+    /// are `known`.
+    pub(super) fn of<'k>(
+        points: &dyn Points,
+        wanted: &[Wanted],
+        known: impl Fn(&Wanted) -> Option<&'k [f32]>,
+        work: Work,
+    ) -> Self {
+        let mut placed = Self::none(points.dim(), points.count());
+        for wanted in wanted {
+            let range = wanted.vectors.start as usize..wanted.vectors.end as usize;
+            let (placement, groups) = cluster(&Part { points, range }, known(wanted), work);
+            placed.take_in(wanted.vectors.start as usize, &placement, &groups);
+            placed.close(wanted.vectors.clone());
+        }
+        placed
+    }
+
+    /// Takes in a part of the vectors with cells and groups of their own.
+    pub(super) fn take_in(&mut self, first: usize, part: &Placement, groups: &[u32]) {
+        let before = self.placement.cells() as u32;
+        self.placement.take_in(first, part);
+        self.groups.extend(groups.iter().skip(1).map(|cell| before + cell));
+    }
+
+    /// What was taken in since the last one is a partition.
+    pub(super) fn close(&mut self, vectors: Range<u32>) {
+        let (cell, group) = self.partitions.last().map_or((0, 0), |last| (last.cells.end, last.groups.end));
+        let (cells, groups) = (cell..self.placement.cells() as u32, group..self.groups.len() as u32 - 1);
+        self.partitions.push(Partition { vectors, cells, groups });
+    }
+
+    /// Puts vectors into the order of their cells, if they may be; returns the numbers that they had, unless
+    /// they stay as they are.
+    pub(super) fn put_in_order(&mut self, ordered: bool, projected: &mut Projected<'_>) -> Option<Vec<u32>> {
+        let order = self.order(ordered)?;
+        self.placement.permute(&order);
+        projected.permute(&order);
+        Some(order)
+    }
+
+    /// The order of cells, where that is another one and vectors may be put into it.
+    pub(super) fn order(&self, ordered: bool) -> Option<Vec<u32>> {
+        let order = ordered.then(|| order(&self.partitions, &self.placement))?;
+        (!order.is_sorted()).then_some(order)
+    }
+}
+
+/// Cells of all points, in groups.
+pub(super) fn cluster(points: &dyn Points, known: Option<&[f32]>, work: Work) -> (Placement, Vec<u32>) {
+    let cells = points.count().div_ceil(CELL_VECTORS);
+    let mut placement = Placement::of(points, Centroids::fit(points, cells, known, work), work);
+    let groups = arrange(&mut placement, work).1;
+    (placement, groups)
+}
+
+/// Numbers the cells group after group; the numbers that they had, and the first cell of each group, and the
+/// end.
+pub(super) fn arrange(placement: &mut Placement, work: Work) -> (Vec<u32>, Vec<u32>) {
+    let (order, groups) = groups::arrange(Matrix::new(&placement.centroids, placement.dim), work);
+    placement.reorder(&order);
+    (order, groups)
 }
 
 /// The numbers that vectors have so far, in the order in which they are to lie.
@@ -104,15 +187,15 @@ mod tests {
     #[test]
     fn a_tenant_keeps_its_cells_until_half_of_its_vectors_are_gone() {
         let had = |vectors: Range<u32>| (vectors.start == 100).then_some(7);
-        let ranges = |of: &[Wanted]| of.iter().map(|wanted| wanted.vectors.clone()).collect::<Vec<_>>();
+        let new = |vectors: Range<u32>| Wanted { vectors, before: None };
         let (few, many) = (100 + VECTORS_MIN - 1, 100 + VECTORS_MIN);
-        assert_eq!(ranges(&choose(&[0, 100, many], many + 50, |_| None)), [100..many]);
+        assert_eq!(choose(&[0, 100, many], many + 50, |_| None), [new(100..many)]);
         assert_eq!(choose(&[0, 100, few], few + 50, |_| None), []);
         let kept = Wanted { vectors: 100..few, before: Some(7) };
         assert_eq!(choose(&[0, 100, few], few + 50, had), [kept]);
         let half = 100 + VECTORS_MIN / 2;
         assert_eq!(choose(&[0, 100, half - 1], half + 50, had), []);
-        assert_eq!(ranges(&choose(&[0], 5, |_| None)), [0..5]);
+        assert_eq!(choose(&[0], 5, |_| None), [new(0..5)]);
     }
 
     #[test]

@@ -37,7 +37,8 @@ impl Cells {
             Fine::Bytes(_) => self.placed(kernels, asked.query, scratch).map(Ready::placed),
         };
         let Some(ready) = ready else { return Ok(false) };
-        let place = Place { cells: self, kernels, query: &scratch.projected_query, squared: ready.squared };
+        let query = &scratch.projected_query;
+        let place = Place { cells: self, bits: None, kernels, query, squared: ready.squared };
         let of = asked.partition.map_or(0..0, |at| self.partitions[at].cells.clone());
         scratch.met.forget(place, of.start as usize..of.end as usize);
         let scanned = Walk::new(self, kernels, ready, asked, None).scan(ids, scratch, counters);

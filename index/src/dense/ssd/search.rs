@@ -16,13 +16,14 @@ use std::collections::BinaryHeap;
 use crate::allow::Allow;
 use crate::counters::Counters;
 use crate::error::Result;
+use crate::mask::Mask;
 use crate::simd::Kernels;
 use crate::simd::nibble::{Candidates, ENTRIES};
-use spandrel_storage::DocId;
 use spandrel_storage::io::Extent;
 
 use super::bytes::ByteQuery;
 use super::cells::{Cells, Fine};
+use super::filter::Filter;
 use super::halves::HalfQuery;
 use super::met::{Met, Place};
 use super::walk::Walk;
@@ -36,24 +37,31 @@ pub(super) struct Effort {
     pub(super) missing_far: f32,
     /// How many standard errors a bound lies below its estimate.
     pub(super) slack: f32,
+    /// The same of a query that is further from what it may find than those; at least as many.
+    pub(super) slack_far: f32,
+    /// The recall that was asked for.
+    pub(super) recall: f32,
 }
 
 impl Effort {
     /// Every cell, and every vector that could be near.
-    pub(super) const ALL: Self = Self { missing: 0.0, missing_far: 0.0, slack: 1.0 };
+    pub(super) const ALL: Self =
+        Self { missing: 0.0, missing_far: 0.0, slack: 1.0, slack_far: 1.0, recall: 1.0 };
 
     /// The same for all queries.
     pub(super) fn new(missing: f32, slack: f32) -> Self {
-        Self { missing, missing_far: missing, slack }
+        Self { missing, missing_far: missing, slack, slack_far: slack, recall: 1.0 }
     }
 
-    /// What may be missing by a query whose nearest centroid is at squared distance `nearest`.
-    pub(super) fn missing_at(&self, nearest: f32, usual: [f32; 2]) -> f32 {
-        if self.missing_far >= self.missing || nearest <= usual[0] {
-            return self.missing;
+    /// What may be missing by a query whose nearest centroid is at squared distance `nearest`, and its slack.
+    pub(super) fn at(&self, nearest: f32, usual: [f32; 2]) -> (f32, f32) {
+        if nearest <= usual[0] {
+            return (self.missing, self.slack);
         }
         let share = ((nearest - usual[0]) / (usual[1] - usual[0]).max(f32::MIN_POSITIVE)).min(1.0);
-        self.missing * (self.missing_far / self.missing).powf(share)
+        let between =
+            |usual: f32, far: f32| if usual == far { usual } else { usual * (far / usual).powf(share) };
+        (between(self.missing, self.missing_far), between(self.slack, self.slack_far))
     }
 }
 
@@ -70,9 +78,6 @@ pub(super) struct Query<'a> {
     pub(super) allow: Option<&'a Allow<'a>>,
 }
 
-/// The docs that may be found, and what names the doc of an ordinal.
-pub(super) type Filter<'a> = (&'a Allow<'a>, &'a dyn Fn(u32) -> DocId);
-
 /// Buffers of a search.
 #[derive(Debug, Default)]
 pub(crate) struct CellsScratch {
@@ -85,6 +90,8 @@ pub(crate) struct CellsScratch {
     pub(super) half_query: HalfQuery,
     pub(super) sums: Vec<i32>,
     pub(super) met: Met,
+    /// The docs that a filter lets through.
+    pub(super) mask: Mask,
     /// What orders cells, and the cell, so that integers order them.
     pub(super) order: Vec<u64>,
     pub(super) table_products: Vec<[f32; ENTRIES]>,
@@ -107,6 +114,8 @@ pub(crate) struct CellsScratch {
     pub(super) marked: Vec<u32>,
     /// The best so far, the worst on top.
     pub(super) best: BinaryHeap<u64>,
+    /// The best when this was last looked at, ascending.
+    pub(super) before: Vec<u32>,
 }
 
 #[cfg(test)]
@@ -238,7 +247,8 @@ impl Cells {
     ) -> Option<Walk<'a>> {
         let partition = &self.partitions[asked.partition?];
         let ready = self.ready(kernels, asked.query, scratch)?;
-        let place = Place { cells: self, kernels, query: &scratch.projected_query, squared: ready.squared };
+        let (query, bits) = (&scratch.projected_query, filter.as_ref().and_then(Filter::bits));
+        let place = Place { cells: self, bits, kernels, query, squared: ready.squared };
         scratch.met.begin(place, partition);
         scratch.seen.resize((self.layout.vectors as usize).div_ceil(64), 0);
         Some(Walk::new(self, kernels, ready, asked, filter))
@@ -248,6 +258,7 @@ impl Cells {
 impl CellsScratch {
     /// Ends a search, whole or not: what it found, nearest first, goes to `found`.
     pub(super) fn finish(&mut self, found: &mut Vec<(f32, u32)>) {
+        self.before.clear();
         self.marked.drain(..).for_each(|id| self.seen[id as usize / 64] = 0);
         self.picked.clear();
         self.pending.clear();

@@ -15,7 +15,8 @@
 use spandrel_storage::io::Extent;
 
 use super::cells::Cells;
-use super::search::{CellsScratch, Filter, Query};
+use super::filter::Filter;
+use super::search::{CellsScratch, Query};
 use super::walk::{Walk, prefetch};
 use crate::counters::Counters;
 use crate::error::Result;

@@ -12,8 +12,9 @@ use crate::simd::nibble::Bounds;
 use spandrel_storage::io::Extent;
 
 use super::cells::{Cells, Fine};
+use super::filter::{Bits, Filter};
 use super::met::{Met, Place, enough, least};
-use super::search::{CellsScratch, Filter, Query, Ready, distance_of, key};
+use super::search::{CellsScratch, Effort, Query, Ready, distance_of, key};
 
 /// Cells visited before there is a threshold.
 const NEAREST: usize = 2;
@@ -26,6 +27,10 @@ const PART: usize = 8;
 const GROWTH: usize = 4;
 /// Candidates of the first cells that are refined before there is a threshold, a wanted result.
 const OPENING: usize = 2;
+/// A filtered walk goes on for such a share of the cells that it has visited, as long as more than so many of
+/// what may be missed come from the last of them.
+const LONGER: usize = 2;
+const YIELD: f32 = 0.5;
 /// Bytes of postings that are read at once, at most.
 const READ_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the next posting that are asked for while this one is scanned.
@@ -40,8 +45,9 @@ pub(super) struct Walk<'a> {
     filter: Option<Filter<'a>>,
     /// Squared distance of the worst of the best, once there are enough.
     limit: f32,
-    /// Share of the wanted vectors that may be in the cells left out.
+    /// Share of the wanted vectors that may be in the cells left out, and the slack of bounds.
     missing: f32,
+    slack: f32,
     /// Whether all groups are open that are worth it.
     is_open: bool,
     /// Cells chosen so far.
@@ -57,8 +63,8 @@ impl<'a> Walk<'a> {
         asked: Query<'a>,
         filter: Option<Filter<'a>>,
     ) -> Self {
-        let (limit, missing) = (f32::INFINITY, asked.effort.missing_far);
-        Self { cells, kernels, ready, asked, filter, limit, missing, is_open: false, visited: 0 }
+        let (limit, Effort { missing_far: missing, slack_far: slack, .. }) = (f32::INFINITY, asked.effort);
+        Self { cells, kernels, ready, asked, filter, limit, missing, slack, is_open: false, visited: 0 }
     }
 
     /// Visits cells until the rest is not worth it.
@@ -84,7 +90,8 @@ impl<'a> Walk<'a> {
                 let mut rest = &postings[..];
                 for at in 0..part {
                     let cell = scratch.cell(at);
-                    let posting = rest.split_off(..self.cells.posting(cell).len()).unwrap_or_default();
+                    let len = if self.passes_by(cell) { 0 } else { self.cells.posting(cell).len() };
+                    let posting = rest.split_off(..len).unwrap_or_default();
                     self.visit(cell, posting, scratch, counters)?;
                     self.refine(scratch, counters)?;
                     self.rest(scratch);
@@ -125,16 +132,43 @@ impl<'a> Walk<'a> {
             if visited == 0 && part > 0 {
                 met.nearest = distance_of(order[0]);
                 let usual = self.cells.layout.calibration.usual;
-                self.missing = self.asked.effort.missing_at(met.nearest, usual);
+                (self.missing, self.slack) = self.asked.effort.at(met.nearest, usual);
             }
             // As many as are counted on where recall was measured, also of one that walks with others.
             let nearest = NEAREST.saturating_sub(visited).min(part);
             let part = enough(&order[..part], &met.odds, left).max(nearest);
-            if part > 0 || self.is_open {
+            if part > 0 {
                 return Ok(part);
+            }
+            if self.is_open {
+                return Ok(if self.filter.is_some() && self.yields(scratch) {
+                    self.longer(scratch)
+                } else {
+                    0
+                });
             }
             self.open_worthy(scratch);
         }
+    }
+
+    /// Whether a good part of what was found came from the cells that were visited last. The odds are those
+    /// of vectors wherever they lie in a cell: those that a filter lets through may all lie at its far end.
+    fn yields(&self, scratch: &mut CellsScratch) -> bool {
+        let CellsScratch { best, before, .. } = scratch;
+        let new = best.iter().filter(|key| before.binary_search(&(**key as u32)).is_err()).count();
+        before.clear();
+        before.extend(best.iter().map(|key| *key as u32));
+        before.sort_unstable();
+        new as f32 > YIELD * (1.0 - self.asked.effort.recall) * self.asked.depth as f32
+    }
+
+    /// Puts some more cells at the front of the order, however little is expected of them; returns how many.
+    fn longer(&mut self, scratch: &mut CellsScratch) -> usize {
+        let wanted = PART.max(self.visited / LONGER);
+        self.met(scratch, |met, place, order| met.open_more(place, self.limit, wanted, order));
+        let CellsScratch { met, order, .. } = scratch;
+        met.odds.choose(self.kernels, self.limit, 0.0, order);
+        least(order, wanted)
     }
 
     /// The first cells in order are as good as visited.
@@ -166,7 +200,8 @@ impl<'a> Walk<'a> {
     /// Works on what the query has met.
     fn met(&self, scratch: &mut CellsScratch, work: impl FnOnce(&mut Met, Place<'_>, &mut Vec<u64>)) {
         let CellsScratch { projected_query: query, met, order, .. } = scratch;
-        let place = Place { cells: self.cells, kernels: self.kernels, query, squared: self.ready.squared };
+        let (kernels, bits) = (self.kernels, self.bits());
+        let place = Place { cells: self.cells, bits, kernels, query, squared: self.ready.squared };
         work(met, place, order);
     }
 
@@ -179,18 +214,59 @@ impl<'a> Walk<'a> {
     ) -> Result<usize> {
         let CellsScratch { order, met, extents, postings, .. } = scratch;
         extents.clear();
-        let mut bytes = 0;
+        let (mut bytes, mut count) = (0, 0);
         for key in &order[..part] {
-            let posting = self.cells.posting(met.open[*key as u32 as usize] as usize);
+            let cell = met.open[*key as u32 as usize] as usize;
+            let posting = if self.passes_by(cell) { 0..0 } else { self.cells.posting(cell) };
             bytes += posting.len();
-            if bytes > READ_BYTES_MAX && !extents.is_empty() {
+            if bytes > READ_BYTES_MAX && count > 0 {
                 break;
             }
-            extents.push(Extent { offset: posting.start as u64, len: posting.len() });
+            count += 1;
+            if !posting.is_empty() {
+                extents.push(Extent { offset: posting.start as u64, len: posting.len() });
+            }
         }
-        let count = extents.len();
         self.cells.postings.read(extents, postings, counters)?;
         Ok(count)
+    }
+
+    fn bits(&self) -> Option<&Bits<'_>> {
+        self.filter.as_ref().and_then(Filter::bits)
+    }
+
+    /// Whether so few vectors of a cell may be found that its posting is of no use.
+    pub(super) fn passes_by(&self, cell: usize) -> bool {
+        self.bits().is_some_and(|bits| bits.are_few(cell as u32))
+    }
+
+    /// The vectors of a cell that may be found wait to be refined, and those of the one before are.
+    fn pick_few(&self, cell: usize, scratch: &mut CellsScratch, counters: &mut Counters) {
+        let Some(bits) = self.bits() else { return };
+        let CellsScratch { picked, pending, seen, marked, .. } = scratch;
+        let rows = self.cells.fine_rows.at_hand();
+        if rows.is_some() {
+            std::mem::swap(picked, pending);
+        }
+        let first = pending.len();
+        bits.each(cell as u32, |id| {
+            if seen[id as usize / 64] >> (id % 64) & 1 == 0 {
+                pending.push(id);
+            }
+        });
+        counters.scored += (pending.len() - first) as u64;
+        self.ask_for(&pending[first..]);
+        mark(&pending[first..], seen, marked);
+    }
+
+    /// Rows that are going to be refined are to be at hand then.
+    fn ask_for(&self, ids: &[u32]) {
+        let stride = self.cells.fine_stride();
+        if let Some(rows) = self.cells.fine_rows.at_hand() {
+            for id in ids {
+                self.kernels.prefetch(&rows[*id as usize * stride..][..stride]);
+            }
+        }
     }
 
     /// Scans a posting: its candidates are picked, or wait until the next one is scanned.
@@ -201,12 +277,16 @@ impl<'a> Walk<'a> {
         scratch: &mut CellsScratch,
         counters: &mut Counters,
     ) -> Result<()> {
+        if self.passes_by(cell) {
+            self.pick_few(cell, scratch, counters);
+            return Ok(());
+        }
         let distance = scratch.met.distances[cell];
         let bounds = Bounds {
             base: distance,
             step: self.ready.step,
             bias: self.ready.bias,
-            slack: self.asked.effort.slack * distance.sqrt(),
+            slack: self.slack * distance.sqrt(),
             threshold: self.limit,
         };
         scratch.candidates.clear();
@@ -220,22 +300,16 @@ impl<'a> Walk<'a> {
         }
         let fresh = candidates.ids.iter().zip(&candidates.bounds).filter(|(id, _)| {
             let (word, bit) = (**id as usize / 64, 1_u64 << (**id % 64));
-            seen[word] & bit == 0 && self.filter.is_none_or(|(allow, doc_of)| allow.contains(doc_of(**id)))
+            seen[word] & bit == 0 && self.filter.is_none_or(|filter| filter.contains(**id))
         });
         if self.limit.is_finite() {
-            let rows = self.cells.fine_rows.at_hand();
-            if rows.is_some() {
+            if self.cells.is_at_hand() {
                 // The rows of these are asked for, and those of the posting before are refined.
                 std::mem::swap(picked, pending);
             }
             let first = pending.len();
             pending.extend(fresh.map(|(id, _)| *id));
-            let stride = self.cells.fine_stride();
-            if let Some(rows) = rows {
-                for id in &pending[first..] {
-                    self.kernels.prefetch(&rows[*id as usize * stride..][..stride]);
-                }
-            }
+            self.ask_for(&pending[first..]);
             mark(&pending[first..], seen, marked);
             return Ok(());
         }
@@ -311,7 +385,8 @@ impl<'a> Walk<'a> {
             }
             Fine::Halves { halves, .. } => {
                 let Walk { cells, kernels, ready, .. } = &*self;
-                let place = Place { cells, kernels, query: projected_query, squared: ready.squared };
+                let (query, squared) = (&*projected_query, ready.squared);
+                let place = Place { cells, bits: None, kernels, query, squared };
                 rows.1.iter().for_each(|id| met.measure(place, halves.cell(rows.0, *id)));
                 let query = (&*half_query, &*met.distances);
                 halves.distances(self.kernels, query, rows, sums, distances);

@@ -77,7 +77,7 @@ impl Rows {
 
 impl Case {
     /// Where vectors are that came in these positions.
-    fn places(&self, positions: &[u32]) -> Vec<u32> {
+    pub(super) fn places(&self, positions: &[u32]) -> Vec<u32> {
         let mut places = vec![NONE; self.order.len()];
         self.order.iter().zip(0..).for_each(|(position, place)| places[*position as usize] = place);
         positions.iter().map(|at| if *at == NONE { NONE } else { places[*at as usize] }).collect()

@@ -5,12 +5,14 @@
 mod codes;
 mod damage;
 mod merge;
+mod tenants;
 
 use std::fs;
 
 use roaring::RoaringBitmap;
 use spandrel_storage::{DocId, Element, Metric};
 
+use super::search::Effort;
 use super::*;
 use crate::allow::Allow;
 use crate::dense::SearchParams;

@@ -1,0 +1,196 @@
+//! Vectors of several tenants, and filters that have to do with where vectors lie.
+
+use super::*;
+use crate::dense::ssd::incremental::NONE;
+use crate::dense::ssd::partition::VECTORS_MIN;
+
+/// Tenants of these sizes, each with clusters of its own, so that neighbours of another tenant would be seen.
+fn tenants_of(random: &mut Random, sizes: &[usize]) -> (Vec<Vec<f32>>, Vec<u32>) {
+    let mixture = Mixture::new(random, 40, 30);
+    let (mut vectors, mut starts) = (Vec::new(), Vec::new());
+    for size in sizes {
+        starts.push(vectors.len() as u32);
+        vectors.extend((0..*size).map(|_| mixture.vector(random, 0.5)));
+    }
+    (vectors, starts)
+}
+
+/// The docs of a tenant, and the end.
+fn range(starts: &[u32], tenant: usize, count: usize) -> std::ops::Range<u32> {
+    starts[tenant]..starts.get(tenant + 1).copied().unwrap_or(count as u32)
+}
+
+/// Every vector is in one partition or in none, and those of a cell lie side by side: what `firsts` says is
+/// what postings say.
+fn check_order(case: &Case) {
+    let cells = &case.ssd.cells;
+    let postings = cells.postings.at_hand().unwrap();
+    let lookups = cells.codebook.lookups();
+    let mut seen = vec![0; cells.layout.vectors as usize];
+    for partition in &cells.partitions {
+        for cell in partition.cells.clone() {
+            let end = cells.firsts[cell as usize + 1].min(partition.vectors.end);
+            let own = cells.firsts[cell as usize]..end;
+            let posting = &postings[cells.posting(cell as usize)];
+            let ids: Vec<u32> =
+                super::super::patched::entries(posting, lookups).map(|(factors, _, _)| factors.id).collect();
+            assert!(
+                own.clone().all(|vector| ids.contains(&vector)),
+                "cell {cell}: {own:?} are not all there"
+            );
+            assert!(
+                ids.iter().all(|id| partition.vectors.contains(id)),
+                "cell {cell}: a vector from elsewhere"
+            );
+            ids.iter().for_each(|id| seen[*id as usize] += 1);
+        }
+    }
+    for (vector, times) in (0..).zip(&seen) {
+        let inside = cells.partitions.iter().any(|partition| partition.vectors.contains(&vector));
+        assert!(if inside { (1..=2).contains(times) } else { *times == 0 }, "vector {vector}: {times} times");
+    }
+}
+
+#[test]
+fn a_tenant_finds_its_own_and_nothing_else() {
+    let mut random = Random(41);
+    let many = VECTORS_MIN as usize;
+    let sizes = [3, many, 1, 700, 3 * many, 40, 12, many - 1];
+    let (vectors, starts) = tenants_of(&mut random, &sizes);
+    for metric in [Metric::L2, Metric::Ip] {
+        let case = Case::of(metric, Element::F32, (&vectors, &starts), None);
+        let has: Vec<u32> = case.ssd.cells.partitions.iter().map(|of| of.vectors.start).collect();
+        assert_eq!(has, [starts[1], starts[4]], "{metric:?}: tenants with cells");
+        check_order(&case);
+        // Tenants keep their places.
+        for tenant in 0..sizes.len() {
+            let range = range(&starts, tenant, vectors.len());
+            assert!(range.clone().all(|at| range.contains(&case.order[at as usize])));
+            let deleted: RoaringBitmap = (0..vectors.len() as u32).filter(|doc| doc % 5 == 0).collect();
+            // Queries among vectors of all tenants.
+            let queries: Vec<Vec<f32>> =
+                (0..25).map(|_| vectors[random.below(vectors.len())].clone()).collect();
+            for deleted in [None, Some(&deleted)] {
+                let allow = Allow { range: range.clone(), deleted, ..Allow::all(vectors.len() as u32) };
+                let found = case.recall(&queries, &allow, 10, 0.95);
+                assert!(found >= 0.94, "{metric:?}, tenant {tenant}: {found}");
+            }
+        }
+        for (tier, ssd) in case.with_vectors_on_disk(&vectors) {
+            for tenant in 0..sizes.len() {
+                let allow = Allow {
+                    range: range(&starts, tenant, vectors.len()),
+                    ..Allow::all(vectors.len() as u32)
+                };
+                let queries: Vec<Vec<f32>> =
+                    (0..10).map(|_| vectors[random.below(vectors.len())].clone()).collect();
+                let found = case.recall_in(&ssd, &queries, &allow, 10, 0.95);
+                assert!(found >= 0.9, "{metric:?}, tenant {tenant}, {tier:?}: {found}");
+            }
+        }
+    }
+}
+
+/// Filters of any share, at random, around the query, or far from it.
+#[test]
+fn filters_find_what_they_let_through_wherever_it_lies() {
+    let mut random = Random(42);
+    let mixture = Mixture::new(&mut random, 32, 60);
+    let count = 20_000;
+    let vectors: Vec<Vec<f32>> = (0..count).map(|_| mixture.vector(&mut random, 0.6)).collect();
+    for metric in [Metric::L2, Metric::Ip] {
+        let case = Case::new(metric, Element::F32, &vectors);
+        for share in [0.002, 0.02, 0.12, 0.4, 0.8] {
+            let passing = (count as f64 * share) as usize;
+            let (mut found, mut rounds) = ([0.0; 3], 0.0);
+            for _ in 0..12 {
+                let anchor = mixture.vector(&mut random, 0.6);
+                let mut docs: Vec<u32> = (0..count as u32).collect();
+                let mut scores = vec![0.0; count];
+                let counters = &mut Counters::default();
+                case.ssd.score(&anchor, &docs, &mut scores, &mut Scratch::new(), counters).unwrap();
+                docs.sort_by(|a, b| scores[*b as usize].total_cmp(&scores[*a as usize]));
+                let near: RoaringBitmap = docs[..passing].iter().copied().collect();
+                let far: RoaringBitmap = docs[count - passing..].iter().copied().collect();
+                let any: RoaringBitmap =
+                    (0..count as u32).filter(|_| (random.below(1000) as f64) < 1000.0 * share).collect();
+                let deleted: RoaringBitmap = (0..count as u32).filter(|_| random.below(10) == 0).collect();
+                let queries: Vec<Vec<f32>> = (0..8)
+                    .map(|_| anchor.iter().map(|value| value + 0.2 * normal(&mut random)).collect())
+                    .collect();
+                for (found, filter) in found.iter_mut().zip([&any, &near, &far]) {
+                    let deleted = Some(&deleted).filter(|_| random.below(2) == 0);
+                    let allow = Allow { filter: Some(filter), deleted, ..Allow::all(count as u32) };
+                    *found += case.recall(&queries, &allow, 10, 0.95);
+                }
+                rounds += 1.0;
+            }
+            for (what, found) in ["at random", "near", "far"].iter().zip(found) {
+                let found = found / rounds;
+                // Those just beyond a sphere around the query, all around it, are the hardest.
+                let floor = if *what == "far" { 0.88 } else { 0.95 };
+                assert!(found >= floor, "{metric:?}: {share} of the vectors, {what}: {found}");
+            }
+        }
+    }
+}
+
+/// Tenants grow and shrink: they get cells and lose them, and keep them in between.
+#[test]
+fn tenants_get_cells_and_lose_them_as_they_grow_and_shrink() {
+    let seed = 43;
+    let mut random = Random(seed);
+    let mixture = Mixture::new(&mut random, 40, 30);
+    let many = VECTORS_MIN as usize;
+    // Sizes of three tenants, step by step, and which have cells then.
+    let steps: [([usize; 3], [bool; 3]); 6] = [
+        ([3 * many, many / 2, many + 9], [true, false, true]),
+        ([3 * many, many - 1, many - 9], [true, false, true]),
+        ([2 * many, many + 10, many / 2 + 5], [true, true, true]),
+        ([2 * many, many + 90, many / 2 - 5], [true, true, false]),
+        ([many / 2 - 1, many * 3, many / 2 + 100], [false, true, false]),
+        ([100, many * 3, many], [false, true, true]),
+    ];
+    for metric in [Metric::L2, Metric::Ip] {
+        let mut tenants: Vec<Vec<Vec<f32>>> = vec![Vec::new(); 3];
+        let mut before: Option<(Case, Vec<usize>)> = None;
+        for (step, (sizes, expected)) in steps.into_iter().enumerate() {
+            // A few of those that stay go, new ones come.
+            let (mut vectors, mut starts, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+            for (at, size) in sizes.into_iter().enumerate() {
+                let first = before.as_ref().map_or(0, |(_, sizes)| sizes[..at].iter().sum::<usize>());
+                let old = std::mem::take(&mut tenants[at]);
+                let stay = (0..old.len()).filter(|_| random.below(20) > 0).take(size).collect::<Vec<_>>();
+                starts.push(vectors.len() as u32);
+                kept.extend(stay.iter().map(|place| (first + place) as u32));
+                tenants[at].extend(stay.iter().map(|place| old[*place].clone()));
+                while tenants[at].len() < size {
+                    tenants[at].push(mixture.vector(&mut random, 0.5));
+                    kept.push(NONE);
+                }
+                vectors.extend(tenants[at].iter().cloned());
+            }
+            let case = match &before {
+                None => Case::of(metric, Element::F32, (&vectors, &starts), None),
+                Some((case, _)) => {
+                    let trained = case.ssd.trained().unwrap().unwrap();
+                    let kept = case.places(&kept);
+                    let prior = Prior { trained: &trained, kept: Some(&kept) };
+                    Case::of(metric, Element::F32, (&vectors, &starts), Some(prior))
+                }
+            };
+            let what = format!("seed {seed}, {metric:?}, step {step}");
+            let has = |start: &u32| case.ssd.cells.partitions.iter().any(|of| of.vectors.start == *start);
+            assert_eq!(starts.iter().map(has).collect::<Vec<_>>(), expected, "{what}: tenants with cells");
+            check_order(&case);
+            for tenant in 0..3 {
+                let range = range(&starts, tenant, vectors.len());
+                let allow = Allow { range, ..Allow::all(vectors.len() as u32) };
+                let queries: Vec<Vec<f32>> = (0..30).map(|_| mixture.vector(&mut random, 0.5)).collect();
+                let found = case.recall(&queries, &allow, 10, 0.95);
+                assert!(found >= 0.93, "{what}, tenant {tenant}: {found}");
+            }
+            before = Some((case, sizes.to_vec()));
+        }
+    }
+}
