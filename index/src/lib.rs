@@ -13,6 +13,7 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzz;
 mod intern;
+pub mod labels;
 mod large;
 mod linalg;
 mod mask;

@@ -15,6 +15,7 @@ use spandrel_storage::{
 };
 
 use crate::error::{Error, Result};
+use crate::labels::{check_count, check_label};
 use crate::request::ROWS_MAX;
 
 /// Largest magnitude of a vector element: keeps every distance between two vectors finite in f32.
@@ -43,6 +44,8 @@ pub struct CheckedRow {
     pub fields: Vec<(FieldId, FieldValue)>,
     /// Where the text came from.
     pub chunk: Option<Chunk>,
+    /// Names of its access labels.
+    pub labels: Vec<String>,
 }
 
 /// Checks a batch.
@@ -86,7 +89,11 @@ fn check_row(schema: &Schema, row: Row) -> Result<CheckedRow> {
         fields.push((id, value));
     }
     fields.sort_by_key(|(id, _)| *id);
-    Ok(CheckedRow { key: row.key, tenant: row.tenant, fields, chunk: row.chunk })
+    let labels: Vec<String> = row.labels.into_iter().collect();
+    let checked =
+        check_count(labels.len()).and_then(|()| labels.iter().try_for_each(|name| check_label(name)));
+    checked.map_err(|error| error.context(format!("row '{}'", shown(&row.key))))?;
+    Ok(CheckedRow { key: row.key, tenant: row.tenant, fields, chunk: row.chunk, labels })
 }
 
 /// The error for a field name that the schema does not have.

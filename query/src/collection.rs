@@ -9,6 +9,7 @@ use spandrel_storage::{FieldKind, Row, Schema};
 use crate::check::{check_key, check_rows, check_tenant, unknown_field};
 use crate::error::{Error, Result};
 use crate::filter::CheckedFilter;
+use crate::labels::{self, check_count};
 use crate::rag::ingest::{self, Document};
 use crate::rag::tokens::Tokenizer;
 use crate::request::{
@@ -103,6 +104,51 @@ impl Collection {
             Work::Delete { tenant: tenant.to_owned(), keys: keys.to_vec() },
             &self.stop,
         )
+    }
+
+    /// Gives rows access labels, by key, and returns how many rows were there. Labels that nobody has used get
+    /// a name. Durable, and in effect for every search that begins, or ends, after it.
+    ///
+    /// # Errors
+    /// As [`Collection::upsert`]; [`ErrorKind::Invalid`] for a bad label.
+    pub fn grant(&self, tenant: &str, keys: &[String], labels: &[String]) -> Result<Written> {
+        check_tenant(tenant)?;
+        check_keys(keys)?;
+        check_count(labels.len())?;
+        self.shared.writable()?;
+        let labels = labels::define(&self.shared, labels)?;
+        let (tenant, keys) = (tenant.to_owned(), keys.to_vec());
+        queue::write(&self.shared, Work::Label { tenant, keys, labels, granted: true }, &self.stop)
+    }
+
+    /// Takes access labels from rows, by key, and returns how many rows were there. As durable, and as soon in
+    /// effect, as [`Collection::grant`].
+    ///
+    /// # Errors
+    /// As [`Collection::grant`].
+    pub fn revoke(&self, tenant: &str, keys: &[String], labels: &[String]) -> Result<Written> {
+        check_tenant(tenant)?;
+        check_keys(keys)?;
+        check_count(labels.len())?;
+        labels.iter().try_for_each(|name| labels::check_label(name))?;
+        let labels = self.shared.labels.known(labels);
+        let (tenant, keys) = (tenant.to_owned(), keys.to_vec());
+        queue::write(&self.shared, Work::Label { tenant, keys, labels, granted: false }, &self.stop)
+    }
+
+    /// Drops an access label: no row of any tenant has it any more. Says whether there was one. Its name can be
+    /// used again and then begins with no rows.
+    ///
+    /// # Errors
+    /// As [`Collection::upsert`].
+    pub fn drop_label(&self, label: &str) -> Result<bool> {
+        self.shared.open()?;
+        labels::drop_label(&self.shared, label)
+    }
+
+    /// Names of the access labels that there are, sorted.
+    pub fn labels(&self) -> Vec<String> {
+        self.shared.labels.all()
     }
 
     /// Deletes every row that passes the filter and was written before the call, and returns how many. Up to

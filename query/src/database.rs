@@ -24,6 +24,7 @@ use spandrel_storage::{Schema, durable};
 
 use crate::collection::Collection;
 use crate::error::{Error, ErrorKind, Result};
+use crate::labels::Labels;
 use crate::maintain::{self, Lane, Served, Wake};
 use crate::publish;
 use crate::recover;
@@ -228,6 +229,7 @@ impl Inner {
             id: meta.id,
             indexer: Indexer::new(Arc::clone(&schema))?,
             tenants: Tenants::new(self.store.tenants(meta.id)?),
+            labels: Labels::new(self.store.labels(meta.id)?),
             name: meta.name,
             schema,
             settings: self.settings.clone(),

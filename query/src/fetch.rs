@@ -1,5 +1,7 @@
 //! From row ids back to rows, with the fields that were asked for.
 
+use std::collections::BTreeSet;
+
 use spandrel_index::payload::datetime;
 use spandrel_index::stop::Stop;
 use spandrel_storage::record::{FieldSet, StoredRow};
@@ -9,6 +11,7 @@ use spandrel_storage::{Chunk, FieldId, FieldKind, FieldValue, PayloadKind, Row, 
 use crate::check::unknown_field;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::{CheckedFilter, KeyLookup};
+use crate::live::labels_of;
 use crate::request::{Fields, K_MAX, ScrollRequest};
 use crate::response::ScrollResponse;
 use crate::shared::Shared;
@@ -40,7 +43,18 @@ pub fn field_set(schema: &Schema, fields: &Fields) -> Result<FieldSet> {
     Ok(set)
 }
 
-/// A stored row as the caller knows it; instants come back as RFC 3339 text in UTC.
+/// The names of the labels that a row has now.
+pub fn label_names(
+    shared: &Shared,
+    store: &StoreSnapshot,
+    row: RowId,
+    stored: &StoredRow,
+) -> Result<BTreeSet<String>> {
+    let labels = labels_of(shared.id, store, (row, stored.labels.clone()))?;
+    Ok(labels.into_iter().filter_map(|label| shared.labels.name(label)).collect())
+}
+
+/// A stored row as the caller knows it, its labels aside; instants come back as RFC 3339 text in UTC.
 pub fn to_row(schema: &Schema, tenant: &str, stored: StoredRow) -> Row {
     let mut row = Row::new(stored.key).tenant(tenant);
     row.chunk = stored.chunk;
@@ -55,6 +69,21 @@ pub fn to_row(schema: &Schema, tenant: &str, stored: StoredRow) -> Row {
         row.fields.insert(field.name.clone(), value);
     }
     row
+}
+
+/// As [`to_row`], with labels where all fields are asked for.
+pub fn whole_row(
+    shared: &Shared,
+    store: &StoreSnapshot,
+    (tenant, fields): (&str, &Fields),
+    row: RowId,
+    stored: StoredRow,
+) -> Result<Row> {
+    let labels = match fields {
+        Fields::All => label_names(shared, store, row, &stored)?,
+        _ => BTreeSet::new(),
+    };
+    Ok(Row { labels, ..to_row(&shared.schema, tenant, stored) })
 }
 
 /// The key that an index keeps of a row: none when an answer without fields has more than the key.
@@ -128,7 +157,7 @@ pub fn get(
         .map(|row| {
             row.map(|row| {
                 let stored = stored.next().flatten().ok_or_else(|| missing(shared, row))?;
-                Ok(to_row(&shared.schema, tenant, stored))
+                whole_row(shared, &snapshot.store, (tenant, fields), row, stored)
             })
             .transpose()
         })
@@ -143,7 +172,12 @@ pub fn scroll(shared: &Shared, request: &ScrollRequest, stop: &Stop) -> Result<S
     let wanted = field_set(&shared.schema, &request.fields)?;
     let snapshot = shared.snapshot();
     let id = shared.tenants.get(&request.tenant);
-    let lookup = KeyLookup { store: &snapshot.store, collection: shared.id, tenant: id.unwrap_or_default() };
+    let lookup = KeyLookup {
+        store: &snapshot.store,
+        collection: shared.id,
+        tenant: id.unwrap_or_default(),
+        labels: &shared.labels,
+    };
     let filter = request
         .filter
         .as_ref()
@@ -155,7 +189,7 @@ pub fn scroll(shared: &Shared, request: &ScrollRequest, stop: &Stop) -> Result<S
         for view in &snapshot.views {
             stop.check()?;
             passing.push(match view.allow(id) {
-                Some(allow) => filter.docs(&view.segment, id, &allow.range)? - &*view.deleted,
+                Some(allow) => filter.docs(view, id, &allow.range)? - &*view.deleted,
                 None => Default::default(),
             });
         }
@@ -184,7 +218,7 @@ pub fn scroll(shared: &Shared, request: &ScrollRequest, stop: &Stop) -> Result<S
         .zip(stored)
         .map(|(row, stored)| {
             let stored = stored.ok_or_else(|| missing(shared, *row))?;
-            Ok(to_row(&shared.schema, &request.tenant, stored))
+            whole_row(shared, &snapshot.store, (&request.tenant, &request.fields), *row, stored)
         })
         .collect::<Result<_>>()?;
     Ok(ScrollResponse { rows, next })

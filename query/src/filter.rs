@@ -11,12 +11,14 @@ use spandrel_index::payload::{Predicate, datetime};
 use spandrel_index::segment::Segment;
 use spandrel_storage::store::StoreSnapshot;
 use spandrel_storage::{
-    CollectionId, DocId, FieldId, FieldKind, PayloadKind, RowId, Schema, TenantId, Value,
+    CollectionId, DocId, FieldId, FieldKind, LabelId, PayloadKind, RowId, Schema, TenantId, Value,
 };
 
 use crate::check::{check_key, unknown_field};
 use crate::error::{Error, Result};
+use crate::labels::{Labels, check_label};
 use crate::request::{FILTER_DEPTH_MAX, FILTER_TERMS_MAX, Filter};
+use crate::snapshot::View;
 
 /// A filter checked against the schema, with its keys resolved to rows: one for all segments of a search.
 pub struct CheckedFilter {
@@ -34,6 +36,7 @@ enum Node {
     Prefix(FieldId, String),
     Match(FieldId, String),
     Rows(Vec<RowId>),
+    Labels(Vec<LabelId>),
 }
 
 /// Where the rows behind keys are looked up.
@@ -44,6 +47,8 @@ pub struct KeyLookup<'a> {
     pub collection: CollectionId,
     /// The tenant.
     pub tenant: TenantId,
+    /// The names of labels.
+    pub labels: &'a Labels,
 }
 
 impl CheckedFilter {
@@ -65,12 +70,22 @@ impl CheckedFilter {
         check(schema, filter, None, 0, &mut 0).map(drop)
     }
 
-    /// The docs of `range` in `segment` that pass.
+    /// The same, of rows with one of these labels.
+    pub fn labelled(self, labels: Vec<LabelId>) -> Self {
+        Self { root: Node::And(vec![self.root, Node::Labels(labels)]) }
+    }
+
+    /// Every row.
+    pub fn all() -> Self {
+        Self { root: Node::And(Vec::new()) }
+    }
+
+    /// The docs of `range` in a segment that pass.
     ///
     /// # Errors
     /// When a payload index refuses a value or is damaged.
-    pub fn docs(&self, segment: &Segment, tenant: TenantId, range: &Range<DocId>) -> Result<RoaringBitmap> {
-        let within = Within { segment, tenant };
+    pub fn docs(&self, view: &View, tenant: TenantId, range: &Range<DocId>) -> Result<RoaringBitmap> {
+        let within = Within { view, segment: &view.segment, tenant };
         within.eval(&self.root, range)
     }
 }
@@ -91,6 +106,7 @@ fn check(
     *terms += match filter {
         Filter::In { values, .. } => values.len().max(1),
         Filter::Keys(keys) => keys.len().max(1),
+        Filter::Labels(labels) => labels.len().max(1),
         _ => 1,
     };
     if *terms > FILTER_TERMS_MAX {
@@ -131,6 +147,10 @@ fn check(
             let (id, kind) = payload_field(schema, field)?;
             expect_kind(field, "match", kind, &[PayloadKind::Text])?;
             Node::Match(id, text.clone())
+        }
+        Filter::Labels(names) => {
+            names.iter().try_for_each(|name| check_label(name))?;
+            Node::Labels(keys.map_or(Vec::new(), |keys| keys.labels.known(names)))
         }
         Filter::Keys(names) => {
             names.iter().try_for_each(|key| check_key(key))?;
@@ -230,13 +250,14 @@ impl Node {
             Self::Exists(id) => (*id, Predicate::Exists),
             Self::Prefix(id, prefix) => (*id, Predicate::Prefix(prefix)),
             Self::Match(id, text) => (*id, Predicate::Matches(text)),
-            Self::And(_) | Self::Or(_) | Self::Not(_) | Self::Rows(_) => return None,
+            Self::And(_) | Self::Or(_) | Self::Not(_) | Self::Rows(_) | Self::Labels(_) => return None,
         })
     }
 }
 
 /// The docs of one tenant in one segment, where a filter is evaluated.
 struct Within<'a> {
+    view: &'a View,
     segment: &'a Segment,
     tenant: TenantId,
 }
@@ -262,6 +283,7 @@ impl Within<'_> {
                 let found = self.rows(rows).iter().filter_map(|row| self.segment.doc(self.tenant, *row));
                 Ok(found.filter(|doc| range.contains(doc)).collect())
             }
+            Node::Labels(labels) => Ok(self.view.labelled(labels, range)),
             _ => Ok(RoaringBitmap::new()),
         }
     }

@@ -35,6 +35,7 @@ mod filter;
 pub mod fuse;
 #[cfg(feature = "import")]
 pub mod import;
+mod labels;
 mod learn;
 mod live;
 mod maintain;

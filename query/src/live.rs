@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
+use spandrel_index::labels::Overlay;
 use spandrel_index::pace;
 use spandrel_index::segment::{IndexDoc, IndexValues, Segment};
 use spandrel_storage::record::FieldSet;
-use spandrel_storage::{DocId, RowId, TenantId};
+use spandrel_storage::store::{Grant, StoreSnapshot};
+use spandrel_storage::{CollectionId, DocId, LabelId, RowId, TenantId};
 
 use crate::fetch::key_of;
 use crate::publish;
@@ -29,6 +31,15 @@ pub fn live_docs(inputs: &[View]) -> Vec<Arc<IndexDoc>> {
         for (doc, index_doc) in (0..).zip(view.segment.fresh_docs()) {
             if !view.deleted.contains(doc) {
                 docs.push(Arc::clone(index_doc));
+            }
+        }
+        // What has changed of their labels becomes theirs.
+        for (label, doc, granted) in view.labels.since(&Overlay::default()) {
+            let row = view.segment.rows()[doc as usize];
+            if let Some(doc) = docs.iter_mut().rev().find(|other| other.row == row) {
+                let labels = &mut Arc::make_mut(doc).labels;
+                labels.retain(|other| *other != label);
+                labels.extend(granted.then_some(label));
             }
         }
     }
@@ -71,9 +82,35 @@ pub fn keyed_docs(
         }
         let ((tenant, row), (input, doc)) = (&live.ids[*position as usize], &live.places[*position as usize]);
         let key = segments[*input as usize].key(*doc).map(Box::from);
-        each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values: IndexValues::default() }))?;
+        each(Arc::new(IndexDoc {
+            row: *row,
+            tenant: *tenant,
+            key,
+            labels: Vec::new(),
+            values: IndexValues::default(),
+        }))?;
     }
     Ok(true)
+}
+
+/// The labels that a stored row has by now.
+pub fn labels_of(
+    collection: CollectionId,
+    store: &StoreSnapshot,
+    (row, mut labels): (RowId, Vec<LabelId>),
+) -> spandrel_index::Result<Vec<LabelId>> {
+    let mut after = None;
+    loop {
+        let grants = store.grants(collection, row..=row, after, FETCH_ROWS)?;
+        for Grant { label, granted, .. } in &grants {
+            labels.retain(|other| other != label);
+            labels.extend(granted.then_some(*label));
+        }
+        match grants.last() {
+            Some(last) if grants.len() == FETCH_ROWS => after = Some((last.row, last.label)),
+            _ => return Ok(labels),
+        }
+    }
 }
 
 /// Reads rows from the store, at the snapshot that says they are live, and analyses them again. They come in
@@ -103,7 +140,8 @@ pub fn stored_docs(
             let stored = stored.ok_or_else(|| publish::lost(shared, row))?;
             let values = shared.indexer.values(&stored.fields)?;
             let key = key_of(&stored.key, &stored.chunk);
-            each(Arc::new(IndexDoc { row, tenant, key, values }))?;
+            let labels = labels_of(shared.id, &snapshot.store, (row, stored.labels))?;
+            each(Arc::new(IndexDoc { row, tenant, key, labels, values }))?;
         }
     }
     Ok(())

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
+use spandrel_index::labels::Overlay;
 use spandrel_index::pace;
 use spandrel_index::parallel::{Priority, step_back, threads};
 use spandrel_index::segment::policy::{Bounds, Job, Size, disk_job, fresh_job, merge_all_job};
@@ -369,7 +370,9 @@ fn merge_disk(
     let live = live_rows(inputs);
     let (ids, places) = (&live.ids, &live.places);
     let segments: Vec<&Segment> = inputs.iter().map(|view| &*view.segment).collect();
-    let merge = Merge { inputs: &segments, places };
+    let overlays: Vec<&Overlay> = inputs.iter().map(|view| &*view.labels).collect();
+    let has_label = |label| shared.labels.contains(label);
+    let merge = Merge { inputs: &segments, places, overlays: &overlays, has_label: &has_label };
     let plan = Plan { threads, like: most_live(inputs.iter()), ..shared.settings.plan(Some(merge)) };
     let mut source =
         |wanted: &FieldSet,

@@ -2,13 +2,16 @@
 //! happened meanwhile are carried over by row id), the manifest is replaced, which is the point from which
 //! recovery sees the result, and log records that the manifest covers are trimmed.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 use spandrel_index::dense::ssd::lessons_hold;
+use spandrel_index::labels::Overlay;
 use spandrel_index::segment::{self, Segment};
 use spandrel_storage::manifest::{Manifest, SegmentEntry};
-use spandrel_storage::store::{Commit, Durability};
+use spandrel_storage::record::FieldSet;
+use spandrel_storage::store::{Commit, Durability, Grant};
 use spandrel_storage::{RowId, TenantId, failpoint};
 
 use crate::error::{ErrorKind, Result};
@@ -34,6 +37,7 @@ pub fn to_disk(
     let docs = ids.len();
     let started = std::time::Instant::now();
     let rows = inputs[0].segment.first()..=inputs[inputs.len() - 1].segment.last();
+    let range = rows.clone();
     let id = shared.writer.lock().take_segment_id();
     // The inputs give their memory back as soon as the output stands in their place.
     let _returning = shared.memory.returning(inputs.iter().map(|view| view.segment.reserved_bytes()).sum());
@@ -49,6 +53,9 @@ pub fn to_disk(
     failpoint::reach("segment.built");
     let bytes = output.as_ref().map_or(0, |segment| segment.disk_bytes());
     disk(shared, inputs, output, id)?;
+    if inputs[0].segment.on_disk() {
+        forget_dead(shared, range)?;
+    }
     tracing::info!(
         collection = %shared.name, segment = id, docs, bytes, inputs = inputs.len(),
         time_ms = started.elapsed().as_millis() as u64, "segment built"
@@ -101,7 +108,8 @@ fn replaced(current: &[View], inputs: &[View], output: Option<Arc<Segment>>) -> 
     if let Some(segment) = output {
         let deleted = carried_deletes(&segment, inputs, &current[at..at + inputs.len()]);
         let lessons = inherited(&segment, inputs);
-        views.push(View { segment, deleted: Arc::new(deleted), lessons });
+        let labels = Arc::new(carried_labels(&segment, inputs, &current[at..at + inputs.len()]));
+        views.push(View { segment, deleted: Arc::new(deleted), labels, lessons });
     }
     views.extend_from_slice(&current[at + inputs.len()..]);
     views
@@ -144,6 +152,43 @@ fn carried_deletes(output: &Segment, before: &[View], now: &[View]) -> RoaringBi
     deleted
 }
 
+/// What has changed of the labels of docs of the new segment after its inputs were read.
+fn carried_labels(output: &Segment, before: &[View], now: &[View]) -> Overlay {
+    let mut carried = Overlay::default();
+    for (before, now) in before.iter().zip(now) {
+        for (label, doc, granted) in now.labels.since(&before.labels) {
+            let (tenant, row) = (now.segment.tenant_of(doc), now.segment.rows()[doc as usize]);
+            if let Some(doc) = output.doc(tenant, row) {
+                carried.set(label, doc, granted);
+            }
+        }
+    }
+    carried
+}
+
+/// Forgets which labels rows of a range have got and lost that are gone.
+fn forget_dead(shared: &Shared, rows: RangeInclusive<RowId>) -> Result<()> {
+    let snapshot = shared.snapshot();
+    let mut after = None;
+    loop {
+        let grants = snapshot.store.grants(shared.id, rows.clone(), after, TRIM_ROWS)?;
+        let Some(last) = grants.last() else { return Ok(()) };
+        after = Some((last.row, last.label));
+        let mut of: Vec<RowId> = grants.iter().map(|grant| grant.row).collect();
+        of.dedup();
+        let stored = snapshot.store.get(shared.id, &of, &FieldSet::NONE)?;
+        let gone: Vec<RowId> =
+            of.into_iter().zip(stored).filter(|(_, row)| row.is_none()).map(|(row, _)| row).collect();
+        let is_gone =
+            |grant: &&Grant| gone.binary_search(&grant.row).is_ok() || !shared.labels.contains(grant.label);
+        let forget: Vec<_> = grants.iter().filter(is_gone).map(|grant| (grant.row, grant.label)).collect();
+        if !forget.is_empty() {
+            let commit = Commit { collection: shared.id, forget, ..Commit::default() };
+            shared.store.commit(&commit, Durability::Buffered)?;
+        }
+    }
+}
+
 /// Writes what `views` says. The caller holds the write lock.
 ///
 /// # Errors
@@ -166,6 +211,7 @@ pub fn save_manifest(shared: &Shared, writer: &mut Writer, views: &[View], last_
             checksum: view.segment.checksum(),
             deleted: (*view.deleted).clone(),
             learned: view.lessons.encode(),
+            labels: view.labels.encode(),
         })
         .collect();
     let manifest = Manifest {

@@ -7,6 +7,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use spandrel_index::labels::Overlay;
 use spandrel_index::segment::{Docs, IndexDoc, Segment};
 use spandrel_storage::manifest::{Manifest, SegmentEntry, segment_name};
 use spandrel_storage::record::{FieldSet, Record};
@@ -15,7 +16,9 @@ use spandrel_storage::{CollectionId, RowId, TenantId, durable};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fetch::key_of;
+use crate::labels::{self, LabelChange};
 use crate::learn::Lessons;
+use crate::live::labels_of;
 use crate::maintain::{self, Lane};
 use crate::publish;
 use crate::shared::{Shared, SharedParts, Writer};
@@ -99,7 +102,8 @@ fn open_segments(parts: &SharedParts, manifest: &mut Manifest) -> Result<(Vec<Vi
             Ok(segment) => {
                 let lessons = Arc::new(Lessons::decode(&entry.learned));
                 let deleted = Arc::new(entry.deleted.clone());
-                views.push(View { segment: Arc::new(segment), deleted, lessons });
+                let labels = Arc::new(Overlay::decode(&entry.labels, segment.docs())?);
+                views.push(View { segment: Arc::new(segment), deleted, labels, lessons });
             }
             Err(error) if !is_damage(&error) => return Err(error.into()),
             Err(error) => {
@@ -154,7 +158,8 @@ fn rebuild(parts: &SharedParts, entry: &SegmentEntry, id: u64) -> Result<Option<
                     if let Some(stored) = stored {
                         let values = parts.indexer.values(&stored.fields)?;
                         let key = key_of(&stored.key, &stored.chunk);
-                        each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, values }))?;
+                        let labels = labels_of(parts.id, &store, (*row, stored.labels))?;
+                        each(Arc::new(IndexDoc { row: *row, tenant: *tenant, key, labels, values }))?;
                     }
                 }
             }
@@ -247,6 +252,7 @@ struct Replay {
     docs: Vec<Arc<IndexDoc>>,
     removed: Vec<(TenantId, RowId)>,
     trim: Vec<RowId>,
+    labels: Vec<LabelChange>,
     dropped: Option<TenantId>,
 }
 
@@ -258,12 +264,18 @@ impl Replay {
             Record::Row(stored) => {
                 let values = shared.indexer.values(&stored.fields)?;
                 let key = key_of(&stored.key, &stored.chunk);
-                self.docs.push(Arc::new(IndexDoc { row, tenant: stored.tenant, key, values }));
+                let (tenant, labels) = (stored.tenant, stored.labels);
+                self.docs.push(Arc::new(IndexDoc { row, tenant, key, labels, values }));
                 stored.replaces.map(|replaced| (stored.tenant, replaced))
             }
             Record::Delete { tenant, replaces, .. } => {
                 self.trim.push(row);
                 Some((tenant, replaces))
+            }
+            Record::Label { tenant, label, granted, rows } => {
+                self.trim.push(row);
+                self.labels.push(LabelChange { tenant, label, granted, rows });
+                None
             }
             Record::DropTenant { tenant } => {
                 self.trim.push(row);
@@ -291,6 +303,7 @@ impl Replay {
             views.push(View::new(Arc::new(segment)));
         }
         mark_deleted(&mut views, &batch.removed);
+        labels::mark(&mut views, &batch.labels);
         let erase = batch.dropped.map(|tenant| drop_from_views(&mut views, tenant)).unwrap_or_default();
         let mut writer = shared.writer.lock();
         writer.trim.extend(batch.trim);

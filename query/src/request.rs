@@ -87,6 +87,8 @@ pub enum Filter {
     },
     /// The row's key is one of these.
     Keys(Vec<String>),
+    /// The row has one of these access labels.
+    Labels(Vec<String>),
 }
 
 /// What one route looks for. The field's kind says how.
@@ -191,6 +193,9 @@ pub struct SearchRequest {
     pub fusion: Fusion,
     /// Which rows may be found.
     pub filter: Option<Filter>,
+    /// On whose behalf: only rows with one of these access labels may be found, whatever the filter says.
+    /// Access that is lost while the search runs counts. None: all rows; empty: none.
+    pub labels: Option<Vec<String>>,
     /// Hits wanted: 1 to [`K_MAX`] together with `offset`.
     pub k: usize,
     /// Best hits to skip.
@@ -223,6 +228,7 @@ impl Default for SearchRequest {
             routes: Vec::new(),
             fusion: Fusion::default(),
             filter: None,
+            labels: None,
             k: 10,
             offset: 0,
             score_threshold: None,

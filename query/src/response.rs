@@ -33,6 +33,8 @@ pub enum Short {
     FewMatches,
     /// The score threshold left out the rest.
     Threshold,
+    /// Rows lost their access labels while the search ran, time and again.
+    AccessLost,
 }
 
 /// The hits of a search, best first; equal scores in the order their rows were written.

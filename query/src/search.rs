@@ -8,13 +8,14 @@ use spandrel_index::allow::Allow;
 use spandrel_index::dense::{Ask, SearchParams};
 use spandrel_index::stop::Stop;
 use spandrel_index::topk::Scored;
-use spandrel_storage::{DocId, FieldId, Row, RowId, TenantId};
+use spandrel_storage::{DocId, FieldId, LabelId, Row, RowId, TenantId};
 
 use crate::check::check_tenant;
 use crate::error::{Error, Result};
 use crate::fetch;
 use crate::filter::{CheckedFilter, KeyLookup};
 use crate::fuse::{RouteList, fuse_top};
+use crate::labels::check_count;
 use crate::request::{BATCH_HITS_MAX, BATCH_MAX, Fields, Filter, Fusion, K_MAX, ROUTES_MAX, SearchRequest};
 use crate::response::{Explain, Hit, RouteScore, SearchResponse, Short, Stage};
 use crate::route::{self, CheckedRoute};
@@ -25,12 +26,17 @@ use crate::snapshot::{Snapshot, View};
 /// together.
 const FUSED_CANDIDATES_MIN: usize = 100;
 
+/// A search is begun anew so often when rows that it found lose their labels while it runs.
+const ACCESS_TRIES: usize = 3;
+
 /// One request, checked, over one snapshot.
 pub(crate) struct Search<'a> {
     pub shared: &'a Shared,
     pub request: &'a SearchRequest,
     pub snapshot: &'a Snapshot,
     pub tenant: TenantId,
+    /// Rows have to have one of these labels.
+    pub labels: Option<Vec<LabelId>>,
     pub scopes: Vec<Scope<'a>>,
     pub stop: &'a Stop,
     pub stages: Vec<Stage>,
@@ -58,15 +64,29 @@ pub fn search(shared: &Shared, request: &SearchRequest, stop: &Stop) -> Result<S
     let stop = &stop.by(request.timeout.and_then(|timeout| started.checked_add(timeout)));
     let mut routes = check(shared, request)?;
     route::embed(shared, routes.iter_mut(), stop)?;
-    let snapshot = shared.snapshot();
     let Some(tenant) = shared.tenants.get(&request.tenant) else {
         return Ok(empty(request, started));
     };
+    for _ in 0..ACCESS_TRIES {
+        let answer = search_once(shared, (request, &routes), tenant, (started, stop))?;
+        if answer.short != Some(Short::AccessLost) {
+            shared.pace.note(watch);
+            return Ok(answer);
+        }
+    }
+    search_once(shared, (request, &routes), tenant, (started, stop))
+}
+
+fn search_once(
+    shared: &Shared,
+    (request, routes): (&SearchRequest, &[CheckedRoute]),
+    tenant: TenantId,
+    (started, stop): (Instant, &Stop),
+) -> Result<SearchResponse> {
+    let snapshot = shared.snapshot();
     let mut search = Search::new(shared, request, &snapshot, tenant, stop)?;
-    let lists = search.run_routes(&routes)?;
-    let answer = search.finish(&routes, lists, started);
-    shared.pace.note(watch);
-    answer
+    let lists = search.run_routes(routes)?;
+    search.finish(routes, lists, started)
 }
 
 /// Runs many searches on one snapshot; those that can be are scored together.
@@ -140,6 +160,7 @@ fn groups(requests: &[SearchRequest], checked: &[Vec<CheckedRoute>]) -> Vec<Vec<
             route::scored_together(&checked[at], &checked[group[0]])
                 && first.tenant == request.tenant
                 && first.filter == request.filter
+                && first.labels == request.labels
                 && (first.recall, first.exact, first.rescore)
                     == (request.recall, request.exact, request.rescore)
         };
@@ -155,7 +176,12 @@ fn groups(requests: &[SearchRequest], checked: &[Vec<CheckedRoute>]) -> Vec<Vec<
 pub fn count(shared: &Shared, tenant: &str, filter: Option<&Filter>, stop: &Stop) -> Result<u64> {
     let snapshot = shared.snapshot();
     let id = shared.tenants.get(tenant);
-    let lookup = KeyLookup { store: &snapshot.store, collection: shared.id, tenant: id.unwrap_or_default() };
+    let lookup = KeyLookup {
+        store: &snapshot.store,
+        collection: shared.id,
+        tenant: id.unwrap_or_default(),
+        labels: &shared.labels,
+    };
     let filter = filter.map(|filter| CheckedFilter::new(&shared.schema, filter, &lookup)).transpose()?;
     let Some(id) = id else { return Ok(0) };
     let mut rows = 0;
@@ -163,7 +189,7 @@ pub fn count(shared: &Shared, tenant: &str, filter: Option<&Filter>, stop: &Stop
         let Some(allow) = view.allow(id) else { continue };
         stop.check()?;
         rows += match &filter {
-            Some(filter) => (filter.docs(&view.segment, id, &allow.range)? - &*view.deleted).len(),
+            Some(filter) => (filter.docs(view, id, &allow.range)? - &*view.deleted).len(),
             None => allow.count(),
         };
     }
@@ -206,6 +232,7 @@ fn check(shared: &Shared, request: &SearchRequest) -> Result<Vec<CheckedRoute>> 
     if let Some(filter) = &request.filter {
         CheckedFilter::check(&shared.schema, filter)?;
     }
+    check_count(request.labels.as_ref().map_or(0, Vec::len))?;
     request.routes.iter().map(|route| CheckedRoute::new(shared, route)).collect()
 }
 
@@ -232,19 +259,25 @@ impl<'a> Search<'a> {
         stop: &'a Stop,
     ) -> Result<Self> {
         let started = Instant::now();
-        let lookup = KeyLookup { store: &snapshot.store, collection: shared.id, tenant };
+        let lookup =
+            KeyLookup { store: &snapshot.store, collection: shared.id, tenant, labels: &shared.labels };
         let filter = request
             .filter
             .as_ref()
             .map(|filter| CheckedFilter::new(&shared.schema, filter, &lookup))
             .transpose()?;
+        let labels = request.labels.as_ref().map(|names| shared.labels.known(names));
+        let filter = match &labels {
+            Some(labels) => Some(filter.unwrap_or(CheckedFilter::all()).labelled(labels.clone())),
+            None => filter,
+        };
         let mut scopes = Vec::with_capacity(snapshot.views.len());
         let (mut rows_in, mut rows_out) = (0, 0);
         for view in &snapshot.views {
             let Some(base) = view.allow(tenant) else { continue };
             stop.check()?;
             let passed = match &filter {
-                Some(filter) => Some(filter.docs(&view.segment, tenant, &base.range)?),
+                Some(filter) => Some(filter.docs(view, tenant, &base.range)?),
                 None => None,
             };
             let scope = Scope { view, filter: passed, base, stop };
@@ -258,7 +291,7 @@ impl<'a> Search<'a> {
         }
         // The largest first: what is found there rules out most of the others.
         scopes.sort_by_key(|scope| std::cmp::Reverse(scope.base.range.len()));
-        let mut search = Self { shared, request, snapshot, tenant, scopes, stop, stages: Vec::new() };
+        let mut search = Self { shared, request, snapshot, tenant, labels, scopes, stop, stages: Vec::new() };
         if request.explain {
             let time_us = started.elapsed().as_micros() as u64;
             let name = if filter.is_some() { "filter" } else { "tenant" };
@@ -274,6 +307,7 @@ impl<'a> Search<'a> {
             request,
             snapshot: self.snapshot,
             tenant: self.tenant,
+            labels: self.labels.clone(),
             scopes: Vec::new(),
             stop: self.stop,
             stages: self.stages.clone(),
@@ -334,11 +368,13 @@ impl<'a> Search<'a> {
             ranked.retain(|hit| hit.score >= threshold);
         }
         let passed = ranked.len();
-        ranked.drain(..request.offset.min(passed));
+        let lost = self.drop_lost(&mut ranked);
+        ranked.drain(..request.offset.min(ranked.len()));
         ranked.truncate(request.k);
         let hits = self.timed(|_| "fetch".into(), |search| search.fetch(ranked))?;
         let short = (hits.len() < request.k).then(|| match self.snapshot.tenant_rows(self.tenant) {
             0 => Short::EmptyTenant,
+            _ if lost => Short::AccessLost,
             _ if passed < found => Short::Threshold,
             _ => Short::FewMatches,
         });
@@ -349,6 +385,24 @@ impl<'a> Search<'a> {
             total_us: started.elapsed().as_micros() as u64,
         });
         Ok(SearchResponse { hits, short, explain })
+    }
+
+    /// Leaves out rows that do not have the labels any more, by now; says whether there were some.
+    fn drop_lost(&self, ranked: &mut Vec<Ranked>) -> bool {
+        let Some(labels) = &self.labels else { return false };
+        let newest = self.shared.snapshot();
+        if newest.label_changes == self.snapshot.label_changes {
+            return false;
+        }
+        let before = ranked.len();
+        let there: Vec<LabelId> =
+            labels.iter().copied().filter(|label| self.shared.labels.contains(*label)).collect();
+        ranked.retain(|hit| match newest.locate(self.tenant, hit.row) {
+            Some((at, doc)) => !newest.views[at].labelled(&there, &(doc..doc + 1)).is_empty(),
+            // It was replaced, and with it its labels.
+            None => false,
+        });
+        ranked.len() < before
     }
 
     fn fuse(&mut self, routes: &[CheckedRoute], lists: &[Vec<Scored>]) -> Result<Vec<Ranked>> {
@@ -398,7 +452,8 @@ impl<'a> Search<'a> {
             .zip(stored)
             .map(|(hit, stored)| {
                 let stored = stored.ok_or_else(|| fetch::missing(self.shared, hit.row))?;
-                let row = fetch::to_row(&self.shared.schema, &self.request.tenant, stored);
+                let asked = (&*self.request.tenant, &self.request.fields);
+                let row = fetch::whole_row(self.shared, &self.snapshot.store, asked, hit.row, stored)?;
                 Ok(Hit { row, score: hit.score, routes: hit.routes })
             })
             .collect()

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -17,6 +17,7 @@ use spandrel_storage::store::Store;
 use spandrel_storage::{CollectionId, RowId, Schema};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::labels::Labels;
 use crate::learn::Asked;
 use crate::maintain::{Maintenance, Wake};
 use crate::queue::Queue;
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub folder: PathBuf,
     pub indexer: Indexer,
     pub tenants: Tenants,
+    pub labels: Labels,
     pub queue: Queue,
     pub writer: Mutex<Writer>,
     pub wake: Arc<Wake>,
@@ -45,6 +47,8 @@ pub(crate) struct Shared {
     pub asked: Asked,
     pub maintenance: Maintenance,
     snapshot: RwLock<Arc<Snapshot>>,
+    /// How often labels were granted, revoked or dropped.
+    label_changes: AtomicU64,
     /// Signalled after every publish; waited on by writers that are ahead of the maintainer.
     published: (Mutex<()>, Condvar),
     /// Set once nothing may be asked of it any more.
@@ -133,10 +137,11 @@ impl Shared {
             folder,
             indexer,
             tenants,
+            labels,
             wake,
             pace,
         } = parts;
-        let snapshot = Snapshot { store: store.snapshot(), views, last_row };
+        let snapshot = Snapshot { store: store.snapshot(), views, last_row, label_changes: 0 };
         let asked = Asked::new(&schema, settings.learn_from_queries);
         Self {
             id,
@@ -150,6 +155,7 @@ impl Shared {
             folder,
             indexer,
             tenants,
+            labels,
             queue: Queue::default(),
             writer: Mutex::new(writer),
             wake,
@@ -157,6 +163,7 @@ impl Shared {
             asked,
             maintenance: Maintenance::default(),
             snapshot: RwLock::new(Arc::new(snapshot)),
+            label_changes: AtomicU64::new(0),
             published: (Mutex::new(()), Condvar::new()),
             end: Mutex::new(None),
             ended: AtomicBool::new(false),
@@ -171,10 +178,16 @@ impl Shared {
 
     /// Makes views visible. The caller holds the write lock.
     pub fn publish(&self, views: Vec<View>, last_row: RowId) {
-        let snapshot = Arc::new(Snapshot { store: self.store.snapshot(), views, last_row });
+        let label_changes = self.label_changes.load(Ordering::Acquire);
+        let snapshot = Arc::new(Snapshot { store: self.store.snapshot(), views, last_row, label_changes });
         *self.snapshot.write() = snapshot;
         let _guard = self.published.0.lock();
         self.published.1.notify_all();
+    }
+
+    /// What is published next has other labels. The caller holds the write lock.
+    pub fn labels_changed(&self) {
+        self.label_changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Waits until `ready` holds for the published snapshot; false when the deadline passes first.
@@ -277,6 +290,7 @@ pub(crate) struct SharedParts {
     pub folder: PathBuf,
     pub indexer: Indexer,
     pub tenants: Tenants,
+    pub labels: Labels,
     pub wake: Arc<Wake>,
     pub pace: Arc<Pace>,
 }

@@ -3,13 +3,15 @@
 //! A snapshot is published whole after every commit and never changes; readers clone an `Arc` and take no
 //! lock afterwards.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 use spandrel_index::allow::Allow;
+use spandrel_index::labels::{self, Overlay};
 use spandrel_index::segment::Segment;
 use spandrel_storage::store::StoreSnapshot;
-use spandrel_storage::{CollectionId, DocId, FieldSet, RowId, TenantId};
+use spandrel_storage::{CollectionId, DocId, FieldSet, LabelId, RowId, TenantId};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::learn::Lessons;
@@ -24,6 +26,8 @@ pub struct View {
     pub segment: Arc<Segment>,
     /// Its deleted docs.
     pub deleted: Arc<RoaringBitmap>,
+    /// What has changed of its labels.
+    pub labels: Arc<Overlay>,
     /// What queries have taught about it.
     pub lessons: Arc<Lessons>,
 }
@@ -31,7 +35,12 @@ pub struct View {
 impl View {
     /// A segment with nothing deleted.
     pub fn new(segment: Arc<Segment>) -> Self {
-        Self { segment, deleted: Arc::default(), lessons: Arc::default() }
+        Self { segment, deleted: Arc::default(), labels: Arc::default(), lessons: Arc::default() }
+    }
+
+    /// The docs of a range that have one of these labels.
+    pub fn labelled(&self, wanted: &[LabelId], range: &Range<DocId>) -> RoaringBitmap {
+        labels::select(self.segment.labels(), &self.labels, wanted, range)
     }
 
     /// The docs of `tenant` that are not deleted; none when there is none.
@@ -51,6 +60,8 @@ pub struct Snapshot {
     pub views: Vec<View>,
     /// The last write seen.
     pub last_row: RowId,
+    /// How often labels had changed.
+    pub label_changes: u64,
 }
 
 impl Snapshot {

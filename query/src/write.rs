@@ -13,12 +13,13 @@ use roaring::RoaringBitmap;
 use spandrel_index::segment::{Batch, IndexDoc, IndexValues, Segment};
 use spandrel_storage::record::{self, FieldSet, StoredRow};
 use spandrel_storage::store::{Commit, Entry};
-use spandrel_storage::{DocId, RowId, TenantId, failpoint};
+use spandrel_storage::{DocId, LabelId, RowId, TenantId, failpoint};
 
 use crate::check::CheckedRow;
 use crate::error::Result;
 use crate::fetch::key_of;
 use crate::filter::{CheckedFilter, KeyLookup};
+use crate::labels::{self, LabelChange};
 use crate::maintain::Lane;
 use crate::rag::ingest;
 use crate::request::Filter;
@@ -38,23 +39,36 @@ pub struct PreparedRow {
     record: Vec<u8>,
     /// What the index keeps of the key.
     index_key: Option<Box<str>>,
+    labels: Vec<LabelId>,
     values: IndexValues,
 }
 
 impl PreparedRow {
     /// Encodes and analyses rows, with one set of analyzers for all.
     pub fn all(shared: &Shared, rows: Vec<CheckedRow>) -> Result<Vec<Self>> {
+        // Names are durable before rows refer to them.
+        let names: Vec<String> = rows.iter().flat_map(|row| &row.labels).cloned().collect();
+        if !names.is_empty() {
+            labels::define(shared, &names)?;
+        }
         let mut batch = shared.indexer.batch()?;
-        rows.into_iter().map(|row| Self::new(&mut batch, row)).collect()
+        rows.into_iter().map(|row| Self::new(shared, &mut batch, row)).collect()
     }
 
-    fn new(batch: &mut Batch<'_>, row: CheckedRow) -> Result<Self> {
+    fn new(shared: &Shared, batch: &mut Batch<'_>, row: CheckedRow) -> Result<Self> {
         let values = batch.values(&row.fields)?;
-        let CheckedRow { key, tenant, fields, chunk } = row;
+        let CheckedRow { key, tenant, fields, chunk, labels } = row;
         let index_key = key_of(&key, &chunk);
-        let stored =
-            StoredRow { tenant: TenantId::default(), key: key.clone(), replaces: None, chunk, fields };
-        Ok(Self { record: stored.encode(), key, tenant, index_key, values })
+        let labels = shared.labels.known(&labels);
+        let stored = StoredRow {
+            tenant: TenantId::default(),
+            key: key.clone(),
+            replaces: None,
+            chunk,
+            labels: labels.clone(),
+            fields,
+        };
+        Ok(Self { record: stored.encode(), key, tenant, index_key, labels, values })
     }
 }
 
@@ -87,6 +101,17 @@ pub enum Work {
         /// Rows written later stay.
         up_to: RowId,
     },
+    /// Rows get labels, or lose them.
+    Label {
+        /// The tenant of the rows.
+        tenant: String,
+        /// Keys; unknown ones are passed over.
+        keys: Vec<String>,
+        /// The labels.
+        labels: Vec<LabelId>,
+        /// Whether rows get them.
+        granted: bool,
+    },
     /// All rows of a tenant out.
     DropTenant {
         /// The tenant.
@@ -99,7 +124,7 @@ impl Work {
     pub fn rows(&self) -> usize {
         match self {
             Self::Upsert(rows) | Self::Document { rows, .. } => rows.len(),
-            Self::Delete { keys, .. } => keys.len(),
+            Self::Delete { keys, .. } | Self::Label { keys, .. } => keys.len(),
             Self::DeleteByFilter { .. } | Self::DropTenant { .. } => 1,
         }
     }
@@ -111,7 +136,7 @@ impl Work {
 
     /// Whether it can share a commit: its effect does not depend on what the others of the group do.
     pub fn groups(&self) -> bool {
-        matches!(self, Self::Upsert(_) | Self::Delete { .. })
+        matches!(self, Self::Upsert(_) | Self::Delete { .. } | Self::Label { .. })
     }
 }
 
@@ -126,6 +151,7 @@ struct Plan {
     /// Deletes, whose space is to come back.
     dead_rows: u64,
     dropped: Option<TenantId>,
+    labels: Vec<LabelChange>,
     written: Vec<Written>,
     next_row: u64,
 }
@@ -162,7 +188,7 @@ fn make_visible(
     snapshot: &Snapshot,
     plan: Plan,
 ) -> Result<Vec<Written>> {
-    let Plan { commit, docs, removed, trim, dead_rows, dropped, written, next_row } = plan;
+    let Plan { commit, docs, removed, trim, dead_rows, dropped, labels, written, next_row } = plan;
     let first = RowId(writer.next_row);
     let last = RowId(next_row - 1);
     writer.next_row = next_row;
@@ -179,6 +205,10 @@ fn make_visible(
         )?)));
     }
     mark_deleted(&mut views, &removed);
+    if !labels.is_empty() {
+        labels::mark(&mut views, &labels);
+        shared.labels_changed();
+    }
     if let Some(tenant) = dropped {
         let rows = drop_from_views(&mut views, tenant);
         writer.erase(rows);
@@ -196,17 +226,13 @@ fn plan(shared: &Shared, snapshot: &Snapshot, writer: &Writer, works: Vec<Work>)
         next_tenant: shared.tenants.next().0,
         current: HashMap::new(),
         plan: Plan {
-            commit: Commit {
-                collection: shared.id,
-                new_tenants: Vec::new(),
-                entries: Vec::new(),
-                trim: Vec::new(),
-            },
+            commit: Commit { collection: shared.id, ..Commit::default() },
             docs: Vec::new(),
             removed: Vec::new(),
             trim: Vec::new(),
             dead_rows: 0,
             dropped: None,
+            labels: Vec::new(),
             written: Vec::with_capacity(works.len()),
             next_row: writer.next_row,
         },
@@ -218,6 +244,9 @@ fn plan(shared: &Shared, snapshot: &Snapshot, writer: &Writer, works: Vec<Work>)
             Work::Delete { tenant, keys } => planner.delete(&tenant, keys)?,
             Work::DeleteByFilter { tenant, filter, up_to } => {
                 planner.delete_by_filter(&tenant, &filter, up_to)?
+            }
+            Work::Label { tenant, keys, labels, granted } => {
+                planner.label(&tenant, &keys, &labels, granted)?
             }
             Work::DropTenant { tenant } => planner.drop_tenant(&tenant)?,
         };
@@ -310,14 +339,14 @@ impl Planner<'_> {
             tenants.iter().zip(&rows).map(|(tenant, row)| (*tenant, row.key.as_str())).collect();
         let stored = self.lookup(&keys)?;
         for ((row, tenant), stored) in rows.into_iter().zip(tenants).zip(stored) {
-            let PreparedRow { key, tenant: _, mut record, index_key, values } = row;
+            let PreparedRow { key, tenant: _, mut record, index_key, labels, values } = row;
             let id = self.next_row();
             let replaces = self.replace(tenant, &key, stored, Some(id));
             record::set_tenant(&mut record, tenant);
             record::set_replaces(&mut record, replaces);
             let erase = self.erasable(replaces);
             self.plan.commit.entries.push(Entry::Put { row: id, tenant, key, record, erase });
-            self.plan.docs.push(Arc::new(IndexDoc { row: id, tenant, key: index_key, values }));
+            self.plan.docs.push(Arc::new(IndexDoc { row: id, tenant, key: index_key, labels, values }));
         }
         Ok(count)
     }
@@ -381,12 +410,17 @@ impl Planner<'_> {
         let Some(id) = shared.tenants.get(tenant) else {
             return Ok(0);
         };
-        let lookup = KeyLookup { store: &self.snapshot.store, collection: shared.id, tenant: id };
+        let lookup = KeyLookup {
+            store: &self.snapshot.store,
+            collection: shared.id,
+            tenant: id,
+            labels: &shared.labels,
+        };
         let filter = CheckedFilter::new(&shared.schema, filter, &lookup)?;
         let mut rows = Vec::new();
         for view in self.snapshot.views.iter().filter(|view| view.segment.first() <= up_to) {
             let Some(allow) = view.allow(id) else { continue };
-            let docs = filter.docs(&view.segment, id, &allow.range)? - &*view.deleted;
+            let docs = filter.docs(view, id, &allow.range)? - &*view.deleted;
             let found = docs.iter().map(|doc| view.segment.rows()[doc as usize]);
             rows.extend(found.filter(|row| *row <= up_to).take(DELETE_ROWS_MAX - rows.len()));
             if rows.len() == DELETE_ROWS_MAX {
@@ -399,6 +433,27 @@ impl Planner<'_> {
             keys.extend(stored.into_iter().flatten().map(|row| row.key));
         }
         self.delete(tenant, keys)
+    }
+
+    fn label(&mut self, tenant: &str, keys: &[String], labels: &[LabelId], granted: bool) -> Result<u64> {
+        let Some(tenant) = self.tenant(tenant) else { return Ok(0) };
+        let names: Vec<_> = keys.iter().map(|key| (tenant, key.as_str())).collect();
+        let stored = self.lookup(&names)?;
+        // A row that this group has written or deleted goes before what is stored.
+        let now = |(key, stored): (&String, Option<RowId>)| {
+            self.current.get(&(tenant, key.clone())).copied().unwrap_or(stored)
+        };
+        let mut rows: Vec<RowId> = keys.iter().zip(stored).filter_map(now).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        for label in labels.iter().copied().filter(|_| !rows.is_empty()) {
+            let row = self.next_row();
+            self.plan.trim.push(row);
+            let rows = rows.clone();
+            self.plan.commit.entries.push(Entry::Label { row, tenant, label, granted, rows: rows.clone() });
+            self.plan.labels.push(LabelChange { tenant, label, granted, rows });
+        }
+        Ok(rows.len() as u64)
     }
 
     fn drop_tenant(&mut self, tenant: &str) -> Result<u64> {

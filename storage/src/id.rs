@@ -33,6 +33,10 @@ id! {
     TenantId(u32)
 }
 id! {
+    /// An access label of a collection: its name in the collection's dictionary of labels.
+    LabelId(u32)
+}
+id! {
     /// A field of a schema: its position in [`Schema::fields`](crate::Schema::fields).
     FieldId(u16)
 }
@@ -41,5 +45,7 @@ id! {
 pub const KEY_BYTES_MAX: usize = 512;
 /// Longest tenant name in bytes; the empty name is the default tenant.
 pub const TENANT_BYTES_MAX: usize = 256;
+/// Longest name of a label in bytes.
+pub const LABEL_BYTES_MAX: usize = 256;
 /// Longest collection or field name in bytes.
 pub const NAME_BYTES_MAX: usize = 128;

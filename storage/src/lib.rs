@@ -25,7 +25,7 @@ pub mod vector;
 
 pub use error::{Error, Result};
 pub use file::{Section, SegmentFile, SegmentWriter};
-pub use id::{CollectionId, DocId, FieldId, RowId, TenantId};
+pub use id::{CollectionId, DocId, FieldId, LabelId, RowId, TenantId};
 pub use record::{FieldSet, Record, StoredRow};
 pub use row::{Chunk, Row};
 pub use schema::{DenseSpec, Element, Field, FieldKind, IndexKind, Metric, PayloadKind, Schema, TextSpec};

@@ -9,10 +9,10 @@
 //! ```text
 //! sealed block: magic `SPANDMAN`, version u32, body, crc32c of everything before
 //! body:  collection u32, epoch u64, covered u64, trimmed u64, last_row u64, next_segment u64,
-//!        segment count u32, segments, learned for each of them
+//!        segment count u32, segments, learned for each of them, labels for each of them
 //! segment:  id u64, first u64, last u64, docs u32, bytes u64, checksum u32,
 //!           deleted as u32 length and the portable roaring format
-//! learned:  u32 length and bytes; version 1 has none
+//! learned, labels:  u32 length and bytes; version 1 has neither, version 2 no labels
 //! ```
 //! Cost: O(segments + bytes of their bitmaps) to load and to save, and the syncs of
 //! [`replace_file`].
@@ -36,7 +36,7 @@ use crate::seal::{HEAD_BYTES, Seal};
 /// Name of the manifest in a collection's folder.
 pub const MANIFEST_NAME: &str = "MANIFEST";
 /// Newest manifest version that this build reads, and the one it writes.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// Ending of segment file names; before it stands the id in 16 hexadecimal digits.
 pub const SEGMENT_SUFFIX: &str = ".seg";
 
@@ -88,6 +88,8 @@ pub struct SegmentEntry {
     pub deleted: RoaringBitmap,
     /// What was learned about the segment since it was written, for whoever wrote it.
     pub learned: Vec<u8>,
+    /// Labels that its rows have got and lost since it was written, for whoever wrote it.
+    pub labels: Vec<u8>,
 }
 
 impl SegmentEntry {
@@ -181,6 +183,9 @@ impl Manifest {
         for entry in &self.segments {
             body.bytes(&entry.learned);
         }
+        for entry in &self.segments {
+            body.bytes(&entry.labels);
+        }
         SEAL.close(&body.finish())
     }
 
@@ -257,12 +262,19 @@ pub(crate) fn decode_body(decoder: &mut Decoder<'_>) -> Result<Manifest, String>
             checksum: decoder.u32("file checksum").map_err(text)?,
             deleted: decode_bitmap(decoder.bytes("deleted bitmap").map_err(text)?)?,
             learned: Vec::new(),
+            labels: Vec::new(),
         });
     }
     // Version 1 ends here.
     if decoder.left() > 0 {
         for entry in &mut manifest.segments {
             entry.learned = decoder.bytes("what was learned").map_err(text)?.to_vec();
+        }
+    }
+    // And version 2 here.
+    if decoder.left() > 0 {
+        for entry in &mut manifest.segments {
+            entry.labels = decoder.bytes("labels").map_err(text)?.to_vec();
         }
     }
     Ok(manifest)

@@ -10,19 +10,22 @@
 //! | offset | bytes | what                                                            |
 //! |-------:|------:|-----------------------------------------------------------------|
 //! |      0 |     1 | format, 1                                                       |
-//! |      1 |     1 | kind: 1 row, 2 delete, 3 drop of a tenant                       |
-//! |      2 |     2 | flags: bit 0, a chunk follows the key; the others are zero      |
+//! |      1 |     1 | kind: 1 row, 2 delete, 3 drop of a tenant, 4 grant or revoke    |
+//! |      2 |     2 | flags: bit 0, a chunk follows the key, bit 1, then labels do;   |
+//! |        |       | of kind 4 bit 0, rows get a label; the others are zero          |
 //! |      4 |     4 | tenant                                                          |
 //! |      8 |     8 | the RowId this record replaces, 0 for none                      |
 //! |     16 |       | key: length u32, UTF-8 (row and delete)                         |
 //! |        |       | chunk: document as length and UTF-8, span u64 u64, tokens u32   |
+//! |        |       | labels: count u32, then u32 each, ascending                     |
 //! |        |       | fields: count u16, then id u16, kind u8, length u32, bytes each |
+//! |        |       | of kind 4 instead of all that: label u32, rows as count u32 and u64 each |
 //!
 //! Tenant and replaced RowId lie at fixed offsets, so that rows can be encoded before the writer's lock is
 //! taken and completed by [`set_replaces`] when the replaced RowId is known. All numbers are little-endian.
 
 use crate::codec::{Decoder, Encoder, Truncated};
-use crate::id::{FieldId, RowId, TenantId};
+use crate::id::{FieldId, LabelId, RowId, TenantId};
 use crate::row::Chunk;
 use crate::schema::FIELDS_MAX;
 use crate::value::Value;
@@ -33,7 +36,10 @@ const FORMAT: u8 = 1;
 const KIND_ROW: u8 = 1;
 const KIND_DELETE: u8 = 2;
 const KIND_DROP_TENANT: u8 = 3;
+const KIND_LABEL: u8 = 4;
 const FLAG_CHUNK: u16 = 1;
+const FLAG_LABELS: u16 = 2;
+const FLAG_GRANTED: u16 = 1;
 /// Bytes of the fixed header.
 pub const HEADER_BYTES: usize = 16;
 const TENANT_AT: usize = 4;
@@ -109,6 +115,17 @@ pub enum Record {
         /// The tenant.
         tenant: TenantId,
     },
+    /// Rows got a label, or lost it.
+    Label {
+        /// Their tenant.
+        tenant: TenantId,
+        /// The label.
+        label: LabelId,
+        /// Whether they got it.
+        granted: bool,
+        /// The rows.
+        rows: Vec<RowId>,
+    },
 }
 
 /// A row as it is stored: names are resolved to ids.
@@ -122,6 +139,8 @@ pub struct StoredRow {
     pub replaces: Option<RowId>,
     /// Where the text came from.
     pub chunk: Option<Chunk>,
+    /// Its labels when it was written, ascending.
+    pub labels: Vec<LabelId>,
     /// Fields by ascending [`FieldId`]; after a decode, only the wanted ones.
     pub fields: Vec<(FieldId, FieldValue)>,
 }
@@ -141,11 +160,15 @@ impl StoredRow {
     pub fn encode(&self) -> Vec<u8> {
         debug_assert!(self.fields.windows(2).all(|pair| pair[0].0 < pair[1].0), "fields are ascending");
         let mut out = Encoder::with_capacity(self.encoded_bytes());
-        let flags = if self.chunk.is_some() { FLAG_CHUNK } else { 0 };
+        let flags = if self.chunk.is_some() { FLAG_CHUNK } else { 0 }
+            | if self.labels.is_empty() { 0 } else { FLAG_LABELS };
         header(&mut out, KIND_ROW, flags, self.tenant, self.replaces);
         out.str(&self.key);
         if let Some(chunk) = &self.chunk {
             out.str(&chunk.document).u64(chunk.span.start).u64(chunk.span.end).u32(chunk.tokens);
+        }
+        if !self.labels.is_empty() {
+            out.u32s(&self.labels.iter().map(|label| label.0).collect::<Vec<_>>());
         }
         out.u16(u16::try_from(self.fields.len()).expect("a schema has at most 256 fields"));
         for (id, value) in &self.fields {
@@ -168,7 +191,8 @@ impl StoredRow {
     fn encoded_bytes(&self) -> usize {
         let chunk = self.chunk.as_ref().map_or(0, |chunk| 24 + chunk.document.len());
         let fields: usize = self.fields.iter().map(|(_, value)| 7 + value_bytes(value)).sum();
-        HEADER_BYTES + 4 + self.key.len() + chunk + 2 + fields
+        let labels = if self.labels.is_empty() { 0 } else { 4 + 4 * self.labels.len() };
+        HEADER_BYTES + 4 + self.key.len() + chunk + labels + 2 + fields
     }
 }
 
@@ -215,6 +239,15 @@ impl Record {
                 header(&mut out, KIND_DROP_TENANT, 0, *tenant, None);
                 out.finish()
             }
+            Self::Label { tenant, label, granted, rows } => {
+                let mut out = Encoder::with_capacity(HEADER_BYTES + 8 + 8 * rows.len());
+                header(&mut out, KIND_LABEL, if *granted { FLAG_GRANTED } else { 0 }, *tenant, None);
+                out.u32(label.0).u32(u32::try_from(rows.len()).expect("a batch has fewer rows"));
+                for row in rows {
+                    out.u64(row.0);
+                }
+                out.finish()
+            }
         }
     }
 
@@ -226,12 +259,20 @@ impl Record {
         let mut bytes = Decoder::new(bytes);
         let (kind, flags, tenant, replaces) = read_header(&mut bytes)?;
         let record = match kind {
-            KIND_ROW => Self::Row(decode_row(&mut bytes, flags & FLAG_CHUNK != 0, tenant, replaces, wanted)?),
+            KIND_ROW => Self::Row(decode_row(&mut bytes, flags, tenant, replaces, wanted)?),
             KIND_DELETE => {
                 let replaces = replaces.ok_or(invalid("the deleted row", &bytes))?;
                 Self::Delete { tenant, key: bytes.str("key")?.to_owned(), replaces }
             }
             KIND_DROP_TENANT => Self::DropTenant { tenant },
+            KIND_LABEL => {
+                let (label, count) = (LabelId(bytes.u32("label")?), bytes.u32("rows")? as usize);
+                if count != bytes.left() / 8 {
+                    return Err(invalid("rows", &bytes));
+                }
+                let rows = (0..count).map(|_| bytes.u64("row").map(RowId)).collect::<Result<_, _>>()?;
+                Self::Label { tenant, label, granted: flags & FLAG_GRANTED != 0, rows }
+            }
             _ => return Err(invalid("record kind", &bytes)),
         };
         match bytes.left() {
@@ -261,7 +302,12 @@ fn read_header(bytes: &mut Decoder<'_>) -> Result<Header, Truncated> {
     }
     let kind = bytes.u8("record kind")?;
     let flags = bytes.u16("record flags")?;
-    if flags & !FLAG_CHUNK != 0 || (flags != 0 && kind != KIND_ROW) {
+    let known = match kind {
+        KIND_ROW => FLAG_CHUNK | FLAG_LABELS,
+        KIND_LABEL => FLAG_GRANTED,
+        _ => 0,
+    };
+    if flags & !known != 0 {
         return Err(invalid("record flags", bytes));
     }
     let tenant = TenantId(bytes.u32("tenant")?);
@@ -271,13 +317,13 @@ fn read_header(bytes: &mut Decoder<'_>) -> Result<Header, Truncated> {
 
 fn decode_row(
     bytes: &mut Decoder<'_>,
-    has_chunk: bool,
+    flags: u16,
     tenant: TenantId,
     replaces: Option<RowId>,
     wanted: &FieldSet,
 ) -> Result<StoredRow, Truncated> {
     let key = bytes.str("key")?.to_owned();
-    let chunk = if has_chunk {
+    let chunk = if flags & FLAG_CHUNK != 0 {
         Some(Chunk {
             document: bytes.str("document")?.to_owned(),
             span: bytes.u64("span start")?..bytes.u64("span end")?,
@@ -286,6 +332,13 @@ fn decode_row(
     } else {
         None
     };
+    let mut labels = Vec::new();
+    if flags & FLAG_LABELS != 0 {
+        labels = bytes.u32s("labels")?.into_iter().map(LabelId).collect();
+        if labels.is_empty() || !labels.is_sorted_by(|a, b| a < b) {
+            return Err(invalid("labels", bytes));
+        }
+    }
     let count = bytes.u16("field count")?;
     let mut fields = Vec::new();
     let mut next = 0;
@@ -301,7 +354,7 @@ fn decode_row(
             fields.push((FieldId(id), decode_field(kind, value)?));
         }
     }
-    Ok(StoredRow { tenant, key, replaces, chunk, fields })
+    Ok(StoredRow { tenant, key, replaces, chunk, labels, fields })
 }
 
 fn kind_of(value: &FieldValue) -> u8 {

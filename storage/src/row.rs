@@ -1,6 +1,6 @@
 //! What a user stores: a row under a key, its fields, and where its text came from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,9 @@ pub struct Row {
     pub fields: BTreeMap<String, FieldValue>,
     /// Where the text came from, if it is a piece of a document.
     pub chunk: Option<Chunk>,
+    /// Its access labels: a search that names some sees the rows that have one of them. A row that is written
+    /// again has those that it is written with.
+    pub labels: BTreeSet<String>,
 }
 
 impl Row {
@@ -78,6 +81,12 @@ impl Row {
     /// Says which piece of which document this row is.
     pub fn chunk(mut self, chunk: Chunk) -> Self {
         self.chunk = Some(chunk);
+        self
+    }
+
+    /// Adds an access label.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.labels.insert(label.into());
         self
     }
 

@@ -53,7 +53,7 @@ pub use self::backup::restore;
 pub use self::catalogue::CollectionMeta;
 pub use self::commit::{Commit, Entry};
 pub use self::options::StoreOptions;
-pub use self::snapshot::{Records, StoreSnapshot};
+pub use self::snapshot::{Grant, Records, StoreSnapshot};
 pub use self::space::StoreStats;
 
 /// When a commit returns.

@@ -10,6 +10,7 @@ mod disk;
 mod fuzz;
 mod grpc;
 mod keys;
+mod labels;
 mod lifecycle;
 mod model;
 mod rng;

@@ -232,7 +232,13 @@ pub fn row(at: u32) -> pb::Row {
         ("tag".to_owned(), field(Kind::Payload(string(if at.is_multiple_of(2) { "even" } else { "odd" })))),
     ]);
     let chunk = pb::Chunk { document: format!("d{}", at / 10), span_start: 0, span_end: 9, tokens: 8 };
-    pb::Row { key: format!("k{at:05}"), tenant: String::new(), fields, chunk: Some(chunk) }
+    pb::Row {
+        key: format!("k{at:05}"),
+        tenant: String::new(),
+        fields,
+        chunk: Some(chunk),
+        labels: Vec::new(),
+    }
 }
 
 /// Rows of a range of numbers.

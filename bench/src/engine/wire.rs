@@ -15,7 +15,7 @@ pub fn row(row: Row) -> pb::Row {
         span_end: chunk.span.end,
         tokens: chunk.tokens,
     });
-    pb::Row { key: row.key, tenant: row.tenant, fields, chunk }
+    pb::Row { key: row.key, tenant: row.tenant, fields, chunk, labels: row.labels.into_iter().collect() }
 }
 
 fn field_value(field: FieldValue) -> pb::FieldValue {

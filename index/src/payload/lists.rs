@@ -37,7 +37,7 @@ const CUT_DOCS_MIN: usize = 16;
 
 /// The documents that a query may see, as a range and as what cuts bitmaps to it.
 #[derive(Debug)]
-pub(super) struct Within {
+pub(crate) struct Within {
     docs: Range<DocId>,
     /// None when the range covers every document.
     mask: Option<RoaringBitmap>,
@@ -45,7 +45,7 @@ pub(super) struct Within {
 
 impl Within {
     /// The documents of `docs` in lists over `doc_count` documents.
-    pub(super) fn new(docs: Range<DocId>, doc_count: u32) -> Self {
+    pub(crate) fn new(docs: Range<DocId>, doc_count: u32) -> Self {
         let end = docs.end.min(doc_count);
         let docs = docs.start.min(end)..end;
         let mask = (docs != (0..doc_count)).then(|| {
@@ -57,12 +57,12 @@ impl Within {
     }
 
     /// Whether there is no document.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.docs.is_empty()
     }
 
     /// The part of a bitmap that lies within.
-    pub(super) fn cut(&self, bitmap: &RoaringBitmap) -> RoaringBitmap {
+    pub(crate) fn cut(&self, bitmap: &RoaringBitmap) -> RoaringBitmap {
         self.mask.as_ref().map_or_else(|| bitmap.clone(), |mask| mask & bitmap)
     }
 
@@ -87,7 +87,7 @@ struct Dense {
 
 /// Lists of documents by ordinal.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct DocLists {
+pub(crate) struct DocLists {
     doc_count: u32,
     /// Where the short list of each ordinal starts in `docs`; empty for an ordinal whose list is dense.
     starts: Vec<u32>,
@@ -100,7 +100,7 @@ impl DocLists {
     /// Lists of `ordinal_count` ordinals from distinct `(ordinal, document)` pairs whose documents ascend.
     ///
     /// Documents are smaller than `doc_count`; there are fewer than 2^32 pairs.
-    pub(super) fn from_pairs(ordinal_count: usize, doc_count: u32, pairs: &[(u32, DocId)]) -> Self {
+    pub(crate) fn from_pairs(ordinal_count: usize, doc_count: u32, pairs: &[(u32, DocId)]) -> Self {
         let mut starts = vec![0u32; ordinal_count + 1];
         for (ordinal, _) in pairs {
             starts[*ordinal as usize + 1] += 1;
@@ -120,7 +120,7 @@ impl DocLists {
 
     /// Lists that lie back to back in `docs`, each ascending; `starts` has one entry more than there are
     /// lists.
-    pub(super) fn from_runs(mut starts: Vec<u32>, mut docs: Vec<DocId>, doc_count: u32) -> Self {
+    pub(crate) fn from_runs(mut starts: Vec<u32>, mut docs: Vec<DocId>, doc_count: u32) -> Self {
         let (mut dense, mut before, mut kept) = (Vec::new(), 0, 0);
         for ordinal in 0..starts.len() - 1 {
             let run = starts[ordinal] as usize..starts[ordinal + 1] as usize;
@@ -142,17 +142,17 @@ impl DocLists {
     }
 
     /// How many ordinals there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.starts.len() - 1
     }
 
     /// One more than the largest document.
-    pub(super) fn doc_count(&self) -> u32 {
+    pub(crate) fn doc_count(&self) -> u32 {
         self.doc_count
     }
 
     /// Total length of the lists of these ordinals; a document in several of them counts once for each.
-    pub(super) fn count(&self, ordinals: Range<usize>) -> u64 {
+    pub(crate) fn count(&self, ordinals: Range<usize>) -> u64 {
         if ordinals.is_empty() {
             return 0;
         }
@@ -165,7 +165,7 @@ impl DocLists {
     }
 
     /// The documents within a range that are in any list of these ordinals.
-    pub(super) fn union(&self, ordinals: Range<usize>, within: &Within) -> RoaringBitmap {
+    pub(crate) fn union(&self, ordinals: Range<usize>, within: &Within) -> RoaringBitmap {
         if ordinals.is_empty() || within.is_empty() {
             return RoaringBitmap::new();
         }
@@ -184,7 +184,7 @@ impl DocLists {
     }
 
     /// The documents that are in any list.
-    pub(super) fn all(&self) -> RoaringBitmap {
+    pub(crate) fn all(&self) -> RoaringBitmap {
         self.union(0..self.len(), &Within::new(0..self.doc_count, self.doc_count))
     }
 
@@ -221,14 +221,14 @@ impl DocLists {
     }
 
     /// Bytes of memory in use.
-    pub(super) fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         let dense: usize =
             self.dense.iter().map(|list| size_of::<Dense>() + list.docs.serialized_size()).sum();
         (self.starts.capacity() + self.docs.capacity()) * 4 + dense
     }
 
     /// Appends the layout in the module's head.
-    pub(super) fn write(&self, out: &mut Encoder) {
+    pub(crate) fn write(&self, out: &mut Encoder) {
         out.u32(self.doc_count).u32s(&self.starts).u32s(&self.docs).u32(self.dense.len() as u32);
         for list in &self.dense {
             out.u32(list.ordinal);
@@ -241,7 +241,7 @@ impl DocLists {
     /// # Errors
     /// [`Error::Section`](crate::Error::Section) for bytes that do not hold ascending lists of documents
     /// below the count.
-    pub(super) fn read(bytes: &mut Decoder<'_>) -> Result<Self> {
+    pub(crate) fn read(bytes: &mut Decoder<'_>) -> Result<Self> {
         let doc_count = bytes.u32("document count").map_err(damaged)?;
         let starts = bytes.u32s("list starts").map_err(damaged)?;
         let docs = bytes.u32s("lists").map_err(damaged)?;
@@ -292,19 +292,19 @@ fn bitset(docs: &[DocId], within: &Range<DocId>) -> RoaringBitmap {
 }
 
 /// A bitmap of ascending documents.
-pub(super) fn sorted_bitmap(docs: &[DocId]) -> RoaringBitmap {
+pub(crate) fn sorted_bitmap(docs: &[DocId]) -> RoaringBitmap {
     RoaringBitmap::from_sorted_iter(docs.iter().copied()).expect("lists of documents ascend")
 }
 
 /// Appends a bitmap as length and roaring's portable format.
-pub(super) fn write_bitmap(bitmap: &RoaringBitmap, out: &mut Encoder) {
+pub(crate) fn write_bitmap(bitmap: &RoaringBitmap, out: &mut Encoder) {
     let mut bytes = Vec::with_capacity(bitmap.serialized_size());
     bitmap.serialize_into(&mut bytes).expect("writing to memory does not fail");
     out.bytes(&bytes);
 }
 
 /// Reads what [`write_bitmap`] wrote; all documents are below `doc_count`.
-pub(super) fn read_bitmap(bytes: &mut Decoder<'_>, doc_count: u32) -> Result<RoaringBitmap> {
+pub(crate) fn read_bitmap(bytes: &mut Decoder<'_>, doc_count: u32) -> Result<RoaringBitmap> {
     let mut bytes = bytes.bytes("bitmap").map_err(damaged)?;
     let bitmap = RoaringBitmap::deserialize_from(&mut bytes).map_err(damaged)?;
     if !bytes.is_empty() || bitmap.max().is_some_and(|doc| doc >= doc_count) {

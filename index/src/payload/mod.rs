@@ -13,7 +13,7 @@
 mod build;
 pub mod datetime;
 mod keyword;
-mod lists;
+pub(crate) mod lists;
 mod number;
 mod predicate;
 mod words;

@@ -9,6 +9,7 @@
 //! | `signs/N` | the sign codes of the vectors of field N, when there are enough of them and no cells |
 //! | `cells/N` | the cells over the vectors of field N, when there are enough of them |
 //! | `graph/N` | the graph over the vectors of field N, when it asks for one and there are enough of them |
+//! | `labels` | the access labels of docs, where there are some |
 //! | `text/FILE` | the files of the text index |
 //!
 //! Docs are sorted by tenant; within a tenant by the cells of the first dense field that has some, which are
@@ -37,6 +38,7 @@ use crate::dense::flat::FlatBuilder;
 use crate::dense::ssd::{Built, Room};
 use crate::dense::{Rows, hnsw, signs, ssd};
 use crate::error::{Error, Result};
+use crate::labels::Labels;
 use crate::text::TextBuilder;
 
 /// What wrote the sections.
@@ -81,6 +83,9 @@ pub(super) fn graph_name(id: usize) -> String {
 
 /// The section of docs by row.
 pub(super) const BY_ROW: &str = "by_row";
+
+/// The section of access labels.
+pub(super) const LABELS: &str = "labels";
 
 /// Section names of the files of the text index start with this.
 pub(super) const TEXT_PREFIX: &str = "text/";
@@ -235,10 +240,11 @@ impl Build<'_, '_> {
         let text_fields: Vec<FieldId> = text_fields.map(|(at, _)| FieldId(at as u16)).collect();
         let mut text = if text_fields.is_empty() { None } else { Some(TextBuilder::new(&text_fields)?) };
         let mut order = Order::new();
-        let mut keys = Some(Keys::default());
+        let (mut keys, mut labels) = (Some(Keys::default()), Vec::new());
         self.each(&wanted, &mut |doc| {
             let at = order.rows.len() as DocId;
             order.push(doc.tenant, doc.row);
+            labels.extend(doc.labels.iter().map(|label| (*label, at)));
             keys = keys.take().and_then(|mut keys| keys.push(doc.key.as_deref()?).then_some(keys));
             for (id, builder) in (0..).map(FieldId).zip(&mut builders) {
                 builder.push(at, doc.value(id))?;
@@ -258,6 +264,14 @@ impl Build<'_, '_> {
         if let Some(by_row) = order.by_row() {
             writer.section(BY_ROW)?;
             writer.write_values(&by_row)?;
+        }
+        let labels = match self.plan.merge {
+            Some(merge) => merge.labels(&self.order),
+            None => Labels::of(labels, self.order.len() as u32),
+        };
+        if let Some(labels) = labels {
+            writer.section(LABELS)?;
+            writer.write(&labels.encode())?;
         }
         if let Some(keys) = keys {
             writer.section(keys::SECTION)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use spandrel_storage::{
-    FieldId, FieldKind, FieldValue, PayloadKind, RowId, Schema, SparseVector, TenantId, Value,
+    FieldId, FieldKind, FieldValue, LabelId, PayloadKind, RowId, Schema, SparseVector, TenantId, Value,
 };
 
 use crate::error::{Error, Result};
@@ -39,6 +39,8 @@ pub struct IndexDoc {
     pub tenant: TenantId,
     /// Its key; none when an answer needs more than the key of it: it is a chunk of a document.
     pub key: Option<Box<str>>,
+    /// Its access labels, each once.
+    pub labels: Vec<LabelId>,
     /// Its values.
     pub values: IndexValues,
 }
@@ -68,6 +70,7 @@ impl IndexDoc {
             + fields.capacity() * size_of::<(FieldId, IndexValue)>()
             + self.values.text.memory_bytes()
             + self.key.as_ref().map_or(0, |key| key.len())
+            + self.labels.capacity() * 4
             + size_of::<Self>()
     }
 }

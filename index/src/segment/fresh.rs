@@ -14,6 +14,7 @@ use super::{FieldIndex, IndexDoc, IndexValue, Indexer, Order, Place, Segment};
 use crate::dense::flat::FlatBuilder;
 use crate::dense::signs;
 use crate::error::{Error, Result};
+use crate::labels::Labels;
 use crate::payload::PayloadIndexBuilder;
 use crate::sparse::{SparseFlat, SparseFlatBuilder};
 use crate::text::{MemoryText, TextIndex};
@@ -88,6 +89,8 @@ impl Segment {
             let texts = docs.iter().map(|doc| doc.text());
             Box::new(MemoryText::build(texts)) as Box<dyn TextIndex>
         });
+        let labels = (0..).zip(&docs).flat_map(|(at, doc)| doc.labels.iter().map(move |label| (*label, at)));
+        let labels = Labels::of(labels.collect(), docs.len() as u32);
         let docs_bytes: usize = docs.iter().map(|doc| doc.memory_bytes()).sum();
         let mut segment = Self {
             schema,
@@ -97,6 +100,7 @@ impl Segment {
             tenants: order.tenants,
             fields,
             text,
+            labels,
             keys: None,
             place: Place::Memory(docs),
             plain: false,
@@ -119,7 +123,8 @@ impl Segment {
             })
             .sum();
         let text = self.text.as_ref().map_or(0, |text| text.memory_bytes());
-        let keys = self.keys.as_ref().map_or(0, Keys::memory_bytes);
+        let keys = self.keys.as_ref().map_or(0, Keys::memory_bytes)
+            + self.labels.as_ref().map_or(0, Labels::memory_bytes);
         let by_row = self.by_row.as_ref().map_or(0, Vec::len);
         (fields + text + keys + self.rows.len() * 8 + by_row * 4 + self.tenants.len() * 8) as u64
     }

@@ -6,12 +6,13 @@
 
 use std::io::{self, Write};
 
-use spandrel_storage::{DenseSpec, DocId, FieldId};
+use spandrel_storage::{DenseSpec, DocId, FieldId, LabelId};
 
 use super::Segment;
 use crate::dense::flat::{AppendBuffers, FirstFailure, FlatBuilder};
 use crate::dense::{Flat, ssd};
 use crate::error::Result;
+use crate::labels::{self, Labels, Overlay};
 use crate::pace;
 
 /// Vectors copied between two looks at the [pace](crate::pace).
@@ -24,6 +25,10 @@ pub struct Merge<'a> {
     pub inputs: &'a [&'a Segment],
     /// The input and the doc there of every doc, by its position; the docs of an input ascend.
     pub places: &'a [(u32, DocId)],
+    /// What has changed of the labels of each input.
+    pub overlays: &'a [&'a Overlay],
+    /// Whether a label is still there.
+    pub has_label: &'a dyn Fn(LabelId) -> bool,
 }
 
 impl<'a> Merge<'a> {
@@ -59,6 +64,21 @@ impl<'a> Merge<'a> {
             positions.extend(here.map(|position| if run[0].0 == of { position } else { ssd::NONE }));
         }
         positions
+    }
+
+    /// The labels of docs, which are in this order.
+    pub(super) fn labels(&self, order: &[u32]) -> Option<Labels> {
+        let mut docs: Vec<Vec<DocId>> =
+            self.inputs.iter().map(|input| vec![labels::NONE; input.docs() as usize]).collect();
+        for (doc, at) in (0..).zip(order) {
+            let (input, old) = self.places[*at as usize];
+            docs[input as usize][old as usize] = doc;
+        }
+        let each = self.inputs.iter().zip(self.overlays).zip(docs);
+        let sources: Vec<labels::Source<'_>> = each
+            .map(|((input, overlay), docs)| labels::Source { labels: input.labels(), overlay, docs })
+            .collect();
+        labels::merged(&sources, self.has_label, order.len() as u32)
     }
 
     fn flat(&self, input: u32, id: FieldId) -> Option<&'a Flat> {

@@ -29,6 +29,7 @@ use self::keys::Keys;
 pub use self::merge::Merge;
 use crate::budget::Reservation;
 use crate::dense::VectorIndex;
+use crate::labels::Labels;
 use crate::payload::PayloadIndex;
 use crate::sparse::SparseIndex;
 use crate::text::TextIndex;
@@ -47,6 +48,8 @@ pub struct Segment {
     tenants: Vec<(TenantId, DocId)>,
     fields: Vec<FieldIndex>,
     text: Option<Box<dyn TextIndex>>,
+    /// The access labels of docs; none when no doc has one.
+    labels: Option<Labels>,
     /// The keys of docs on disk, when answers can do with them and the memory budget had room.
     keys: Option<Keys>,
     place: Place,
@@ -169,6 +172,11 @@ impl Segment {
         self.text.as_deref()
     }
 
+    /// The access labels of its docs when it was built; none when no doc had one.
+    pub fn labels(&self) -> Option<&Labels> {
+        self.labels.as_ref()
+    }
+
     /// The key of a doc, when it is at hand and all that an answer without fields needs.
     pub fn key(&self, doc: DocId) -> Option<&str> {
         match &self.place {
@@ -241,12 +249,12 @@ impl Segment {
     }
 }
 
-/// Where `row` is among `len` ascending rows. Rows are numbered in the order of their writes, with few gaps as
-/// a rule, so that a line through the first and the last leads close to it: most are found at once, where a
-/// binary search takes as many cache misses as the logarithm of the rows.
+/// Where `row` is among `len` ascending rows. Rows are numbered in the order of their writes, with few gaps
+/// as a rule, so that a line through the first and the last leads close to it: most are found at once, where
+/// a binary search takes as many cache misses as the logarithm of the rows.
 fn position(len: usize, row_at: impl Fn(usize) -> RowId, row: RowId) -> Option<usize> {
-    let (first, last) = (0, len.checked_sub(1)?);
-    let (first, last) = (row_at(first).0, row_at(last).0);
+    let last = row_at(len.checked_sub(1)?).0;
+    let first = row_at(0).0;
     if !(first..=last).contains(&row.0) {
         return None;
     }

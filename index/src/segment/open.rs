@@ -9,7 +9,9 @@ use spandrel_storage::file::SegmentFile;
 use spandrel_storage::io::BatchRead;
 use spandrel_storage::{DenseSpec, DocId, FieldKind, PayloadKind, RowId, Section, TenantId};
 
-use super::build::{BY_ROW, KIND, TEXT_PREFIX, cells_name, graph_name, section_name, signs_name, wanted};
+use super::build::{
+    BY_ROW, KIND, LABELS, TEXT_PREFIX, cells_name, graph_name, section_name, signs_name, wanted,
+};
 use super::keys::{self, Keys};
 use super::source::SectionSource;
 use super::warm::{Warm, WarmField};
@@ -20,6 +22,7 @@ use crate::dense::ssd::{self, Ssd, Tier};
 use crate::dense::vectors::{ChunkSource, Residency};
 use crate::dense::{Hnsw, Signs, VectorIndex};
 use crate::error::{Error, Result};
+use crate::labels::Labels;
 use crate::payload::PayloadIndex;
 use crate::sparse::{SparseFlat, SparseIndex};
 use crate::text::{SegmentText, TextIndex};
@@ -93,12 +96,28 @@ impl Segment {
             true => Some(open_text(&file, rows.len())?),
             false => None,
         };
+        let labels = match file.section(LABELS) {
+            Some(section) => Some(Labels::read(&section.read_all()?, rows.len() as u32)?),
+            None => None,
+        };
         // Last: a hit's key can be had elsewhere too.
         let keys = open_keys(&file, rows.len(), memory, &mut reserved)?;
         let info = file.info();
         let place = Place::Disk { id: info.id, bytes: info.bytes, checksum: info.checksum, reserved };
-        let mut segment =
-            Self { schema, range, rows, by_row, tenants, fields, text, keys, place, plain, memory_bytes: 0 };
+        let mut segment = Self {
+            schema,
+            range,
+            rows,
+            by_row,
+            tenants,
+            fields,
+            text,
+            labels,
+            keys,
+            place,
+            plain,
+            memory_bytes: 0,
+        };
         segment.memory_bytes = segment.index_bytes();
         Ok(segment)
     }

@@ -43,7 +43,13 @@ fn docs(indexer: &Indexer, n: u64) -> Vec<Arc<IndexDoc>> {
         fields.push((FieldId(4), FieldValue::Payload(Value::from("{}"))));
         let values = indexer.values(&fields).unwrap();
         let key = Some(format!("key {row}").into());
-        Arc::new(IndexDoc { row: RowId(row), tenant: TenantId((row % 3) as u32), key, values })
+        Arc::new(IndexDoc {
+            row: RowId(row),
+            tenant: TenantId((row % 3) as u32),
+            key,
+            labels: Vec::new(),
+            values,
+        })
     };
     (1..=n).map(doc).collect()
 }
@@ -274,7 +280,10 @@ fn a_merge_of_segments_is_the_segment_of_their_docs() {
         live.sort_by_key(|doc| (doc.tenant, place(doc)));
         let places: Vec<(u32, DocId)> = live.iter().map(place).collect();
         let range = RowId(1)..=RowId(20_000);
-        let merge = Some(Merge { inputs: &inputs, places: &places });
+        let overlay = crate::labels::Overlay::default();
+        let overlays = [&overlay, &overlay];
+        let merge =
+            Some(Merge { inputs: &inputs, places: &places, overlays: &overlays, has_label: &|_| true });
         let merged =
             write("3", &live, range.clone(), Plan { merge, like: Some(&first), ..plan }, budget_bytes);
         let built = write("4", &by_row, range, plan, budget_bytes);
@@ -345,7 +354,7 @@ fn a_graph_is_there_for_fields_that_ask_where_memory_has_room() {
     let doc = |row: u64| {
         let vector = FieldValue::Dense(vec![row as f32, (row % 7) as f32, -2.0, 0.5]);
         let values = indexer.values(&[(DENSE, vector)]).unwrap();
-        Arc::new(IndexDoc { row: RowId(row), tenant: TenantId(0), key: None, values })
+        Arc::new(IndexDoc { row: RowId(row), tenant: TenantId(0), key: None, labels: Vec::new(), values })
     };
     let docs: Vec<_> = (1..=4_000).map(doc).collect();
     let folder = tempfile::TempDir::new().unwrap();

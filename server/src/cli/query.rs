@@ -74,6 +74,9 @@ pub(super) struct QueryArgs {
     /// Leave hits of dense routes the scores of their codes, where those are fine enough: no vector is read
     #[arg(long)]
     no_rescore: bool,
+    /// Only rows with this access label (repeatable: one of them)
+    #[arg(long = "label", value_name = "NAME")]
+    labels: Vec<String>,
     /// Give up after this time
     #[arg(long, value_name = "MS")]
     timeout_ms: Option<u64>,
@@ -128,6 +131,7 @@ impl QueryArgs {
             recall: self.recall,
             exact: self.exact,
             rescore: !self.no_rescore,
+            labels: (!self.labels.is_empty()).then(|| self.labels.clone()),
             timeout: self.timeout_ms.map(Duration::from_millis),
         })
     }

@@ -48,6 +48,7 @@ pub(super) fn run(common: &Common, args: SearchArgs) -> Result<(), CliError> {
         Some(Short::EmptyTenant) => "; this tenant has no rows",
         Some(Short::FewMatches) => "; no more rows match",
         Some(Short::Threshold) => "; the rest is below the score threshold",
+        Some(Short::AccessLost) => "; rows lost their labels meanwhile",
     };
     text.push_str(&format!("{} hits in {:.1} ms{why}\n", response.hits.len(), took.as_secs_f64() * 1e3));
     if let Some(explain) = &response.explain {

@@ -51,6 +51,10 @@ impl Reader {
                 self.spend(keys.keys.len())?;
                 Filter::Keys(keys.keys)
             }
+            Condition::Labels(labels) => {
+                self.spend(labels.labels.len())?;
+                Filter::Labels(labels.labels)
+            }
         })
     }
 
@@ -109,6 +113,7 @@ pub fn filter_to_wire(filter: Filter) -> pb::Filter {
         Filter::Prefix { field, prefix } => Condition::Prefix(pb::PrefixCondition { field, prefix }),
         Filter::Match { field, text } => Condition::TextMatch(pb::TextMatchCondition { field, text }),
         Filter::Keys(keys) => Condition::Keys(pb::KeysCondition { keys }),
+        Filter::Labels(labels) => Condition::Labels(pb::LabelsCondition { labels }),
     };
     pb::Filter { condition: Some(condition) }
 }

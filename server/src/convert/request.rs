@@ -127,6 +127,7 @@ pub fn search_from_wire(request: pb::SearchRequest) -> Result<SearchRequest> {
         recall: request.recall.unwrap_or(SearchRequest::default().recall),
         exact: request.exact,
         rescore: request.rescore.unwrap_or(SearchRequest::default().rescore),
+        labels: request.labels.map(|labels| labels.labels),
         timeout: None::<Duration>,
     })
 }
@@ -147,6 +148,7 @@ pub fn search_to_wire(collection: &str, request: SearchRequest) -> pb::SearchReq
         recall: Some(request.recall),
         exact: request.exact,
         rescore: Some(request.rescore),
+        labels: request.labels.map(|labels| pb::LabelsCondition { labels }),
     }
 }
 

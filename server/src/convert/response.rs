@@ -111,6 +111,7 @@ fn short_to_wire(short: Option<Short>) -> i32 {
         Some(Short::EmptyTenant) => pb::Short::EmptyTenant,
         Some(Short::FewMatches) => pb::Short::FewMatches,
         Some(Short::Threshold) => pb::Short::Threshold,
+        Some(Short::AccessLost) => pb::Short::AccessLost,
     };
     short.into()
 }
@@ -121,6 +122,7 @@ fn short_from_wire(short: i32) -> Option<Short> {
         Ok(pb::Short::Unspecified) => None,
         Ok(pb::Short::EmptyTenant) => Some(Short::EmptyTenant),
         Ok(pb::Short::Threshold) => Some(Short::Threshold),
+        Ok(pb::Short::AccessLost) => Some(Short::AccessLost),
         Ok(pb::Short::FewMatches) | Err(_) => Some(Short::FewMatches),
     }
 }

@@ -125,7 +125,8 @@ pub fn row_from_wire(row: pb::Row) -> Result<Row> {
         fields.insert(name, value);
     }
     let chunk = row.chunk.map(chunk_from_wire).transpose().map_err(|error| error.within("chunk"))?;
-    Ok(Row { key: row.key, tenant: row.tenant, fields, chunk })
+    let labels = row.labels.into_iter().collect();
+    Ok(Row { key: row.key, tenant: row.tenant, fields, chunk, labels })
 }
 
 /// Rows of a request.
@@ -141,6 +142,7 @@ pub fn row_to_wire(row: Row) -> pb::Row {
         tenant: row.tenant,
         fields: row.fields.into_iter().map(|(name, value)| (name, field_to_wire(value))).collect(),
         chunk: row.chunk.map(chunk_to_wire),
+        labels: row.labels.into_iter().collect(),
     }
 }
 

@@ -79,6 +79,7 @@ fn search() -> SearchRequest {
         recall: 0.5,
         exact: true,
         rescore: false,
+        labels: Some(vec!["staff".to_owned(), "é".to_owned()]),
         timeout: None,
     }
 }
@@ -354,7 +355,13 @@ fn fields_are_chosen_in_every_way() {
 
 #[test]
 fn answers_come_back_as_they_were() {
-    for short in [None, Some(Short::EmptyTenant), Some(Short::FewMatches), Some(Short::Threshold)] {
+    for short in [
+        None,
+        Some(Short::EmptyTenant),
+        Some(Short::FewMatches),
+        Some(Short::Threshold),
+        Some(Short::AccessLost),
+    ] {
         let answer = SearchResponse { hits: vec![hit(), hit()], short, explain: Some(explain()) };
         let read = response::search_from_wire(sent(response::search_to_wire(answer.clone()))).unwrap();
         assert_eq!(read, answer);

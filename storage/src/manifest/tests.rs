@@ -14,6 +14,7 @@ fn entry(id: u64, first: u64, last: u64, docs: u32, deleted: impl IntoIterator<I
         bytes: 8192 + id,
         checksum: 0xdead_0000 + id as u32,
         deleted: deleted.into_iter().collect(),
+        labels: Vec::new(),
         learned: vec![id as u8; id as usize],
     }
 }

@@ -64,6 +64,7 @@ impl Chance {
             key: self.text(30),
             replaces: (self.below(2) == 0).then(|| RowId(self.next().max(1))),
             chunk: (self.below(2) == 0).then_some(chunk),
+            labels: (0..self.below(4)).map(|at| LabelId(10 * at as u32 + self.below(10) as u32)).collect(),
             fields,
         }
     }
@@ -116,7 +117,10 @@ fn only_wanted_fields_are_decoded() {
 fn deletes_and_tenant_drops_come_back() {
     let delete = Record::Delete { tenant: TenantId(7), key: "k é".into(), replaces: RowId(u64::MAX) };
     let drop = Record::DropTenant { tenant: TenantId(u32::MAX) };
-    for record in [delete, drop] {
+    let rows = vec![RowId(1), RowId(u64::MAX), RowId(5)];
+    let label =
+        |granted, rows| Record::Label { tenant: TenantId(3), label: LabelId(u32::MAX), granted, rows };
+    for record in [delete, drop, label(true, rows), label(false, Vec::new())] {
         assert_eq!(Record::decode(&record.encode(), &FieldSet::ALL).unwrap(), record);
         assert!(row_tenant(&record.encode()).is_none());
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::write::Purpose;
 use super::{Durability, Engine, Store, layout};
 use crate::error::{Error, Result};
-use crate::id::{CollectionId, RowId, TenantId};
+use crate::id::{CollectionId, LabelId, RowId, TenantId};
 use crate::schema::{Schema, check_name};
 
 /// A collection of the catalogue.
@@ -96,6 +96,8 @@ impl Store {
             batch.delete_cf(engine.meta(), layout::catalogue(id));
             batch.delete_cf(engine.meta(), layout::last_row(id));
             batch.delete_range_cf(engine.meta(), layout::tenants(id), layout::tenants_end(id));
+            batch.delete_range_cf(engine.meta(), layout::labels(id), layout::labels_end(id));
+            batch.delete_range_cf(engine.meta(), layout::grants(id), layout::grants_end(id));
             batch.delete_range_cf(engine.rows(), start, end);
             batch.delete_range_cf(engine.keys(), start, end);
             Ok(batch)
@@ -123,6 +125,22 @@ impl Store {
             Ok(())
         })?;
         Ok(tenants)
+    }
+
+    /// The labels of a collection, by ascending id; the name of one that was dropped is empty.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn labels(&self, collection: CollectionId) -> Result<Vec<(LabelId, String)>> {
+        let engine = &*self.engine;
+        let mut labels = Vec::new();
+        engine.scan_meta(&layout::labels(collection), |key, value| {
+            let id = layout::label_of(key).ok_or_else(|| engine.corrupt("a label's id"))?;
+            let name = std::str::from_utf8(value).map_err(|_| engine.corrupt("a label's name"))?;
+            labels.push((id, name.to_owned()));
+            Ok(())
+        })?;
+        Ok(labels)
     }
 }
 

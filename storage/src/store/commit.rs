@@ -8,7 +8,7 @@ use super::layout;
 use super::write::Purpose;
 use super::{Durability, Engine, Store};
 use crate::error::{Error, Result};
-use crate::id::{CollectionId, RowId, TenantId};
+use crate::id::{CollectionId, LabelId, RowId, TenantId};
 use crate::record::{Record, row_tenant};
 
 /// Entries of one collection that become visible and durable together.
@@ -18,14 +18,18 @@ pub struct Commit {
     pub collection: CollectionId,
     /// Tenants that occur here for the first time.
     pub new_tenants: Vec<(TenantId, String)>,
+    /// Labels that get a name here, or, where that is empty, lose it for good.
+    pub labels: Vec<(LabelId, String)>,
     /// What happens, in this order.
     pub entries: Vec<Entry>,
     /// Delete and drop-tenant records that every segment covers: they are removed from the log.
     pub trim: Vec<RowId>,
+    /// What these rows, which are gone, have got and lost is forgotten.
+    pub forget: Vec<(RowId, LabelId)>,
 }
 
-/// One change. RowIds of [`Put`](Entry::Put), [`Delete`](Entry::Delete) and [`DropTenant`](Entry::DropTenant)
-/// are new, above 0, and grow, within a commit and from commit to commit.
+/// One change. RowIds of [`Put`](Entry::Put), [`Delete`](Entry::Delete), [`DropTenant`](Entry::DropTenant)
+/// and [`Label`](Entry::Label) are new, above 0, and grow, within a commit and from commit to commit.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
     /// Writes a row.
@@ -61,6 +65,19 @@ pub enum Entry {
         row: RowId,
         /// The tenant.
         tenant: TenantId,
+    },
+    /// Gives rows a label, or takes it from them.
+    Label {
+        /// The id of the record of this.
+        row: RowId,
+        /// The tenant of the rows.
+        tenant: TenantId,
+        /// The label.
+        label: LabelId,
+        /// Whether they get it.
+        granted: bool,
+        /// The rows.
+        rows: Vec<RowId>,
     },
     /// Removes the record of a row whose tenant was dropped; leaves no record.
     Erase {
@@ -126,6 +143,9 @@ impl Engine {
         for (tenant, name) in &commit.new_tenants {
             batch.put_cf(meta, layout::tenant(collection, *tenant), name);
         }
+        for (label, name) in &commit.labels {
+            batch.put_cf(meta, layout::label(collection, *label), name);
+        }
         for entry in &commit.entries {
             last = last.max(entry.new_row());
             match entry {
@@ -159,11 +179,22 @@ impl Engine {
                     let end = layout::tenant_keys_end(collection, *tenant);
                     batch.delete_range_cf(keys, &layout::tenant_keys(collection, *tenant)[..], &end[..]);
                 }
+                Entry::Label { row, tenant, label, granted, rows: of } => {
+                    let (tenant, label, granted) = (*tenant, *label, *granted);
+                    let record = Record::Label { tenant, label, granted, rows: of.clone() };
+                    batch.put_cf(rows, layout::row(collection, *row), record.encode());
+                    for row in of {
+                        batch.put_cf(meta, layout::grant(collection, *row, label), [u8::from(granted)]);
+                    }
+                }
                 Entry::Erase { row } => batch.delete_cf(rows, layout::row(collection, *row)),
             }
         }
         for row in &commit.trim {
             batch.delete_cf(rows, layout::row(collection, *row));
+        }
+        for (row, label) in &commit.forget {
+            batch.delete_cf(meta, layout::grant(collection, *row, *label));
         }
         if let Some(last) = last {
             batch.put_cf(meta, layout::last_row(collection), last.0.to_le_bytes());
@@ -196,7 +227,9 @@ impl Commit {
     fn purpose(&self) -> Purpose {
         let erases = self.entries.iter().all(|entry| matches!(entry, Entry::Erase { .. }));
         let adds = self.entries.iter().any(|entry| matches!(entry, Entry::Put { .. }));
-        if adds || !self.new_tenants.is_empty() {
+        // Taking a label away may not wait for space.
+        let names = self.labels.iter().any(|(_, name)| !name.is_empty());
+        if adds || names || !self.new_tenants.is_empty() {
             Purpose::Add
         } else if erases {
             Purpose::Erase
@@ -211,9 +244,12 @@ impl Commit {
         let entries = self.entries.iter().map(|entry| match entry {
             Entry::Put { key, record, .. } => record.len() + key.len() + ENTRY_BYTES,
             Entry::Delete { key, .. } => 2 * key.len() + 2 * ENTRY_BYTES,
+            Entry::Label { rows, .. } => ENTRY_BYTES * (rows.len() + 1),
             Entry::DropTenant { .. } | Entry::Erase { .. } => ENTRY_BYTES,
         });
-        entries.sum::<usize>() + (self.trim.len() + self.new_tenants.len() + 2) * ENTRY_BYTES
+        entries.sum::<usize>()
+            + (self.trim.len() + self.forget.len() + self.new_tenants.len() + self.labels.len() + 2)
+                * ENTRY_BYTES
     }
 }
 
@@ -221,7 +257,10 @@ impl Entry {
     /// The RowId that this entry introduces.
     fn new_row(&self) -> Option<RowId> {
         match self {
-            Self::Put { row, .. } | Self::Delete { row, .. } | Self::DropTenant { row, .. } => Some(*row),
+            Self::Put { row, .. }
+            | Self::Delete { row, .. }
+            | Self::DropTenant { row, .. }
+            | Self::Label { row, .. } => Some(*row),
             Self::Erase { .. } => None,
         }
     }

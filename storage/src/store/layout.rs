@@ -9,8 +9,10 @@
 //! |        | `c`, collection u32                       | name and schema, JSON               |
 //! |        | `l`, collection u32                       | the last RowId committed, u64       |
 //! |        | `t`, collection u32, tenant u32           | the tenant's name                   |
+//! |        | `a`, collection u32, label u32            | the label's name; empty: dropped    |
+//! |        | `g`, collection u32, RowId u64, label u32 | 1 the row has got the label since it was written, 0 it has lost it |
 
-use crate::id::{CollectionId, RowId, TenantId};
+use crate::id::{CollectionId, LabelId, RowId, TenantId};
 
 pub(super) const ROWS: &str = "rows";
 pub(super) const KEYS: &str = "keys";
@@ -21,6 +23,8 @@ pub(super) const COMMITS: &[u8] = b"w";
 pub(super) const CATALOGUE: u8 = b'c';
 const LAST_ROW: u8 = b'l';
 const TENANT: u8 = b't';
+const LABEL: u8 = b'a';
+const GRANT: u8 = b'g';
 
 /// Length of a key of `rows`.
 pub(super) const ROW_KEY_BYTES: usize = 12;
@@ -100,6 +104,54 @@ pub(super) fn tenant(collection: CollectionId, tenant: TenantId) -> [u8; 9] {
     key
 }
 
+/// Where the label names of a collection begin.
+pub(super) fn labels(collection: CollectionId) -> [u8; 5] {
+    tagged(LABEL, collection)
+}
+
+pub(super) fn labels_end(collection: CollectionId) -> [u8; 5] {
+    tagged(LABEL, CollectionId(collection.0.saturating_add(1)))
+}
+
+pub(super) fn label(collection: CollectionId, label: LabelId) -> [u8; 9] {
+    let mut key = [0; 9];
+    key[..5].copy_from_slice(&labels(collection));
+    key[5..].copy_from_slice(&label.0.to_be_bytes());
+    key
+}
+
+/// Where what rows have got and lost begins, and the next collection's.
+pub(super) fn grants(collection: CollectionId) -> [u8; 5] {
+    tagged(GRANT, collection)
+}
+
+pub(super) fn grants_end(collection: CollectionId) -> [u8; 5] {
+    tagged(GRANT, CollectionId(collection.0.saturating_add(1)))
+}
+
+/// Where that of a row begins.
+pub(super) fn grants_of(collection: CollectionId, row: RowId) -> [u8; 13] {
+    let mut key = [0; 13];
+    key[..5].copy_from_slice(&grants(collection));
+    key[5..].copy_from_slice(&row.0.to_be_bytes());
+    key
+}
+
+pub(super) fn grant(collection: CollectionId, row: RowId, label: LabelId) -> [u8; 17] {
+    let mut key = [0; 17];
+    key[..13].copy_from_slice(&grants_of(collection, row));
+    key[13..].copy_from_slice(&label.0.to_be_bytes());
+    key
+}
+
+/// The row and the label of a key of what rows have got and lost.
+pub(super) fn grant_of(key: &[u8]) -> Option<(RowId, LabelId)> {
+    let key: [u8; 17] = key.try_into().ok()?;
+    let (row, label) =
+        (u64::from_be_bytes(*key[5..13].first_chunk()?), u32::from_be_bytes(*key.last_chunk()?));
+    Some((RowId(row), LabelId(label)))
+}
+
 /// The collection of a key of the catalogue.
 pub(super) fn catalogue_of(key: &[u8]) -> Option<CollectionId> {
     let key: [u8; 5] = key.try_into().ok()?;
@@ -108,8 +160,17 @@ pub(super) fn catalogue_of(key: &[u8]) -> Option<CollectionId> {
 
 /// The tenant of a key of a tenant's name.
 pub(super) fn tenant_of(key: &[u8]) -> Option<TenantId> {
+    number_of(key).map(TenantId)
+}
+
+/// The label of a key of a label's name.
+pub(super) fn label_of(key: &[u8]) -> Option<LabelId> {
+    number_of(key).map(LabelId)
+}
+
+fn number_of(key: &[u8]) -> Option<u32> {
     let key: [u8; 9] = key.try_into().ok()?;
-    Some(TenantId(u32::from_be_bytes(*key.last_chunk()?)))
+    Some(u32::from_be_bytes(*key.last_chunk()?))
 }
 
 /// A value that is a little-endian u64.
@@ -137,9 +198,13 @@ mod tests {
             assert_eq!(row_of(&resized(&row(c, RowId(5)))), None);
             assert_eq!(catalogue_of(&resized(&catalogue(c))), None);
             assert_eq!(tenant_of(&resized(&tenant(c, t))), None);
+            assert_eq!(label_of(&resized(&label(c, LabelId(9)))), None);
+            assert_eq!(grant_of(&resized(&grant(c, RowId(5), LabelId(9)))), None);
         }
         assert_eq!(row_of(&row(c, RowId(5))), Some(RowId(5)));
         assert_eq!(catalogue_of(&catalogue(c)), Some(c));
         assert_eq!(tenant_of(&tenant(c, t)), Some(t));
+        assert_eq!(label_of(&label(c, LabelId(9))), Some(LabelId(9)));
+        assert_eq!(grant_of(&grant(c, RowId(5), LabelId(9))), Some((RowId(5), LabelId(9))));
     }
 }

@@ -12,7 +12,7 @@ use self_cell::self_cell;
 
 use super::{Engine, Store, layout};
 use crate::error::Result;
-use crate::id::{CollectionId, RowId, TenantId};
+use crate::id::{CollectionId, LabelId, RowId, TenantId};
 use crate::record::{FieldSet, Record, StoredRow};
 
 /// Rows or keys a call of RocksDB: it pins every value that it found until all are decoded.
@@ -83,7 +83,9 @@ impl StoreSnapshot {
                 };
                 stored.push(match record {
                     Some(Record::Row(row)) => Some(row),
-                    Some(Record::Delete { .. } | Record::DropTenant { .. }) | None => None,
+                    Some(Record::Delete { .. } | Record::DropTenant { .. } | Record::Label { .. }) | None => {
+                        None
+                    }
                 });
             }
         }
@@ -154,6 +156,45 @@ impl StoreSnapshot {
         Records { engine, cursor, collection, wanted: *wanted, done: first > last }
     }
 
+    /// What rows of a range have got and lost since they were written, by ascending row and label: up to
+    /// `limit` that follow `after`.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`](crate::Error::Corrupt).
+    pub fn grants(
+        &self,
+        collection: CollectionId,
+        rows: RangeInclusive<RowId>,
+        after: Option<(RowId, LabelId)>,
+        limit: usize,
+    ) -> Result<Vec<Grant>> {
+        let engine = self.engine();
+        let mut options = self.read_options();
+        match rows.end().0.checked_add(1) {
+            Some(next) => options.set_iterate_upper_bound(layout::grants_of(collection, RowId(next))),
+            None => options.set_iterate_upper_bound(layout::grants_end(collection)),
+        }
+        let mut cursor = self.view.borrow_dependent().raw_iterator_cf_opt(engine.meta(), options);
+        match after {
+            // The smallest key that is larger.
+            Some((row, label)) => cursor.seek([&layout::grant(collection, row, label)[..], &[0]].concat()),
+            None => cursor.seek(layout::grants_of(collection, *rows.start())),
+        }
+        let mut grants = Vec::new();
+        while grants.len() < limit {
+            let Some((key, value)) = cursor.item() else {
+                cursor.status().map_err(|e| engine.read_error(e))?;
+                break;
+            };
+            let (Some((row, label)), [granted @ 0..=1]) = (layout::grant_of(key), value) else {
+                return Err(engine.corrupt("what a row has got or lost"));
+            };
+            grants.push(Grant { row, label, granted: *granted == 1 });
+            cursor.next();
+        }
+        Ok(grants)
+    }
+
     /// Up to `limit` keys of a tenant that follow `after` in byte order, with the rows that they name.
     ///
     /// # Errors
@@ -203,6 +244,17 @@ fn decode(
 ) -> Result<Record> {
     Record::decode(bytes, wanted)
         .map_err(|e| engine.corrupt(format!("row {row} of collection {collection}: {e}")))
+}
+
+/// A label that a row has got since it was written, or lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The row.
+    pub row: RowId,
+    /// The label.
+    pub label: LabelId,
+    /// Whether it has got it.
+    pub granted: bool,
 }
 
 /// Records of a collection in RowId order. Ends after the first error.

@@ -74,6 +74,7 @@ fn row_of(row: u64, tenant: u32, key: &str, text_bytes: usize) -> StoredRow {
         tenant: TenantId(tenant),
         key: key.to_owned(),
         replaces: None,
+        labels: Vec::new(),
         chunk: Some(Chunk { document: format!("doc {row}"), span: row..row + 10, tokens: 3 }),
         fields: vec![
             (FieldId(0), FieldValue::Dense(vector)),

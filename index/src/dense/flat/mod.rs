@@ -190,8 +190,7 @@ impl Flat {
 
     /// Vectors of a block of this many bytes.
     fn block_rows(&self, bytes: usize) -> usize {
-        let row_bytes = self.layout.dim as usize * self.layout.element.bytes();
-        bytes.div_ceil(row_bytes).clamp(BLOCK_ROWS.start, BLOCK_ROWS.end).next_multiple_of(8)
+        bytes.div_ceil(self.vector_bytes()).clamp(BLOCK_ROWS.start, BLOCK_ROWS.end).next_multiple_of(8)
     }
 
     fn scoring(&self) -> Scoring {

@@ -1,10 +1,10 @@
 //! Which vectors a search may find: tested one by one by their docs, or known of all as bits.
 //!
-//! Where vectors lie in the order of their cells the docs of a partition are its vectors, moved by a constant,
-//! and the docs of a cell are a range of bits: how many of a cell's vectors may be found is a popcount, and
-//! which those are takes a word at a time. So a filter has, for each search anew, what Curator keeps for each
-//! of its labels: lists of vectors at the nodes of a tree, found by where they begin and end instead of by
-//! Bloom filters.
+//! Where vectors lie in the order of their cells the docs of a partition are its vectors, moved by a
+//! constant, and the docs of a cell are a range of bits: how many of a cell's vectors may be found is a
+//! popcount, and which those are takes a word at a time. So a filter has, for each search anew, what Curator
+//! keeps for each of its labels: lists of vectors at the nodes of a tree, found by where they begin and end
+//! instead of by Bloom filters.
 
 use std::ops::Range;
 
