@@ -106,8 +106,8 @@ impl Collection {
         )
     }
 
-    /// Gives rows access labels, by key, and returns how many rows were there. Labels that nobody has used get
-    /// a name. Durable, and in effect for every search that begins, or ends, after it.
+    /// Gives rows access labels, by key, and returns how many rows were there. Labels that nobody has used
+    /// get a name. Durable, and in effect for every search that begins, or ends, after it.
     ///
     /// # Errors
     /// As [`Collection::upsert`]; [`ErrorKind::Invalid`] for a bad label.
@@ -121,8 +121,8 @@ impl Collection {
         queue::write(&self.shared, Work::Label { tenant, keys, labels, granted: true }, &self.stop)
     }
 
-    /// Takes access labels from rows, by key, and returns how many rows were there. As durable, and as soon in
-    /// effect, as [`Collection::grant`].
+    /// Takes access labels from rows, by key, and returns how many rows were there. As durable, and as soon
+    /// in effect, as [`Collection::grant`].
     ///
     /// # Errors
     /// As [`Collection::grant`].
@@ -136,8 +136,8 @@ impl Collection {
         queue::write(&self.shared, Work::Label { tenant, keys, labels, granted: false }, &self.stop)
     }
 
-    /// Drops an access label: no row of any tenant has it any more. Says whether there was one. Its name can be
-    /// used again and then begins with no rows.
+    /// Drops an access label: no row of any tenant has it any more. Says whether there was one. Its name can
+    /// be used again and then begins with no rows.
     ///
     /// # Errors
     /// As [`Collection::upsert`].
@@ -190,7 +190,26 @@ impl Collection {
         self.shared.open()?;
         check_tenant(tenant)?;
         check_keys(keys)?;
-        fetch::get(&self.shared, tenant, keys, fields, &self.stop)
+        fetch::get(&self.shared, tenant, keys, None, fields, &self.stop)
+    }
+
+    /// As [`Collection::get`], on behalf of someone who may see rows with one of these access labels: none
+    /// where there is no such row, or none with such a label.
+    ///
+    /// # Errors
+    /// As [`Collection::get`].
+    pub fn get_labelled(
+        &self,
+        tenant: &str,
+        keys: &[String],
+        labels: &[String],
+        fields: &Fields,
+    ) -> Result<Vec<Option<Row>>> {
+        self.shared.open()?;
+        check_tenant(tenant)?;
+        check_keys(keys)?;
+        check_count(labels.len())?;
+        fetch::get(&self.shared, tenant, keys, Some(labels), fields, &self.stop)
     }
 
     /// A page of rows in key order.

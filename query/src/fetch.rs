@@ -138,11 +138,12 @@ pub fn stored(
     Ok(found)
 }
 
-/// Rows by key.
+/// Rows by key; where there are `labels`, those that have one of them.
 pub fn get(
     shared: &Shared,
     tenant: &str,
     keys: &[String],
+    labels: Option<&[String]>,
     fields: &Fields,
     stop: &Stop,
 ) -> Result<Vec<Option<Row>>> {
@@ -150,7 +151,15 @@ pub fn get(
     let Some(id) = shared.tenants.get(tenant) else { return Ok(vec![None; keys.len()]) };
     let snapshot = shared.snapshot();
     let names: Vec<_> = keys.iter().map(|key| (id, key.as_str())).collect();
-    let rows = snapshot.store.lookup(shared.id, &names)?;
+    let mut rows = snapshot.store.lookup(shared.id, &names)?;
+    if let Some(labels) = labels {
+        let labels = shared.labels.known(labels);
+        let may_see = |row: &RowId| {
+            let place = snapshot.locate(id, *row);
+            place.is_some_and(|(at, doc)| !snapshot.views[at].labelled(&labels, &(doc..doc + 1)).is_empty())
+        };
+        rows.iter_mut().for_each(|row| *row = row.filter(may_see));
+    }
     let present: Vec<RowId> = rows.iter().flatten().copied().collect();
     let mut stored = stored(shared, &snapshot.store, &present, &wanted, stop)?.into_iter();
     rows.into_iter()

@@ -1,8 +1,8 @@
-//! The dictionary of a collection's access labels: names to ids. Ids are never reused; a label that is dropped
-//! loses its name, so that no request can mean it, and merges forget which rows had it.
+//! The dictionary of a collection's access labels: names to ids. Ids are never reused; a label that is
+//! dropped loses its name, so that no request can mean it, and merges forget which rows had it.
 //!
-//! A name is durable before any row refers to its id: it has a commit of its own, with the rows' commit after
-//! it.
+//! A name is durable before any row refers to its id: it has a commit of its own, with the rows' commit
+//! after it.
 
 use std::collections::HashMap;
 

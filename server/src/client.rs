@@ -199,6 +199,51 @@ impl Client {
         response::retrieve_from_wire(answer).map_err(|error| bad_answer(&error))
     }
 
+    /// Gives rows labels, or takes them.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn label(
+        &self,
+        collection: &str,
+        (tenant, keys): (&str, &[String]),
+        labels: &[String],
+        granted: bool,
+    ) -> Result<Written, Status> {
+        let (collection, tenant) = (collection.to_owned(), tenant.to_owned());
+        let (keys, labels) = (keys.to_vec(), labels.to_vec());
+        let mut client = RowServiceClient::new(self.channel.clone());
+        let written = if granted {
+            let request = self.request(pb::GrantRequest { collection, tenant, keys, labels });
+            self.runtime.block_on(client.grant(request))?.into_inner().written
+        } else {
+            let request = self.request(pb::RevokeRequest { collection, tenant, keys, labels });
+            self.runtime.block_on(client.revoke(request))?.into_inner().written
+        };
+        Ok(response::written_from_wire(written))
+    }
+
+    /// Drops a label; says whether there was one.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn drop_label(&self, collection: &str, label: &str) -> Result<bool, Status> {
+        let (collection, label) = (collection.to_owned(), label.to_owned());
+        let request = self.request(pb::DropLabelRequest { collection, label });
+        let mut client = RowServiceClient::new(self.channel.clone());
+        Ok(self.runtime.block_on(client.drop_label(request))?.into_inner().dropped)
+    }
+
+    /// Names of labels.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn labels(&self, collection: &str) -> Result<Vec<String>, Status> {
+        let request = self.request(pb::ListLabelsRequest { collection: collection.to_owned() });
+        let mut client = RowServiceClient::new(self.channel.clone());
+        Ok(self.runtime.block_on(client.list_labels(request))?.into_inner().labels)
+    }
+
     /// Statistics.
     ///
     /// # Errors

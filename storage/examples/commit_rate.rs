@@ -53,6 +53,7 @@ fn row(id: u64) -> StoredRow {
         key: format!("document-{id}"),
         replaces: None,
         chunk: None,
+        labels: Vec::new(),
         fields: vec![
             (FieldId(0), FieldValue::Dense(vector)),
             (FieldId(1), FieldValue::Text(text)),

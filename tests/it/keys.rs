@@ -101,6 +101,103 @@ async fn foreign_tenants_are_closed(clients: &mut Clients, tenant: &str) {
     }
 }
 
+/// A key that is bound to labels sees rows that have one of them, by whatever call, and no request widens it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_labels_sees_what_has_one_of_them() {
+    let served = serve().await;
+    let mut operator = served.clients_with(Access::Admin, &["*"]).await;
+    operator.create_docs().await;
+    let labelled = |at: u32| pb::Row {
+        labels: [("even", at % 2), ("third", at % 3)]
+            .iter()
+            .filter(|of| of.1 == 0)
+            .map(|of| named(of.0))
+            .collect(),
+        ..row(at)
+    };
+    operator.upsert("acme", (0..30).map(labelled).collect()).await.unwrap();
+    operator.upsert("beta", (0..30).map(labelled).collect()).await.unwrap();
+    let key = |at: u32| row(at).key;
+    let has = |at: u32| at % 3 == 0;
+    let expected: Vec<String> = (0..30).filter(|at| has(*at)).map(key).collect();
+    let mut bound = served.clients_bound(Access::Read, &["acme"], Some(&["third", "unheard of"])).await;
+    let labels =
+        |names: &[&str]| pb::LabelsCondition { labels: names.iter().map(|name| named(name)).collect() };
+    let collection = || named("docs");
+    for asked in [None, Some(labels(&["even", "third"])), Some(labels(&["third"]))] {
+        let query = pb::route::Query::Dense(pb::DenseVector { values: vec![1.0; 4], ..Default::default() });
+        let request = pb::SearchRequest { k: 30, labels: asked, ..search("", "v", query) };
+        // A filter that every row passes widens nothing.
+        let all = pb::Filter { condition: Some(pb::filter::Condition::AllOf(pb::FilterList::default())) };
+        let request = pb::SearchRequest { filter: Some(all), ..request };
+        let batch = pb::SearchBatchRequest { collection: collection(), searches: vec![request.clone()] };
+        let retrieve =
+            pb::RetrieveRequest { search: Some(request.clone()), budget_tokens: 9_000, ..Default::default() };
+        let one = bound.search.search(request).await.unwrap().into_inner();
+        let many = bound.search.search_batch(batch).await.unwrap().into_inner().responses.remove(0);
+        let packed = bound.search.retrieve(retrieve).await.unwrap().into_inner();
+        let packed = packed.chunks.into_iter().map(|chunk| chunk.hit.unwrap()).collect();
+        for hits in [one.hits, many.hits, packed] {
+            let mut found: Vec<String> = hits.into_iter().map(|hit| hit.row.unwrap().key).collect();
+            found.sort_unstable();
+            assert_eq!(found, expected);
+        }
+    }
+    // Labels that the key is not bound to find nothing.
+    let query = pb::route::Query::Text(named("river"));
+    let request = pb::SearchRequest { labels: Some(labels(&["even"])), ..search("", "body", query) };
+    assert_eq!(bound.search.search(request).await.unwrap().into_inner().hits.len(), 0);
+    assert_eq!(bound.count("").await.unwrap(), expected.len() as u64);
+    let scroll = pb::ScrollRequest { collection: collection(), limit: 100, ..Default::default() };
+    let page = bound.rows.scroll(scroll).await.unwrap().into_inner();
+    assert_eq!(page.rows.into_iter().map(|row| row.key).collect::<Vec<_>>(), expected);
+    let get = pb::GetRowsRequest {
+        collection: collection(),
+        keys: (0..30).map(key).collect(),
+        ..Default::default()
+    };
+    let rows = bound.rows.get(get).await.unwrap().into_inner().rows;
+    for (at, found) in (0..).zip(rows) {
+        assert_eq!(found.row.is_some(), has(at), "row {at}");
+    }
+    // What is granted and revoked counts from then on.
+    let grant = |of: &[u32], label: &str| pb::GrantRequest {
+        collection: collection(),
+        tenant: named("acme"),
+        keys: of.iter().map(|at| key(*at)).collect(),
+        labels: vec![named(label)],
+    };
+    let request = grant(&[1, 2, 900], "third");
+    assert_eq!(operator.rows.grant(request.clone()).await.unwrap().into_inner().written.unwrap().rows, 2);
+    assert_eq!(bound.count("").await.unwrap(), expected.len() as u64 + 2);
+    let pb::GrantRequest { collection: of, tenant, keys, labels } = request;
+    let revoke = pb::RevokeRequest { collection: of, tenant, keys, labels };
+    operator.rows.revoke(revoke.clone()).await.unwrap();
+    assert_eq!(bound.count("").await.unwrap(), expected.len() as u64);
+    // It changes no label, and names none that are of other tenants.
+    let drop_label = pb::DropLabelRequest { collection: collection(), label: named("third") };
+    let list = pb::ListLabelsRequest { collection: collection() };
+    let closed: [Result<(), Status>; 4] = [
+        bound.rows.grant(grant(&[1], "third")).await.map(drop),
+        bound.rows.revoke(revoke).await.map(drop),
+        bound.rows.drop_label(drop_label.clone()).await.map(drop),
+        bound.rows.list_labels(list.clone()).await.map(drop),
+    ];
+    for result in closed {
+        assert_eq!(result.unwrap_err().code(), Code::PermissionDenied);
+    }
+    assert_eq!(operator.rows.list_labels(list.clone()).await.unwrap().into_inner().labels, ["even", "third"]);
+    assert!(operator.rows.drop_label(drop_label.clone()).await.unwrap().into_inner().dropped);
+    assert!(!operator.rows.drop_label(drop_label).await.unwrap().into_inner().dropped);
+    assert_eq!(operator.rows.list_labels(list).await.unwrap().into_inner().labels, ["even"]);
+    assert_eq!(bound.count("").await.unwrap(), 0);
+    let labels = Some(std::collections::BTreeSet::new());
+    let file = served.config.keys_file();
+    let all = spandrel_server::auth::Tenants::All;
+    assert!(keys::create_bound(&file, "", Access::Write, all, labels).is_err(), "such a key is to read");
+    served.server.shutdown().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_come_and_go_without_a_restart() {
     let served = serve().await;

@@ -101,11 +101,18 @@ impl Served {
 
     /// Clients with a new key that the server knows when this returns.
     pub async fn clients_with(&self, access: Access, tenants: &[&str]) -> Clients {
+        self.clients_bound(access, tenants, None).await
+    }
+
+    /// The same, with a key that is bound to labels.
+    pub async fn clients_bound(&self, access: Access, tenants: &[&str], labels: Option<&[&str]>) -> Clients {
         let tenants = match tenants {
             ["*"] => Tenants::All,
             names => Tenants::Only(names.iter().map(|name| (*name).to_owned()).collect()),
         };
-        let (_, key) = keys::create(&self.config.keys_file(), "test", access, tenants).unwrap();
+        let labels = labels.map(|labels| labels.iter().map(|label| (*label).to_owned()).collect());
+        let file = self.config.keys_file();
+        let (_, key) = keys::create_bound(&file, "test", access, tenants, labels).unwrap();
         let (mut clients, mut nobody) = (self.clients_of(Some(key)).await, self.clients().await);
         // A server looks at the file twice a second. Until it has seen the first key it lets everybody in.
         for _ in 0..100 {

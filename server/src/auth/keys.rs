@@ -13,7 +13,7 @@
 //!   "created_unix_s": 1767225600, "secret_sha256": "9f86..."}]}
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,9 @@ pub struct KeyRecord {
     pub access: Access,
     /// Whose rows.
     pub tenants: Tenants,
+    /// Access labels one of which a row has to have; absent: all rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeSet<String>>,
     /// Seconds since 1970.
     pub created_unix_s: u64,
     /// SHA-256 of the secret's hex digits, as 64 lower-case hex digits.
@@ -109,7 +112,8 @@ impl KeySet {
         let presented = hex(&Sha256::digest(secret.as_bytes()));
         let equal: bool = presented.as_bytes().ct_eq(expected.as_bytes()).into();
         let record = found?;
-        (equal && prefix == PREFIX).then(|| Caller::new(&record.id, record.access, record.tenants.clone()))
+        let KeyRecord { id, access, tenants, labels, .. } = record;
+        (equal && prefix == PREFIX).then(|| Caller::with_labels(id, *access, tenants.clone(), labels.clone()))
     }
 
     /// How many keys there are.
@@ -158,6 +162,24 @@ pub fn create(
     access: Access,
     tenants: Tenants,
 ) -> Result<(KeyRecord, String), KeysError> {
+    create_bound(path, name, access, tenants, None)
+}
+
+/// As [`create`], bound to labels, too, where there are some.
+///
+/// # Errors
+/// As [`create`]; a key with labels is to write.
+pub fn create_bound(
+    path: &Path,
+    name: &str,
+    access: Access,
+    tenants: Tenants,
+    labels: Option<BTreeSet<String>>,
+) -> Result<(KeyRecord, String), KeysError> {
+    // Whoever may write rows, or delete what cannot be seen, is held back by no label.
+    if labels.is_some() && access > Access::Read {
+        return Err(KeysError::Invalid("a key with labels has read access".to_owned()));
+    }
     if name.len() > NAME_BYTES_MAX {
         return Err(KeysError::Invalid(format!("a key's name has at most {NAME_BYTES_MAX} bytes")));
     }
@@ -170,6 +192,7 @@ pub fn create(
         name: name.to_owned(),
         access,
         tenants,
+        labels,
         created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
         secret_sha256: hex(&Sha256::digest(secret.as_bytes())),
     };

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use spandrel::Filter;
 use tonic::Status;
 
 /// What a key allows; each level includes those before it.
@@ -96,12 +97,23 @@ struct CallerInner {
     id: String,
     access: Access,
     tenants: Tenants,
+    labels: Option<BTreeSet<String>>,
 }
 
 impl Caller {
-    /// A caller with the rights of key `id`.
+    /// A caller with the rights of key `id`, who sees all rows of the tenants.
     pub fn new(id: impl Into<String>, access: Access, tenants: Tenants) -> Self {
-        Self(Arc::new(CallerInner { id: id.into(), access, tenants }))
+        Self::with_labels(id, access, tenants, None)
+    }
+
+    /// As [`new`](Self::new); where there are `labels` the caller sees only rows with one of them.
+    pub fn with_labels(
+        id: impl Into<String>,
+        access: Access,
+        tenants: Tenants,
+        labels: Option<BTreeSet<String>>,
+    ) -> Self {
+        Self(Arc::new(CallerInner { id: id.into(), access, tenants, labels }))
     }
 
     /// Anybody, on a server without keys: everything is allowed.
@@ -117,6 +129,24 @@ impl Caller {
     /// Whether the caller may know of this tenant.
     pub fn may_see(&self, tenant: &str) -> bool {
         self.0.tenants.contains(tenant)
+    }
+
+    /// The labels that a row has to have one of for a request on behalf of those `requested`; none: all rows
+    /// may be seen.
+    pub fn labels(&self, requested: Option<Vec<String>>) -> Option<Vec<String>> {
+        match (&self.0.labels, requested) {
+            (None, requested) => requested,
+            (Some(own), None) => Some(own.iter().cloned().collect()),
+            (Some(own), Some(requested)) => {
+                Some(requested.into_iter().filter(|label| own.contains(label)).collect())
+            }
+        }
+    }
+
+    /// A filter that lets through what the caller may see of what `filter` does.
+    pub fn filter(&self, filter: Option<Filter>) -> Option<Filter> {
+        let Some(labels) = self.labels(None) else { return filter };
+        Some(Filter::And(filter.into_iter().chain([Filter::Labels(labels)]).collect()))
     }
 
     /// Asks for `needed` access.
@@ -224,6 +254,29 @@ mod tests {
         assert!(one.require_tenant("acme").is_ok());
         assert_eq!(one.require_tenant("").unwrap_err().code(), tonic::Code::PermissionDenied);
         assert!(two_with_default.require_tenant("").is_ok() && all.require_tenant("").is_ok());
+    }
+
+    /// What a key is bound to narrows what a request asks for, and nothing widens it.
+    #[test]
+    fn label_matrix() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let key = |labels: Option<&[&str]>| {
+            let labels = labels.map(|labels| names(labels).into_iter().collect());
+            Caller::with_labels("k", Access::Read, Tenants::All, labels)
+        };
+        let (all, two, none) = (key(None), key(Some(&["a", "b"])), key(Some(&[])));
+        assert_eq!(all.labels(None), None);
+        assert_eq!(all.labels(Some(names(&["x"]))), Some(names(&["x"])));
+        assert_eq!(two.labels(None), Some(names(&["a", "b"])));
+        assert_eq!(two.labels(Some(names(&["b", "c"]))), Some(names(&["b"])));
+        assert_eq!(two.labels(Some(names(&["c"]))), Some(Vec::new()));
+        assert_eq!(none.labels(Some(names(&["a"]))), Some(Vec::new()));
+        let exists = Filter::Exists { field: "n".into() };
+        assert_eq!(all.filter(None), None);
+        assert_eq!(all.filter(Some(exists.clone())), Some(exists.clone()));
+        let labels = Filter::Labels(names(&["a", "b"]));
+        assert_eq!(two.filter(None), Some(Filter::And(vec![labels.clone()])));
+        assert_eq!(two.filter(Some(exists.clone())), Some(Filter::And(vec![exists, labels])));
     }
 
     #[test]

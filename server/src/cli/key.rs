@@ -17,6 +17,7 @@ pub(super) enum KeyCommand {
     #[command(after_help = "\
 Examples:
   spandrel key create --name shop-frontend --access read --tenant acme
+  spandrel key create --name intern --access read --tenant acme --label public --label handbook
   spandrel key create --name operator --access admin --tenant '*'")]
     Create(CreateArgs),
     /// List the keys, without their secrets
@@ -51,6 +52,9 @@ pub(super) struct CreateArgs {
     /// Tenant it is bound to (repeatable), or '*' for all
     #[arg(long = "tenant", required = true, value_name = "NAME")]
     tenants: Vec<String>,
+    /// Access label it is bound to (repeatable): it sees rows that have one of them
+    #[arg(long = "label", value_name = "NAME")]
+    labels: Vec<String>,
     #[command(flatten)]
     file: FileArgs,
 }
@@ -96,12 +100,13 @@ fn tenants_of(names: Vec<String>) -> Result<Tenants, CliError> {
 fn tenants_text(tenants: &Tenants) -> String {
     match tenants {
         Tenants::All => "*".to_owned(),
-        Tenants::Only(names) => {
-            let name =
-                |name: &String| if name.is_empty() { "''".to_owned() } else { output::one_line(name, 40) };
-            names.iter().map(name).collect::<Vec<_>>().join(", ")
-        }
+        Tenants::Only(names) => names_text(names),
     }
+}
+
+fn names_text(names: &BTreeSet<String>) -> String {
+    let name = |name: &String| if name.is_empty() { "''".to_owned() } else { output::one_line(name, 40) };
+    names.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 fn record_json(record: &KeyRecord) -> Json {
@@ -110,6 +115,7 @@ fn record_json(record: &KeyRecord) -> Json {
         "name": record.name,
         "access": record.access,
         "tenants": record.tenants,
+        "labels": record.labels,
         "created": instant(record.created_unix_s),
     })
 }
@@ -140,7 +146,9 @@ pub(super) fn run(common: &Common, command: KeyCommand) -> Result<(), CliError> 
 
 fn create(common: &Common, args: CreateArgs) -> Result<(), CliError> {
     let path = args.file.path(common)?;
-    let (record, key) = keys::create(&path, &args.name, args.access, tenants_of(args.tenants)?)?;
+    let labels = (!args.labels.is_empty()).then(|| args.labels.into_iter().collect());
+    let tenants = tenants_of(args.tenants)?;
+    let (record, key) = keys::create_bound(&path, &args.name, args.access, tenants, labels)?;
     if common.json {
         let mut json = record_json(&record);
         json["key"] = json!(key);
@@ -174,11 +182,12 @@ fn list(common: &Common, args: &FileArgs) -> Result<(), CliError> {
             output::one_line(&record.name, 40),
             record.access.name().to_owned(),
             tenants_text(&record.tenants),
+            record.labels.as_ref().map_or("*".to_owned(), names_text),
             instant(record.created_unix_s),
         ]
     };
     let lines: Vec<_> = records.iter().map(line).collect();
-    output::print(&output::table(&["id", "name", "access", "tenants", "created"], &lines))
+    output::print(&output::table(&["id", "name", "access", "tenants", "labels", "created"], &lines))
 }
 
 fn revoke(common: &Common, args: &RevokeArgs) -> Result<(), CliError> {

@@ -9,6 +9,7 @@ mod collection;
 mod demo;
 mod import;
 mod key;
+mod label;
 mod output;
 mod progress;
 mod query;
@@ -92,6 +93,9 @@ enum Command {
     /// Create, list, show and drop collections
     #[command(subcommand)]
     Collection(collection::CollectionCommand),
+    /// Grant, revoke, drop and list access labels
+    #[command(subcommand)]
+    Label(label::LabelCommand),
     /// Show sizes and states
     Stats(stats::StatsArgs),
     /// Copy everything acknowledged into a new folder
@@ -204,6 +208,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Search(args) => search::run(common, args),
         Command::Retrieve(args) => retrieve::run(common, args),
         Command::Collection(command) => collection::run(common, command),
+        Command::Label(command) => label::run(common, command),
         Command::Stats(args) => stats::run(common, args),
         Command::Backup(args) => backup::run(common, args),
         Command::Restore(args) => restore::run(common, args),

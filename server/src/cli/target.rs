@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use spandrel::{
     Collection, Database, DatabaseStats, ErrorKind, RetrieveRequest, RetrieveResponse, Schema, SearchRequest,
-    SearchResponse,
+    SearchResponse, Written,
 };
 
 use super::{CliError, Common};
@@ -221,6 +221,42 @@ impl Target {
         match self {
             Self::Local(database) => Ok(local(database, collection)?.retrieve(&request)?),
             Self::Remote(client) => Ok(client.retrieve(collection, request)?),
+        }
+    }
+
+    /// Gives rows labels, or takes them.
+    pub(super) fn label(
+        &self,
+        collection: &str,
+        (tenant, keys): (&str, &[String]),
+        labels: &[String],
+        granted: bool,
+    ) -> Result<Written, CliError> {
+        match self {
+            Self::Local(database) => {
+                let collection = local(database, collection)?;
+                Ok(match granted {
+                    true => collection.grant(tenant, keys, labels)?,
+                    false => collection.revoke(tenant, keys, labels)?,
+                })
+            }
+            Self::Remote(client) => Ok(client.label(collection, (tenant, keys), labels, granted)?),
+        }
+    }
+
+    /// Drops a label; says whether there was one.
+    pub(super) fn drop_label(&self, collection: &str, label: &str) -> Result<bool, CliError> {
+        match self {
+            Self::Local(database) => Ok(local(database, collection)?.drop_label(label)?),
+            Self::Remote(client) => Ok(client.drop_label(collection, label)?),
+        }
+    }
+
+    /// Names of labels.
+    pub(super) fn labels(&self, collection: &str) -> Result<Vec<String>, CliError> {
+        match self {
+            Self::Local(database) => Ok(local(database, collection)?.labels()),
+            Self::Remote(client) => Ok(client.labels(collection)?),
         }
     }
 

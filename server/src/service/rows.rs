@@ -76,25 +76,46 @@ fn delete(backend: &Task, tenant: &str, request: pb::DeleteRequest) -> Result<Wr
     Ok(written)
 }
 
-fn get(backend: &Task, tenant: &str, request: pb::GetRowsRequest) -> Result<pb::GetRowsResponse, Status> {
+fn get(
+    backend: &Task,
+    caller: &Caller,
+    tenant: &str,
+    request: pb::GetRowsRequest,
+) -> Result<pb::GetRowsResponse, Status> {
     backend.limits.check_keys(request.keys.len())?;
     let fields = fields_from_wire(request.fields)?;
     let collection = backend.collection(&request.collection)?;
-    let rows = collection.get(tenant, &request.keys, &fields).map_err(status::from_engine)?;
+    let rows = match caller.labels(None) {
+        None => collection.get(tenant, &request.keys, &fields),
+        Some(labels) => collection.get_labelled(tenant, &request.keys, &labels, &fields),
+    };
+    let rows = rows.map_err(status::from_engine)?;
     let rows = rows.into_iter().map(|row| pb::MaybeRow { row: row.map(row_to_wire) }).collect();
     Ok(pb::GetRowsResponse { rows })
 }
 
-fn scroll(backend: &Task, tenant: String, request: pb::ScrollRequest) -> Result<pb::ScrollResponse, Status> {
+fn scroll(
+    backend: &Task,
+    caller: &Caller,
+    tenant: String,
+    request: pb::ScrollRequest,
+) -> Result<pb::ScrollResponse, Status> {
     let collection = backend.collection(&request.collection)?;
     let mut request = scroll_from_wire(request)?;
     backend.limits.check_page(request.limit)?;
     request.tenant = tenant;
+    request.filter = caller.filter(request.filter);
     collection.scroll(&request).map(scroll_to_wire).map_err(status::from_engine)
 }
 
-fn count(backend: &Task, tenant: &str, request: pb::CountRequest) -> Result<pb::CountResponse, Status> {
+fn count(
+    backend: &Task,
+    caller: &Caller,
+    tenant: &str,
+    request: pb::CountRequest,
+) -> Result<pb::CountResponse, Status> {
     let filter = request.filter.map(filter_from_wire).transpose().map_err(|error| error.within("filter"))?;
+    let filter = caller.filter(filter);
     let collection = backend.collection(&request.collection)?;
     let rows = collection.count(tenant, filter.as_ref()).map_err(status::from_engine)?;
     Ok(pb::CountResponse { rows })
@@ -167,7 +188,8 @@ impl RowService for Rows {
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
         let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
-        self.0.read(&call, move |backend| get(backend, &tenant, request)).await.map(Response::new)
+        let caller = call.caller.clone();
+        self.0.read(&call, move |backend| get(backend, &caller, &tenant, request)).await.map(Response::new)
     }
 
     async fn scroll(
@@ -178,7 +200,8 @@ impl RowService for Rows {
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
         let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
-        self.0.read(&call, move |backend| scroll(backend, tenant, request)).await.map(Response::new)
+        let caller = call.caller.clone();
+        self.0.read(&call, move |backend| scroll(backend, &caller, tenant, request)).await.map(Response::new)
     }
 
     async fn count(&self, request: Request<pb::CountRequest>) -> Result<Response<pb::CountResponse>, Status> {
@@ -186,7 +209,65 @@ impl RowService for Rows {
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
         let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
-        self.0.read(&call, move |backend| count(backend, &tenant, request)).await.map(Response::new)
+        let caller = call.caller.clone();
+        self.0.read(&call, move |backend| count(backend, &caller, &tenant, request)).await.map(Response::new)
+    }
+
+    async fn grant(&self, request: Request<pb::GrantRequest>) -> Result<Response<pb::GrantResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.caller.require(Access::Write)?;
+        let pb::GrantRequest { collection, tenant, keys, labels } = request.into_inner();
+        let tenant = call.caller.tenant(tenant)?;
+        let written = self.0.write(&call, move |backend| {
+            backend.limits.check_keys(keys.len())?;
+            backend.collection(&collection)?.grant(&tenant, &keys, &labels).map_err(status::from_engine)
+        });
+        Ok(Response::new(pb::GrantResponse { written: Some(written_to_wire(written.await?)) }))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<pb::RevokeRequest>,
+    ) -> Result<Response<pb::RevokeResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.caller.require(Access::Write)?;
+        let pb::RevokeRequest { collection, tenant, keys, labels } = request.into_inner();
+        let tenant = call.caller.tenant(tenant)?;
+        let written = self.0.write(&call, move |backend| {
+            backend.limits.check_keys(keys.len())?;
+            backend.collection(&collection)?.revoke(&tenant, &keys, &labels).map_err(status::from_engine)
+        });
+        Ok(Response::new(pb::RevokeResponse { written: Some(written_to_wire(written.await?)) }))
+    }
+
+    async fn drop_label(
+        &self,
+        request: Request<pb::DropLabelRequest>,
+    ) -> Result<Response<pb::DropLabelResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.caller.require_everywhere(Access::Admin)?;
+        let pb::DropLabelRequest { collection, label } = request.into_inner();
+        let dropped = self.0.write(&call, move |backend| {
+            let dropped = backend.collection(&collection)?.drop_label(&label).map_err(status::from_engine)?;
+            tracing::info!(collection, label, dropped, "label dropped");
+            Ok(dropped)
+        });
+        Ok(Response::new(pb::DropLabelResponse { dropped: dropped.await? }))
+    }
+
+    async fn list_labels(
+        &self,
+        request: Request<pb::ListLabelsRequest>,
+    ) -> Result<Response<pb::ListLabelsResponse>, Status> {
+        let call = Call::of(&request)?;
+        // Names of labels may tell of other tenants.
+        call.caller.require_everywhere(Access::Read)?;
+        let (caller, name) = (call.caller.clone(), request.into_inner().collection);
+        let labels = self.0.read(&call, move |backend| {
+            let labels = backend.collection(&name)?.labels();
+            Ok(caller.labels(Some(labels)).unwrap_or_default())
+        });
+        Ok(Response::new(pb::ListLabelsResponse { labels: labels.await? }))
     }
 
     async fn list_tenants(

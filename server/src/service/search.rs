@@ -20,18 +20,23 @@ pub struct Searches(pub Arc<Backend>);
 
 /// The engine's request: within the limits, for the caller's tenant.
 fn prepare(
-    backend: &Task,
+    (backend, caller): (&Task, &Caller),
     tenant: String,
     at: &str,
     request: SearchRequest,
 ) -> Result<SearchRequest, Status> {
     backend.limits.check_search(at, &request)?;
-    Ok(SearchRequest { tenant, ..request })
+    Ok(SearchRequest { tenant, labels: caller.labels(request.labels), ..request })
 }
 
-fn search(backend: &Task, tenant: String, request: pb::SearchRequest) -> Result<pb::SearchResponse, Status> {
+fn search(
+    backend: &Task,
+    caller: &Caller,
+    tenant: String,
+    request: pb::SearchRequest,
+) -> Result<pb::SearchResponse, Status> {
     let collection = backend.collection(&request.collection)?;
-    let request = prepare(backend, tenant, "", search_from_wire(request)?)?;
+    let request = prepare((backend, caller), tenant, "", search_from_wire(request)?)?;
     collection.search(&request).map(search_to_wire).map_err(status::from_engine)
 }
 
@@ -53,7 +58,7 @@ fn search_batch(
         let tenant = caller
             .tenant(one.tenant.clone())
             .map_err(|error| Status::new(error.code(), format!("{path}.{}", error.message())))?;
-        searches.push(prepare(backend, tenant, &format!("{path}."), one)?);
+        searches.push(prepare((backend, caller), tenant, &format!("{path}."), one)?);
     }
     let responses = collection.search_batch(&searches).map_err(status::from_engine)?;
     Ok(pb::SearchBatchResponse { responses: responses.into_iter().map(search_to_wire).collect() })
@@ -61,6 +66,7 @@ fn search_batch(
 
 fn retrieve(
     backend: &Task,
+    caller: &Caller,
     tenant: String,
     request: pb::RetrieveRequest,
 ) -> Result<pb::RetrieveResponse, Status> {
@@ -71,7 +77,7 @@ fn retrieve(
     }
     backend.limits.check_budget(request.budget_tokens)?;
     let collection = backend.collection(&name)?;
-    request.search = prepare(backend, tenant, "search.", request.search)?;
+    request.search = prepare((backend, caller), tenant, "search.", request.search)?;
     collection.retrieve(&request).map(retrieve_to_wire).map_err(status::from_engine)
 }
 
@@ -85,7 +91,8 @@ impl SearchService for Searches {
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
         let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
-        let response = self.0.read(&call, move |backend| search(backend, tenant, request));
+        let caller = call.caller.clone();
+        let response = self.0.read(&call, move |backend| search(backend, &caller, tenant, request));
         response.await.map(Response::new)
     }
 
@@ -111,7 +118,8 @@ impl SearchService for Searches {
         let named =
             request.search.as_mut().map(|search| std::mem::take(&mut search.tenant)).unwrap_or_default();
         let tenant = call.caller.tenant(named)?;
-        let response = self.0.read(&call, move |backend| retrieve(backend, tenant, request));
+        let caller = call.caller.clone();
+        let response = self.0.read(&call, move |backend| retrieve(backend, &caller, tenant, request));
         response.await.map(Response::new)
     }
 }

@@ -10,7 +10,8 @@
 //! |        | `l`, collection u32                       | the last RowId committed, u64       |
 //! |        | `t`, collection u32, tenant u32           | the tenant's name                   |
 //! |        | `a`, collection u32, label u32            | the label's name; empty: dropped    |
-//! |        | `g`, collection u32, RowId u64, label u32 | 1 the row has got the label since it was written, 0 it has lost it |
+//! |        | `g`, collection u32, RowId u64, label u32 | u8: since it was written, the row |
+//! |        |                                           | has got the label (1) or lost it (0) |
 
 use crate::id::{CollectionId, LabelId, RowId, TenantId};
 
