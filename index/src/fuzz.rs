@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use spandrel_storage::io::Extent;
-use spandrel_storage::{DenseSpec, Element, IndexKind, Metric, RowId, SparseVector, Value};
+use spandrel_storage::{DenseSpec, Element, IndexKind, LabelId, Metric, RowId, SparseVector, Value};
 
 use crate::dense::flat::{Flat, FlatBuilder};
 use crate::dense::hnsw::{self, Graph};
@@ -14,6 +14,7 @@ use crate::dense::signs::Codes;
 use crate::dense::ssd::{self, Ssd, Tier};
 use crate::dense::vectors::{ChunkSource, Residency, page_bytes};
 use crate::dense::{Ask, Hnsw, Signs};
+use crate::labels::{self, Labels, Overlay};
 use crate::payload::{PayloadIndex, Predicate};
 use crate::sparse::{SparseFlat, SparseIndex};
 use crate::{Allow, Counters, Error, Result, Scratch, TopK, VectorIndex};
@@ -34,6 +35,39 @@ pub fn payload(bytes: &[u8]) {
         let _ = (index.select(predicate, 0..u32::MAX), index.select(predicate, 7..19));
         let _ = index.estimate(predicate);
     }
+}
+
+/// The section of labels of a segment, behind its number of docs as u32.
+pub fn labels(bytes: &[u8]) {
+    let Some((docs, section)) = bytes.split_first_chunk().map(|(d, rest)| (u32::from_le_bytes(*d), rest))
+    else {
+        return;
+    };
+    let Ok(labels) = Labels::read(section, docs) else { return };
+    let wanted = [0, 1, 7, u32::MAX].map(LabelId);
+    for docs in [0..docs, 3..20] {
+        let _ = labels::select(Some(&labels), &Overlay::default(), &wanted, &docs);
+    }
+}
+
+/// What has changed of the labels of a segment, as a manifest has it, behind its number of docs as u32.
+pub fn overlay(bytes: &[u8]) {
+    let Some((docs, section)) = bytes.split_first_chunk().map(|(d, rest)| (u32::from_le_bytes(*d), rest))
+    else {
+        return;
+    };
+    let Ok(overlay) = Overlay::decode(section, docs) else { return };
+    let _ = labels::select(None, &overlay, &[0, 1, 7].map(LabelId), &(0..docs));
+    let _ = (overlay.since(&Overlay::default()), overlay.memory_bytes());
+}
+
+/// The bytes of some labels and of some changes, as [`labels`] and [`overlay`] take them.
+pub fn labels_samples(docs: u32) -> (Vec<u8>, Vec<u8>) {
+    let pairs = (0..docs).flat_map(|doc| (0..1 + doc % 3).map(move |at| (LabelId(at * 7 + doc % 2), doc)));
+    let (mut overlay, head) = (Overlay::default(), docs.to_le_bytes().to_vec());
+    (0..docs).step_by(3).for_each(|doc| overlay.set(LabelId(doc % 5), doc, doc % 2 == 0));
+    let labels = Labels::of(pairs.collect(), docs).map_or(Vec::new(), |labels| labels.encode());
+    ([&head[..], &labels].concat(), [&head[..], &overlay.encode()].concat())
 }
 
 /// A sparse section.

@@ -13,12 +13,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use spandrel::{Database, Fields, Metric, PayloadKind, Route, Row, Schema, SearchRequest, Settings};
+use spandrel::{Database, Fields, Filter, Metric, PayloadKind, Route, Row, Schema, SearchRequest, Settings};
 use spandrel_storage::failpoint::PLACES;
 
 use crate::rng::Rng;
 
 const DIM: usize = 8;
+const LABEL: &str = "mark";
 const WRITERS: u64 = 2;
 /// Kills at random moments.
 const KILLS: u64 = 60;
@@ -39,6 +40,9 @@ struct Operation {
     tenant: String,
     put: Vec<(String, i64)>,
     delete: Vec<String>,
+    /// Keys whose rows get the label, or lose it.
+    label: Vec<String>,
+    granted: bool,
     drop: bool,
     flush: bool,
 }
@@ -50,24 +54,32 @@ fn operation(seed: u64, writer: u64, number: u64) -> Operation {
     let mut keys: Vec<String> = (0..1 + rng.below(12)).map(|_| format!("k{}", rng.below(40))).collect();
     keys.sort_unstable();
     keys.dedup();
-    let (put, delete) = match kind {
-        0..14 => (keys.into_iter().map(|key| (key, number as i64)).collect(), Vec::new()),
-        14..19 => (Vec::new(), keys),
-        _ => (Vec::new(), Vec::new()),
-    };
+    let (mut put, mut delete, mut label) = (Vec::new(), Vec::new(), Vec::new());
+    match kind {
+        0..11 => put = keys.into_iter().map(|key| (key, number as i64)).collect(),
+        11..15 => label = keys,
+        15..19 => delete = keys,
+        _ => {}
+    }
+    let granted = rng.once_in(2);
     let (drop, flush) = (kind == 19 && rng.once_in(2), kind == 18);
-    Operation { tenant, put, delete, drop, flush }
+    Operation { tenant, put, delete, label, granted, drop, flush }
 }
 
-/// Rows of one tenant: key to the number of the operation that wrote it.
-type Rows = BTreeMap<String, i64>;
+/// Rows of one tenant: key to the number of the operation that wrote it, and whether it has the label.
+type Rows = BTreeMap<String, (i64, bool)>;
 /// Rows by tenant.
 type State = BTreeMap<String, Rows>;
 
 fn apply(state: &mut State, operation: &Operation) {
     let rows = state.entry(operation.tenant.clone()).or_default();
     for (key, number) in &operation.put {
-        rows.insert(key.clone(), *number);
+        rows.insert(key.clone(), (*number, is_written_with_label(*number)));
+    }
+    for key in &operation.label {
+        if let Some((_, has)) = rows.get_mut(key) {
+            *has = operation.granted;
+        }
     }
     for key in &operation.delete {
         rows.remove(key);
@@ -82,9 +94,13 @@ fn vector(key: &str, number: i64) -> Vec<f32> {
     rng.vector(DIM)
 }
 
+fn is_written_with_label(number: i64) -> bool {
+    number % 3 == 0
+}
+
 fn row(tenant: &str, key: &str, number: i64) -> Row {
-    Row::new(key)
-        .tenant(tenant)
+    let row = if is_written_with_label(number) { Row::new(key).label(LABEL) } else { Row::new(key) };
+    row.tenant(tenant)
         .text("body", format!("operation {number} wrote {key}"))
         .dense("vec", vector(key, number))
         .payload("op", number)
@@ -121,6 +137,13 @@ fn child() {
                     }
                     if !operation.delete.is_empty() {
                         collection.delete(tenant, &operation.delete).unwrap();
+                    }
+                    if !operation.label.is_empty() {
+                        let (keys, labels) = (&operation.label, [LABEL.to_owned()]);
+                        match operation.granted {
+                            true => collection.grant(tenant, keys, &labels).unwrap(),
+                            false => collection.revoke(tenant, keys, &labels).unwrap(),
+                        };
                     }
                     if operation.drop {
                         collection.drop_tenant(tenant).unwrap();
@@ -218,9 +241,15 @@ fn stored(database: &Database, tenant: &str) -> Rows {
             spandrel::FieldValue::Payload(spandrel::Value::Integer(number)) => *number,
             other => panic!("{other:?}"),
         };
-        assert_eq!(found, row(tenant, &found.key, number), "a row is whole");
-        rows.insert(found.key, number);
+        let labels = found.labels.clone();
+        let has = labels.contains(LABEL);
+        assert_eq!(found, Row { labels, ..row(tenant, &found.key, number) }, "a row is whole");
+        rows.insert(found.key, (number, has));
     }
+    // What the indexes know of labels is what the row store knows.
+    let labelled = rows.values().filter(|(_, has)| *has).count() as u64;
+    let filter = Filter::Labels(vec![LABEL.to_owned()]);
+    assert_eq!(collection.count(tenant, Some(&filter)).unwrap(), labelled, "labels of '{tenant}'");
     assert_eq!(collection.count(tenant, None).unwrap(), rows.len() as u64, "count of '{tenant}'");
     for number in 0..3 {
         let query = vector("query", number);
@@ -229,7 +258,7 @@ fn stored(database: &Database, tenant: &str) -> Rows {
         let dot = |key: &str, number: i64| -> f32 {
             vector(key, number).iter().zip(&query).map(|(a, b)| a * b).sum()
         };
-        let mut scores: Vec<f32> = rows.iter().map(|(key, number)| dot(key, *number)).collect();
+        let mut scores: Vec<f32> = rows.iter().map(|(key, (number, _))| dot(key, *number)).collect();
         scores.sort_by(|a, b| b.total_cmp(a));
         assert_eq!(hits.len(), rows.len().min(5), "search of '{tenant}' finds what is stored");
         for (hit, score) in hits.iter().zip(scores) {

@@ -52,6 +52,8 @@ fn disk_samples(samples: &mut Vec<(&'static str, Vec<u8>)>) {
     collection.upsert((0..60).map(row).collect()).unwrap();
     collection.flush().unwrap();
     collection.delete("", &["k3".into()]).unwrap();
+    collection.grant("", &["k4".into(), "k5".into()], &["staff".into()]).unwrap();
+    collection.flush().unwrap();
     database.close().unwrap();
     drop((collection, many, database));
 
@@ -65,6 +67,8 @@ fn disk_samples(samples: &mut Vec<(&'static str, Vec<u8>)>) {
     samples.push(("signs", file.require("signs/0").unwrap().read_all().unwrap()));
     samples.push(("cells", spandrel_index::fuzz::cells_sample(2_500)));
     samples.push(("graph", spandrel_index::fuzz::graph_sample(2_500)));
+    let (labels, overlay) = spandrel_index::fuzz::labels_samples(3_000);
+    samples.extend([("labels", labels), ("overlay", overlay)]);
     let segments = folder.path().join("segments").join("1");
     samples.push(("manifest", std::fs::read(segments.join("MANIFEST")).unwrap()));
     let path = segment(&segments);

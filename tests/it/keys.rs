@@ -118,7 +118,7 @@ async fn a_key_of_labels_sees_what_has_one_of_them() {
     operator.upsert("acme", (0..30).map(labelled).collect()).await.unwrap();
     operator.upsert("beta", (0..30).map(labelled).collect()).await.unwrap();
     let key = |at: u32| row(at).key;
-    let has = |at: u32| at % 3 == 0;
+    let has = |at: u32| at.is_multiple_of(3);
     let expected: Vec<String> = (0..30).filter(|at| has(*at)).map(key).collect();
     let mut bound = served.clients_bound(Access::Read, &["acme"], Some(&["third", "unheard of"])).await;
     let labels =

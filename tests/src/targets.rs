@@ -17,7 +17,7 @@ use spandrel_storage::fuzz as storage;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 24] = [
+pub const TARGETS: [(&str, Target); 26] = [
     ("manifest", storage::manifest),
     ("record", storage::record),
     ("seal", storage::seal),
@@ -33,6 +33,8 @@ pub const TARGETS: [(&str, Target); 24] = [
     ("graph", index::graph),
     ("sparse", index::sparse),
     ("payload", index::payload),
+    ("labels", index::labels),
+    ("overlay", index::overlay),
     ("text_stats", index::text_totals),
     ("fvecs", |bytes| vectors(bytes, "fvecs")),
     ("bvecs", |bytes| vectors(bytes, "bvecs")),

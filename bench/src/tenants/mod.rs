@@ -4,6 +4,7 @@
 //! Recall is judged by exact scores among the rows that a question may find; an answer shorter than the rows
 //! allow is counted.
 
+mod labels;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -68,7 +69,8 @@ pub struct Args {
     /// Leave hits the scores of their codes, where those are fine enough: no vector is read
     #[arg(long)]
     no_rescore: bool,
-    /// uniform:TENANTS, zipf:TENANTS, groups:FILE (JSON lines with titles) or filters; may be given again
+    /// uniform:TENANTS, zipf:TENANTS, groups:FILE (JSON lines with titles), labels:FILE (npz) or filters; may
+    /// be given again
     #[arg(long, required = true)]
     workload: Vec<String>,
     /// Questions a workload
@@ -146,6 +148,7 @@ fn measure(args: &Args, workload: &Workload, base: &Matrix, queries: &Matrix) ->
             SearchRequest {
                 tenant: scope.tenant.clone(),
                 filter: scope.filter.clone(),
+                labels: scope.labels.clone(),
                 k: args.k,
                 recall: args.recall as f32,
                 rescore: !args.no_rescore,

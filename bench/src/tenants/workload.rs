@@ -10,6 +10,7 @@ use crate::dataset::{self, Matrix};
 use crate::engine::VECTOR;
 use crate::exact::Exact;
 use crate::random::Random;
+use crate::tenants::labels;
 use crate::{Error, Result};
 
 /// The payload field that filters test: a list of words a row.
@@ -30,6 +31,8 @@ pub struct Workload {
     tenant_of: Vec<u32>,
     /// The words of each row.
     words: Vec<Vec<String>>,
+    /// The labels of each row.
+    labels: Vec<Vec<String>>,
     /// What can be asked.
     pub scopes: Vec<Scope>,
     /// Questions: the query, and the scope.
@@ -37,17 +40,20 @@ pub struct Workload {
 }
 
 /// A part of the rows that can be asked.
+#[derive(Clone, Default)]
 pub struct Scope {
     /// Scopes of one class are reported together.
     pub class: String,
     pub tenant: String,
     pub filter: Option<Filter>,
+    pub labels: Option<Vec<String>>,
     /// The rows, ascending.
     pub rows: Vec<u32>,
 }
 
 impl Workload {
-    /// The workload of this name: `uniform:TENANTS`, `zipf:TENANTS`, `groups:FILE` or `filters`.
+    /// The workload of this name: `uniform:TENANTS`, `zipf:TENANTS`, `groups:FILE`, `labels:FILE` or
+    /// `filters`.
     pub fn named(name: &str, base: &Matrix, queries: &Matrix, asks: usize, metric: Metric) -> Result<Self> {
         let (kind, value) = name.split_once(':').unwrap_or((name, ""));
         let count = || -> Result<usize> {
@@ -59,6 +65,7 @@ impl Workload {
             "uniform" => Ok(Self::exclusive(name, uniform(rows, count()?), queries.rows(), asks)),
             "zipf" => Ok(Self::exclusive(name, zipf(rows, count()?), queries.rows(), asks)),
             "groups" => Ok(Self::exclusive("groups", groups(Path::new(value), rows)?, queries.rows(), asks)),
+            "labels" => Self::labelled(&labels::read(Path::new(value), rows)?, queries.rows(), asks),
             "filters" => Ok(Self::filters(base, queries, asks, metric)),
             _ => Err(format!("no workload is called '{name}'").into()),
         }
@@ -70,13 +77,37 @@ impl Workload {
         let mut rows_of = vec![Vec::new(); tenants];
         (0..).zip(&tenant_of).for_each(|(row, tenant)| rows_of[*tenant as usize].push(row));
         let scopes = (0..).zip(rows_of).map(|(tenant, rows)| {
-            let class = format!("{}+", 1_usize << rows.len().max(1).ilog2().next_multiple_of(2));
-            Scope { class, tenant: tenant_name(tenant), filter: None, rows }
+            let class = class_of(rows.len());
+            Scope { class, tenant: tenant_name(tenant), rows, ..Scope::default() }
         });
         let mut random = Random(TENANT_SEED);
         let draw = |at: usize| ((at % queries) as u32, tenant_of[random.below(tenant_of.len())]);
         let (scopes, asks) = (scopes.collect(), (0..asks).map(draw).collect());
-        Self { name: name.to_owned(), tenant_of, words: Vec::new(), scopes, asks }
+        Self { name: name.to_owned(), tenant_of, words: Vec::new(), labels: Vec::new(), scopes, asks }
+    }
+
+    /// Rows have the labels that `labels` says, and are asked on behalf of one, as often as it has rows.
+    fn labelled(labels: &[Vec<u32>], queries: usize, asks: usize) -> Result<Self> {
+        let count = labels.iter().flatten().max().map_or(0, |last| *last as usize + 1);
+        let mut rows_of = vec![Vec::new(); count];
+        (0..)
+            .zip(labels)
+            .for_each(|(row, of)| of.iter().for_each(|label| rows_of[*label as usize].push(row)));
+        let all: Vec<u32> = labels.iter().flatten().copied().collect();
+        if all.is_empty() {
+            return Err("no row has a label".into());
+        }
+        let scopes = (0..).zip(rows_of).map(|(label, rows)| Scope {
+            class: class_of(rows.len()),
+            labels: Some(vec![label_name(label)]),
+            rows,
+            ..Scope::default()
+        });
+        let mut random = Random(TENANT_SEED);
+        let draw = |at: usize| ((at % queries) as u32, all[random.below(all.len())]);
+        let (scopes, asks) = (scopes.collect(), (0..asks).map(draw).collect());
+        let labels = labels.iter().map(|of| of.iter().map(|label| label_name(*label)).collect()).collect();
+        Ok(Self { name: "labels".into(), tenant_of: Vec::new(), words: Vec::new(), labels, scopes, asks })
     }
 
     /// One tenant, and filters of every share of the rows: drawn at random, or the rows nearest to a query,
@@ -115,7 +146,14 @@ impl Workload {
         let Filters { words, scopes, asks: mut questions } = made;
         // In turn, so that none has the caches to itself.
         (1..questions.len()).rev().for_each(|at| questions.swap(at, random.below(at + 1)));
-        Self { name: "filters".into(), tenant_of: Vec::new(), words, scopes, asks: questions }
+        Self {
+            name: "filters".into(),
+            tenant_of: Vec::new(),
+            words,
+            labels: Vec::new(),
+            scopes,
+            asks: questions,
+        }
     }
 
     /// A row of the base as it is written.
@@ -127,6 +165,9 @@ impl Workload {
         if let Some(words) = self.words.get(at).filter(|words| !words.is_empty()) {
             let words = words.iter().map(|word| word.as_str().into()).collect();
             row = row.payload(WORDS, spandrel::Value::List(words));
+        }
+        if let Some(labels) = self.labels.get(at) {
+            row.labels = labels.iter().cloned().collect();
         }
         row
     }
@@ -174,8 +215,17 @@ impl Filters {
     fn ask(&mut self, class: String, (filter, rows): Passing, queries: impl Iterator<Item = u32>) {
         let scope = self.scopes.len() as u32;
         self.asks.extend(queries.map(|query| (query, scope)));
-        self.scopes.push(Scope { class, tenant: String::new(), filter, rows });
+        self.scopes.push(Scope { class, filter, rows, ..Scope::default() });
     }
+}
+
+/// Scopes of so many rows, by powers of four.
+fn class_of(rows: usize) -> String {
+    format!("{}+ rows", 1_usize << (rows.max(1).ilog2() / 2 * 2))
+}
+
+fn label_name(label: u32) -> String {
+    format!("label-{label}")
 }
 
 fn tenant_name(tenant: u32) -> String {
