@@ -3,8 +3,8 @@
 //! A doc can have any number of labels; a label is a list of docs ([`lists`](crate::payload::lists)), 4 bytes
 //! a doc or a bitmap. Segments never change, so that what is granted and revoked later is kept beside them in
 //! an [`Overlay`], which the next merge folds in. Curator keeps lists at the nodes of its tree and Bloom
-//! filters that lead to them; here docs lie in the order of cells, so that a list is the lists of all nodes at
-//! once, each a range of it found by binary search.
+//! filters that lead to them; here docs lie in the order of cells, so that a list is the lists of all nodes
+//! at once, each a range of it found by binary search.
 //!
 //! Section, little-endian: u8 [`FORMAT`], labels as count u32 and u32 each, then their lists.
 
