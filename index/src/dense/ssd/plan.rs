@@ -64,12 +64,14 @@ impl Ssd {
         let effort = calibration.effort(fineness, wanted, ask.params.recall);
         Plan::Walk(
             at,
-            match (share < 1.0, learned) {
+            match (ask.allow.filter.is_some(), learned) {
                 // Which of them a filter lets through may have to do with where they are.
                 (true, _) => {
-                    let recall = ask.params.recall;
-                    Effort { slack_far: 1.0, recall, ..Effort::new(effort.missing_far, effort.slack) }
+                    let yield_for = Some(ask.params.recall);
+                    Effort { slack_far: 1.0, yield_for, ..Effort::new(effort.missing_far, effort.slack) }
                 }
+                // Deletions hit all cells alike, but nothing was learned with them.
+                (false, _) if share < 1.0 => Effort::new(effort.missing_far, effort.slack),
                 // What was learned holds for queries wherever they are.
                 (false, Some(_)) => Effort::new(effort.missing, effort.slack),
                 (false, None) => effort,

@@ -39,18 +39,19 @@ pub(super) struct Effort {
     pub(super) slack: f32,
     /// The same of a query that is further from what it may find than those; at least as many.
     pub(super) slack_far: f32,
-    /// The recall that was asked for.
-    pub(super) recall: f32,
+    /// The recall to go on for while cells yield, where which vectors may be found can have to do with where
+    /// they lie.
+    pub(super) yield_for: Option<f32>,
 }
 
 impl Effort {
     /// Every cell, and every vector that could be near.
     pub(super) const ALL: Self =
-        Self { missing: 0.0, missing_far: 0.0, slack: 1.0, slack_far: 1.0, recall: 1.0 };
+        Self { missing: 0.0, missing_far: 0.0, slack: 1.0, slack_far: 1.0, yield_for: None };
 
     /// The same for all queries.
     pub(super) fn new(missing: f32, slack: f32) -> Self {
-        Self { missing, missing_far: missing, slack, slack_far: slack, recall: 1.0 }
+        Self { missing, missing_far: missing, slack, slack_far: slack, yield_for: None }
     }
 
     /// What may be missing by a query whose nearest centroid is at squared distance `nearest`, and its slack.

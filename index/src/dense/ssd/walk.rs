@@ -141,7 +141,7 @@ impl<'a> Walk<'a> {
                 return Ok(part);
             }
             if self.is_open {
-                return Ok(if self.filter.is_some() && self.yields(scratch) {
+                return Ok(if self.yields(scratch) {
                     self.longer(scratch)
                 } else {
                     0
@@ -154,12 +154,13 @@ impl<'a> Walk<'a> {
     /// Whether a good part of what was found came from the cells that were visited last. The odds are those
     /// of vectors wherever they lie in a cell: those that a filter lets through may all lie at its far end.
     fn yields(&self, scratch: &mut CellsScratch) -> bool {
+        let Some(recall) = self.asked.effort.yield_for else { return false };
         let CellsScratch { best, before, .. } = scratch;
         let new = best.iter().filter(|key| before.binary_search(&(**key as u32)).is_err()).count();
         before.clear();
         before.extend(best.iter().map(|key| *key as u32));
         before.sort_unstable();
-        new as f32 > YIELD * (1.0 - self.asked.effort.recall) * self.asked.depth as f32
+        new as f32 > YIELD * (1.0 - recall) * self.asked.depth as f32
     }
 
     /// Puts some more cells at the front of the order, however little is expected of them; returns how many.
