@@ -141,11 +141,7 @@ impl<'a> Walk<'a> {
                 return Ok(part);
             }
             if self.is_open {
-                return Ok(if self.yields(scratch) {
-                    self.longer(scratch)
-                } else {
-                    0
-                });
+                return Ok(if self.yields(scratch) { self.longer(scratch) } else { 0 });
             }
             self.open_worthy(scratch);
         }
