@@ -20,7 +20,7 @@ const LATENCY_BOUNDS_S: [f64; 16] =
 
 /// Methods by the last two parts of their path; others are counted as `unknown`, so that a client cannot make
 /// labels.
-const METHODS: [&str; 19] = [
+const METHODS: [&str; 23] = [
     "CollectionService/Create",
     "CollectionService/Get",
     "CollectionService/List",
@@ -32,6 +32,10 @@ const METHODS: [&str; 19] = [
     "RowService/Get",
     "RowService/Scroll",
     "RowService/Count",
+    "RowService/Grant",
+    "RowService/Revoke",
+    "RowService/DropLabel",
+    "RowService/ListLabels",
     "RowService/ListTenants",
     "SearchService/Search",
     "SearchService/SearchBatch",
