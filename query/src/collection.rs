@@ -17,6 +17,7 @@ use crate::request::{
 };
 use crate::response::{CollectionStats, RetrieveResponse, ScrollResponse, SearchResponse, Written};
 use crate::shared::Shared;
+use crate::tenants::Permit;
 use crate::write::{DELETE_ROWS_MAX, PreparedRow, Work};
 use crate::{fetch, maintain, queue, retrieve, search};
 
@@ -27,19 +28,21 @@ use crate::{fetch, maintain, queue, retrieve, search};
 #[derive(Clone)]
 pub struct Collection {
     pub(crate) shared: Arc<Shared>,
-    stop: Stop,
+    pub(crate) stop: Stop,
+    /// Turns that were taken for the queries of this handle.
+    pub(crate) permits: Option<Arc<[Permit]>>,
 }
 
 impl Collection {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, stop: Stop::default() }
+        Self { shared, stop: Stop::default(), permits: None }
     }
 
     /// The same collection, every call of which gives up, with
     /// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline), when `stop` says so. A write gives up only while
     /// nothing of it is written yet.
     pub fn until(&self, stop: Stop) -> Self {
-        Self { shared: Arc::clone(&self.shared), stop }
+        Self { shared: Arc::clone(&self.shared), stop, permits: self.permits.clone() }
     }
 
     /// The collection's name.
@@ -190,6 +193,7 @@ impl Collection {
         self.shared.open()?;
         check_tenant(tenant)?;
         check_keys(keys)?;
+        let _turn = self.permits([tenant])?;
         fetch::get(&self.shared, tenant, keys, None, fields, &self.stop)
     }
 
@@ -209,6 +213,7 @@ impl Collection {
         check_tenant(tenant)?;
         check_keys(keys)?;
         check_count(labels.len())?;
+        let _turn = self.permits([tenant])?;
         fetch::get(&self.shared, tenant, keys, Some(labels), fields, &self.stop)
     }
 
@@ -219,6 +224,7 @@ impl Collection {
     pub fn scroll(&self, request: &ScrollRequest) -> Result<ScrollResponse> {
         self.shared.open()?;
         check_tenant(&request.tenant)?;
+        let _turn = self.permits([&*request.tenant])?;
         fetch::scroll(&self.shared, request, &self.stop)
     }
 
@@ -229,12 +235,8 @@ impl Collection {
     pub fn count(&self, tenant: &str, filter: Option<&Filter>) -> Result<u64> {
         self.shared.open()?;
         check_tenant(tenant)?;
+        let _turn = self.permits([tenant])?;
         search::count(&self.shared, tenant, filter, &self.stop)
-    }
-
-    /// Names of the tenants that were ever written to, sorted.
-    pub fn tenants(&self) -> Vec<String> {
-        self.shared.tenants.names()
     }
 
     /// Finds the best rows of a tenant.
@@ -245,6 +247,7 @@ impl Collection {
     /// embedded and the embedder cannot.
     pub fn search(&self, request: &SearchRequest) -> Result<SearchResponse> {
         self.shared.open()?;
+        let _turn = self.permits([&*request.tenant])?;
         search::search(&self.shared, request, &self.stop)
     }
 
@@ -256,6 +259,7 @@ impl Collection {
     /// As [`Collection::search`], for the first request that fails.
     pub fn search_batch(&self, requests: &[SearchRequest]) -> Result<Vec<SearchResponse>> {
         self.shared.open()?;
+        let _turns = self.permits(requests.iter().map(|request| &*request.tenant))?;
         search::search_batch(&self.shared, requests, &self.stop)
     }
 
@@ -265,6 +269,7 @@ impl Collection {
     /// As [`Collection::search`]; [`ErrorKind::Invalid`] when the schema has no such text field.
     pub fn retrieve(&self, request: &RetrieveRequest) -> Result<RetrieveResponse> {
         self.shared.open()?;
+        let _turn = self.permits([&*request.search.tenant])?;
         retrieve::retrieve(&self.shared, request, &self.stop)
     }
 
@@ -328,6 +333,7 @@ impl Collection {
             name: self.shared.name.clone(),
             tenants: self.shared.tenants.len() as u64,
             last_row: snapshot.last_row.0,
+            memory_bytes: self.shared.tenants.memory_bytes(),
             ..CollectionStats::default()
         };
         for view in &snapshot.views {

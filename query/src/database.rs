@@ -228,7 +228,7 @@ impl Inner {
         recover::open(SharedParts {
             id: meta.id,
             indexer: Indexer::new(Arc::clone(&schema))?,
-            tenants: Tenants::new(self.store.tenants(meta.id)?),
+            tenants: Tenants::open(&self.store, meta.id)?,
             labels: Labels::new(self.store.labels(meta.id)?),
             name: meta.name,
             schema,

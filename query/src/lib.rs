@@ -74,6 +74,7 @@ pub use spandrel_storage::{
     Chunk, DenseSpec, Element, Field, FieldKind, FieldValue, IndexKind, Metric, PayloadKind, Row, Schema,
     SparseVector, TextSpec, Value,
 };
+pub use tenants::{Quota, TenantState, TenantStats, TenantsRequest, TenantsResponse};
 
 /// The pages for people who embed the engine are run as tests.
 #[cfg(doctest)]

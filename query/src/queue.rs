@@ -126,7 +126,7 @@ fn commit_group(shared: &Shared, group: &[Arc<Ticket>]) {
     match outcome {
         Ok(written) => {
             for (ticket, written) in group.iter().zip(written) {
-                *ticket.result.lock() = Some(Ok(written));
+                *ticket.result.lock() = Some(written.map_err(Arc::new));
             }
         }
         Err(error) => {

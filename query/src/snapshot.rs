@@ -75,7 +75,8 @@ impl Snapshot {
         locate(&self.views, tenant, row)
     }
 
-    /// Checks that every live doc is the row of its key, and that every key's row is a live doc.
+    /// Checks that every live doc is the row of its key, that every key's row is a live doc, and that tenants have
+    /// the bytes that their rows have together.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) naming the first row that differs.
@@ -107,17 +108,27 @@ impl Snapshot {
         tenants.sort_unstable();
         tenants.dedup();
         for tenant in tenants {
-            let mut after = None;
+            let (mut after, mut bytes, mut known) = (None, 0, true);
             loop {
                 let page = self.store.keys_after(collection, tenant, after.as_deref(), VERIFY_KEYS)?;
                 let Some((last, _)) = page.last() else { break };
                 after = Some(last.clone());
+                let keys: Vec<_> = page.iter().map(|(key, _)| (tenant, key.as_str())).collect();
+                for (_, of) in self.store.named(collection, &keys)?.into_iter().flatten() {
+                    // An earlier build has not noted them.
+                    known &= of > 0;
+                    bytes += u64::from(of);
+                }
                 for (key, row) in &page {
                     let live = |(at, doc): (usize, DocId)| !self.views[at].deleted.contains(doc);
                     if !self.locate(tenant, *row).is_some_and(live) {
                         return corrupt(format!("row {row} of key '{key}' is stored and not indexed"));
                     }
                 }
+            }
+            let noted = self.store.tenant_bytes(collection, tenant)?;
+            if known && noted != bytes {
+                return corrupt(format!("the rows of tenant {tenant} have {bytes} bytes, {noted} are noted"));
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ pub mod hnsw;
 pub mod signs;
 mod space;
 pub mod ssd;
+pub mod standing;
 pub mod vectors;
 
 pub use flat::Flat;
@@ -16,7 +17,11 @@ pub use signs::Signs;
 pub(crate) use space::Rows;
 pub use ssd::{Learned, Ssd};
 
+use std::ops::Range;
+
 use spandrel_storage::{DocId, RowId};
+
+use self::standing::{Part, Reach};
 
 use crate::allow::Allow;
 use crate::counters::Counters;
@@ -146,6 +151,16 @@ pub trait VectorIndex: Send + Sync {
     fn learn(&self, queries: Matrix<'_, f32>, threads: usize) -> Result<Option<Learned>> {
         let _ = (queries, threads);
         Ok(None)
+    }
+
+    /// How the vectors of a range of docs are searched; none where there are none.
+    fn reach(&self, docs: Range<DocId>) -> Option<Reach> {
+        (!self.flat().ordinals(docs).is_empty()).then_some(Reach::Scored)
+    }
+
+    /// What searches of the vectors of a range of docs read.
+    fn parts(&self, docs: Range<DocId>) -> Vec<Part<'_>> {
+        vec![self.flat().part(docs)]
     }
 
     /// Its sign codes, when it searches by those.

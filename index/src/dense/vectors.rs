@@ -12,6 +12,7 @@ use std::sync::Arc;
 use half::f16;
 use spandrel_storage::io::Extent;
 
+use super::standing::Part;
 use crate::counters::Counters;
 use crate::error::Result;
 use crate::large::Large;
@@ -45,6 +46,22 @@ pub trait ChunkSource: Send + Sync {
     /// # Errors
     /// As [`read`](Self::read); `done` may have been called for some.
     fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<u64>;
+
+    /// Bytes of an extent that are in memory, about: 0 where nothing is kept.
+    fn cached_bytes(&self, extent: Extent) -> u64 {
+        let _ = extent;
+        0
+    }
+
+    /// Reads an extent for those who will ask for it, as far as there is memory to keep it; returns the bytes
+    /// that were read.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn warm(&self, extent: Extent) -> Result<u64> {
+        let _ = extent;
+        Ok(0)
+    }
 }
 
 /// Whether vectors are loaded when an index is opened.
@@ -147,6 +164,21 @@ impl<T: Stored> Vectors<T> {
         match &self.place {
             Place::Memory(values) => values.bytes(),
             Place::Source { .. } => 0,
+        }
+    }
+
+    /// Where the vectors of a range of ordinals are.
+    ///
+    /// # Panics
+    /// When the range ends after the last vector.
+    pub(crate) fn part(&self, range: Range<u32>) -> Part<'_> {
+        assert!(range.end <= self.count, "the range is of these vectors");
+        let (first, bytes) = (u64::from(range.start), range.len() * self.row_bytes());
+        match &self.place {
+            Place::Memory(_) => Part::in_memory(bytes),
+            Place::Source { source, at } => {
+                Part::on_disk(&**source, at + first * self.row_bytes() as u64, bytes)
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! A section of a segment file, for indexes that read it in parts.
 //!
-//! What searches read of it, a few pages at a time, is kept in the [page cache](crate::pages); scans of whole
-//! sections, and what is loaded into memory, pass by it.
+//! What searches read of it is kept in the [page cache](crate::pages); long scans, and what is loaded into
+//! memory, pass by it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +12,12 @@ use spandrel_storage::io::Extent;
 use crate::budget::MemoryBudget;
 use crate::dense::vectors::{ChunkSource, PAGE_BYTES, page_bytes};
 use crate::error::Result;
+use crate::pages;
 
 /// Longer reads are of scans.
-const KEPT_BYTES_MAX: usize = 64 << 10;
+const KEPT_BYTES_MAX: usize = 1 << 20;
+/// Bytes read at once to be kept.
+const WARM_BYTES: usize = 256 << 10;
 
 pub(super) struct SectionSource {
     section: Section,
@@ -89,13 +92,49 @@ impl ChunkSource for SectionSource {
         let limit_bytes = self.memory.left_bytes();
         self.section.read_batch(&missing, &mut |at, bytes| {
             let (whole, extent) = (missing[at], extents[indices[at]]);
+            let cost = pages::cost(whole.len.div_ceil(PAGE_BYTES as usize));
             for (page, bytes) in (whole.offset / PAGE_BYTES..).zip(bytes.chunks(PAGE_BYTES as usize)) {
-                self.memory.pages().keep((self.number, page as u32), bytes, limit_bytes);
+                self.memory.pages().keep((self.number, page as u32), (bytes, cost), limit_bytes);
             }
             let inside = (extent.offset - whole.offset) as usize;
             done(indices[at], &bytes[inside..inside + extent.len]);
             Ok(())
         })?;
         Ok(page_bytes(&missing))
+    }
+
+    fn cached_bytes(&self, extent: Extent) -> u64 {
+        let pages = extent.offset / PAGE_BYTES..(extent.offset + extent.len as u64).div_ceil(PAGE_BYTES);
+        let count = pages.end - pages.start;
+        let cached =
+            pages.filter(|page| self.memory.pages().contains((self.number, *page as u32))).count() as u64;
+        // Of the extent, about.
+        (cached * extent.len as u64).checked_div(count).unwrap_or(0)
+    }
+
+    fn warm(&self, extent: Extent) -> Result<u64> {
+        let whole = self.pages(&extent);
+        let mut read = 0;
+        for first in (0..whole.len).step_by(WARM_BYTES) {
+            let offset = whole.offset + first as u64;
+            let extent = Extent { offset, len: WARM_BYTES.min(whole.len - first) };
+            if self.cached_bytes(extent) == extent.len as u64 {
+                continue;
+            }
+            let limit_bytes = self.memory.left_bytes();
+            self.section.read_batch(&[extent], &mut |_, bytes| {
+                for (page, bytes) in (offset / PAGE_BYTES..).zip(bytes.chunks(PAGE_BYTES as usize)) {
+                    // Whoever asks for it pays a whole access otherwise.
+                    self.memory.pages().keep(
+                        (self.number, page as u32),
+                        (bytes, pages::cost(1)),
+                        limit_bytes,
+                    );
+                }
+                Ok(())
+            })?;
+            read += extent.len as u64;
+        }
+        Ok(read)
     }
 }

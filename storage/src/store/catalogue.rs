@@ -96,6 +96,9 @@ impl Store {
             batch.delete_cf(engine.meta(), layout::catalogue(id));
             batch.delete_cf(engine.meta(), layout::last_row(id));
             batch.delete_range_cf(engine.meta(), layout::tenants(id), layout::tenants_end(id));
+            batch.delete_cf(engine.meta(), layout::next_tenant(id));
+            batch.delete_range_cf(engine.meta(), layout::sizes(id), layout::sizes_end(id));
+            batch.delete_range_cf(engine.meta(), layout::quotas(id), layout::quotas_end(id));
             batch.delete_range_cf(engine.meta(), layout::labels(id), layout::labels_end(id));
             batch.delete_range_cf(engine.meta(), layout::grants(id), layout::grants_end(id));
             batch.delete_range_cf(engine.rows(), start, end);
@@ -125,6 +128,50 @@ impl Store {
             Ok(())
         })?;
         Ok(tenants)
+    }
+
+    /// The id that the next tenant of a collection gets: above all that there ever were.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn next_tenant(&self, collection: CollectionId) -> Result<TenantId> {
+        let engine = &*self.engine;
+        let next = match engine.meta_get(&layout::next_tenant(collection))? {
+            Some(value) => layout::value_u32(&value).ok_or_else(|| engine.corrupt("the next tenant's id"))?,
+            None => 0,
+        };
+        Ok(TenantId(next))
+    }
+
+    /// Bytes of the records of tenants, by ascending id; none of those that have none.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn tenant_bytes(&self, collection: CollectionId) -> Result<Vec<(TenantId, u64)>> {
+        let engine = &*self.engine;
+        let mut sizes = Vec::new();
+        engine.scan_meta(&layout::sizes(collection), |key, value| {
+            let id = layout::tenant_of(key).zip(layout::value_u64(value));
+            let (id, bytes) = id.ok_or_else(|| engine.corrupt("the size of a tenant"))?;
+            sizes.push((id, bytes));
+            Ok(())
+        })?;
+        Ok(sizes)
+    }
+
+    /// Quotas of tenants, by ascending id, as they were written.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn quotas(&self, collection: CollectionId) -> Result<Vec<(TenantId, Vec<u8>)>> {
+        let engine = &*self.engine;
+        let mut quotas = Vec::new();
+        engine.scan_meta(&layout::quotas(collection), |key, value| {
+            let id = layout::tenant_of(key).ok_or_else(|| engine.corrupt("the tenant of a quota"))?;
+            quotas.push((id, value.to_vec()));
+            Ok(())
+        })?;
+        Ok(quotas)
     }
 
     /// The labels of a collection, by ascending id; the name of one that was dropped is empty.

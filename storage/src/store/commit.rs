@@ -18,6 +18,10 @@ pub struct Commit {
     pub collection: CollectionId,
     /// Tenants that occur here for the first time.
     pub new_tenants: Vec<(TenantId, String)>,
+    /// Bytes of the records of tenants from here on.
+    pub bytes: Vec<(TenantId, u64)>,
+    /// Quotas that tenants have from here on, as the engine writes them; empty: none.
+    pub quotas: Vec<(TenantId, Vec<u8>)>,
     /// Labels that get a name here, or, where that is empty, lose it for good.
     pub labels: Vec<(LabelId, String)>,
     /// What happens, in this order.
@@ -58,7 +62,7 @@ pub enum Entry {
         /// The record of that row, where it is not needed for recovery any more: removed too.
         erase: Option<RowId>,
     },
-    /// Takes all keys of a tenant away. Its rows are then removed by [`Erase`](Entry::Erase), in as many
+    /// Takes all keys of a tenant away, its name, its size and its quota. Its rows are then removed by [`Erase`](Entry::Erase), in as many
     /// commits as it takes.
     DropTenant {
         /// The id of the record of this drop.
@@ -143,6 +147,18 @@ impl Engine {
         for (tenant, name) in &commit.new_tenants {
             batch.put_cf(meta, layout::tenant(collection, *tenant), name);
         }
+        if let Some(last) = commit.new_tenants.iter().map(|(tenant, _)| tenant.0).max() {
+            batch.put_cf(meta, layout::next_tenant(collection), last.saturating_add(1).to_le_bytes());
+        }
+        for (tenant, bytes) in &commit.bytes {
+            batch.put_cf(meta, layout::size(collection, *tenant), bytes.to_le_bytes());
+        }
+        for (tenant, quota) in &commit.quotas {
+            match quota.is_empty() {
+                true => batch.delete_cf(meta, layout::quota(collection, *tenant)),
+                false => batch.put_cf(meta, layout::quota(collection, *tenant), quota),
+            }
+        }
         for (label, name) in &commit.labels {
             batch.put_cf(meta, layout::label(collection, *label), name);
         }
@@ -158,7 +174,8 @@ impl Engine {
                     batch.put_cf(rows, layout::row(collection, *row), record);
                     key.clear();
                     layout::push_key(&mut key, collection, *tenant, name);
-                    batch.put_cf(keys, &key, row.0.to_le_bytes());
+                    let bytes = u32::try_from(record.len()).unwrap_or(u32::MAX);
+                    batch.put_cf(keys, &key, layout::naming(*row, bytes));
                     if let Some(erased) = erase {
                         batch.delete_cf(rows, layout::row(collection, *erased));
                     }
@@ -178,6 +195,9 @@ impl Engine {
                     batch.put_cf(rows, layout::row(collection, *row), record);
                     let end = layout::tenant_keys_end(collection, *tenant);
                     batch.delete_range_cf(keys, &layout::tenant_keys(collection, *tenant)[..], &end[..]);
+                    batch.delete_cf(meta, layout::tenant(collection, *tenant));
+                    batch.delete_cf(meta, layout::size(collection, *tenant));
+                    batch.delete_cf(meta, layout::quota(collection, *tenant));
                 }
                 Entry::Label { row, tenant, label, granted, rows: of } => {
                     let (tenant, label, granted) = (*tenant, *label, *granted);
@@ -229,7 +249,7 @@ impl Commit {
         let adds = self.entries.iter().any(|entry| matches!(entry, Entry::Put { .. }));
         // Taking a label away may not wait for space.
         let names = self.labels.iter().any(|(_, name)| !name.is_empty());
-        if adds || names || !self.new_tenants.is_empty() {
+        if adds || names || !self.new_tenants.is_empty() || !self.quotas.is_empty() {
             Purpose::Add
         } else if erases {
             Purpose::Erase
@@ -248,8 +268,8 @@ impl Commit {
             Entry::DropTenant { .. } | Entry::Erase { .. } => ENTRY_BYTES,
         });
         entries.sum::<usize>()
-            + (self.trim.len() + self.forget.len() + self.new_tenants.len() + self.labels.len() + 2)
-                * ENTRY_BYTES
+            + (self.trim.len() + self.forget.len() + self.new_tenants.len() + self.bytes.len()) * ENTRY_BYTES
+            + (self.labels.len() + 4) * ENTRY_BYTES
     }
 }
 

@@ -3,12 +3,16 @@
 //! | family | key                                       | value                               |
 //! |--------|-------------------------------------------|-------------------------------------|
 //! | `rows` | collection u32, RowId u64                 | a [record](crate::record)           |
-//! | `keys` | collection u32, tenant u32, key bytes     | RowId u64                           |
+//! | `keys` | collection u32, tenant u32, key bytes     | RowId u64, bytes of the record u32  |
 //! | `meta` | `n`                                       | the next collection's id, u32       |
 //! |        | `w`                                       | number of the last commit, u64      |
 //! |        | `c`, collection u32                       | name and schema, JSON               |
 //! |        | `l`, collection u32                       | the last RowId committed, u64       |
 //! |        | `t`, collection u32, tenant u32           | the tenant's name                   |
+//! |        | `x`, collection u32                       | the next tenant's id, u32           |
+//! |        | `u`, collection u32, tenant u32           | bytes of the tenant's records, u64  |
+//! |        | `q`, collection u32, tenant u32           | its quota, as the engine writes it; |
+//! |        |                                           | of tenant `u32::MAX`: of all others |
 //! |        | `a`, collection u32, label u32            | the label's name; empty: dropped    |
 //! |        | `g`, collection u32, RowId u64, label u32 | u8: since it was written, the row |
 //! |        |                                           | has got the label (1) or lost it (0) |
@@ -24,6 +28,9 @@ pub(super) const COMMITS: &[u8] = b"w";
 pub(super) const CATALOGUE: u8 = b'c';
 const LAST_ROW: u8 = b'l';
 const TENANT: u8 = b't';
+const NEXT_TENANT: u8 = b'x';
+const BYTES: u8 = b'u';
+const QUOTA: u8 = b'q';
 const LABEL: u8 = b'a';
 const GRANT: u8 = b'g';
 
@@ -99,10 +106,45 @@ pub(super) fn tenants_end(collection: CollectionId) -> [u8; 5] {
 }
 
 pub(super) fn tenant(collection: CollectionId, tenant: TenantId) -> [u8; 9] {
+    numbered(tenants(collection), tenant.0)
+}
+
+fn numbered(prefix: [u8; 5], number: u32) -> [u8; 9] {
     let mut key = [0; 9];
-    key[..5].copy_from_slice(&tenants(collection));
-    key[5..].copy_from_slice(&tenant.0.to_be_bytes());
+    key[..5].copy_from_slice(&prefix);
+    key[5..].copy_from_slice(&number.to_be_bytes());
     key
+}
+
+/// The next tenant's id.
+pub(super) fn next_tenant(collection: CollectionId) -> [u8; 5] {
+    tagged(NEXT_TENANT, collection)
+}
+
+/// Where the sizes of a collection's tenants begin.
+pub(super) fn sizes(collection: CollectionId) -> [u8; 5] {
+    tagged(BYTES, collection)
+}
+
+pub(super) fn sizes_end(collection: CollectionId) -> [u8; 5] {
+    tagged(BYTES, CollectionId(collection.0.saturating_add(1)))
+}
+
+pub(super) fn size(collection: CollectionId, tenant: TenantId) -> [u8; 9] {
+    numbered(sizes(collection), tenant.0)
+}
+
+/// Where the quotas of a collection's tenants begin.
+pub(super) fn quotas(collection: CollectionId) -> [u8; 5] {
+    tagged(QUOTA, collection)
+}
+
+pub(super) fn quotas_end(collection: CollectionId) -> [u8; 5] {
+    tagged(QUOTA, CollectionId(collection.0.saturating_add(1)))
+}
+
+pub(super) fn quota(collection: CollectionId, tenant: TenantId) -> [u8; 9] {
+    numbered(quotas(collection), tenant.0)
 }
 
 /// Where the label names of a collection begin.
@@ -115,10 +157,7 @@ pub(super) fn labels_end(collection: CollectionId) -> [u8; 5] {
 }
 
 pub(super) fn label(collection: CollectionId, label: LabelId) -> [u8; 9] {
-    let mut key = [0; 9];
-    key[..5].copy_from_slice(&labels(collection));
-    key[5..].copy_from_slice(&label.0.to_be_bytes());
-    key
+    numbered(labels(collection), label.0)
 }
 
 /// Where what rows have got and lost begins, and the next collection's.
@@ -159,7 +198,7 @@ pub(super) fn catalogue_of(key: &[u8]) -> Option<CollectionId> {
     Some(CollectionId(u32::from_be_bytes(*key.last_chunk()?)))
 }
 
-/// The tenant of a key of a tenant's name.
+/// The tenant of a key of a tenant's name, size or quota.
 pub(super) fn tenant_of(key: &[u8]) -> Option<TenantId> {
     number_of(key).map(TenantId)
 }
@@ -177,6 +216,21 @@ fn number_of(key: &[u8]) -> Option<u32> {
 /// A value that is a little-endian u64.
 pub(super) fn value_u64(value: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(value.try_into().ok()?))
+}
+
+/// What a key names: the row, and the bytes of its record; 0 where an earlier build has not written them.
+pub(super) fn named(value: &[u8]) -> Option<(RowId, u32)> {
+    let (row, bytes) = value.split_at_checked(8)?;
+    let bytes = if bytes.is_empty() { 0 } else { value_u32(bytes)? };
+    Some((RowId(value_u64(row)?), bytes))
+}
+
+/// The value of a key.
+pub(super) fn naming(row: RowId, bytes: u32) -> [u8; 12] {
+    let mut value = [0; 12];
+    value[..8].copy_from_slice(&row.0.to_le_bytes());
+    value[8..].copy_from_slice(&bytes.to_le_bytes());
+    value
 }
 
 /// A value that is a little-endian u32.
@@ -201,6 +255,12 @@ mod tests {
             assert_eq!(tenant_of(&resized(&tenant(c, t))), None);
             assert_eq!(label_of(&resized(&label(c, LabelId(9)))), None);
             assert_eq!(grant_of(&resized(&grant(c, RowId(5), LabelId(9)))), None);
+        }
+        for length in 0..16 {
+            let value = &naming(RowId(5), 6).repeat(2)[..length];
+            let known = [(8, (RowId(5), 0)), (12, (RowId(5), 6))];
+            let expected = known.into_iter().find(|(of, _)| *of == length).map(|(_, named)| named);
+            assert_eq!(named(value), expected, "{length} bytes");
         }
         assert_eq!(row_of(&row(c, RowId(5))), Some(RowId(5)));
         assert_eq!(catalogue_of(&catalogue(c)), Some(c));

@@ -98,6 +98,19 @@ impl StoreSnapshot {
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt), [`Error::Io`](crate::Error::Io).
     pub fn lookup(&self, collection: CollectionId, keys: &[(TenantId, &str)]) -> Result<Vec<Option<RowId>>> {
+        Ok(self.named(collection, keys)?.into_iter().map(|named| named.map(|(row, _)| row)).collect())
+    }
+
+    /// As [`lookup`](Self::lookup), with the bytes of the records of the rows; 0 for one that an earlier build
+    /// has written.
+    ///
+    /// # Errors
+    /// As [`lookup`](Self::lookup).
+    pub fn named(
+        &self,
+        collection: CollectionId,
+        keys: &[(TenantId, &str)],
+    ) -> Result<Vec<Option<(RowId, u32)>>> {
         let engine = self.engine();
         let options = self.read_options();
         let mut rows = Vec::with_capacity(keys.len());
@@ -114,8 +127,8 @@ impl StoreSnapshot {
             for found in engine.db.batched_multi_get_cf_opt(engine.keys(), slices, false, &options) {
                 let row = match found.map_err(|e| engine.read_error(e))? {
                     Some(value) => {
-                        let row = layout::value_u64(&value);
-                        Some(RowId(row.ok_or_else(|| engine.corrupt("the RowId of a key"))?))
+                        let named = layout::named(&value);
+                        Some(named.ok_or_else(|| engine.corrupt("the row of a key"))?)
                     }
                     None => None,
                 };
@@ -123,6 +136,20 @@ impl StoreSnapshot {
             }
         }
         Ok(rows)
+    }
+
+    /// Bytes of the records of a tenant; 0 when it has none.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`](crate::Error::Corrupt), [`Error::Io`](crate::Error::Io).
+    pub fn tenant_bytes(&self, collection: CollectionId, tenant: TenantId) -> Result<u64> {
+        let engine = self.engine();
+        let found =
+            engine.db.get_cf_opt(engine.meta(), layout::size(collection, tenant), &self.read_options());
+        match found.map_err(|e| engine.read_error(e))? {
+            Some(value) => layout::value_u64(&value).ok_or_else(|| engine.corrupt("the size of a tenant")),
+            None => Ok(0),
+        }
     }
 
     /// The records with a RowId larger than `after`, in RowId order.
@@ -224,11 +251,10 @@ impl StoreSnapshot {
                 break;
             };
             let name = key.get(layout::KEY_PREFIX_BYTES..).and_then(|name| std::str::from_utf8(name).ok());
-            let row = layout::value_u64(value);
-            let (Some(name), Some(row)) = (name, row) else {
+            let (Some(name), Some((row, _))) = (name, layout::named(value)) else {
                 return Err(engine.corrupt("an entry of `keys`"));
             };
-            keys.push((name.to_owned(), RowId(row)));
+            keys.push((name.to_owned(), row));
             cursor.next();
         }
         Ok(keys)

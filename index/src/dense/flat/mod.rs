@@ -13,6 +13,7 @@ mod build;
 mod layout;
 mod lists;
 mod near;
+mod place;
 mod query;
 mod scan;
 
@@ -136,15 +137,6 @@ impl Flat {
     /// Bytes of a vector.
     pub(crate) fn vector_bytes(&self) -> usize {
         self.layout.dim as usize * self.layout.element.bytes()
-    }
-
-    /// Whether its vectors are in memory.
-    pub(crate) fn is_at_hand(&self) -> bool {
-        match &self.vectors {
-            AnyVectors::F32(vectors) => vectors.at_hand().is_some(),
-            AnyVectors::F16(vectors) => vectors.at_hand().is_some(),
-            AnyVectors::I8(vectors) => vectors.at_hand().is_some(),
-        }
     }
 
     /// The doc of a vector.
@@ -481,10 +473,7 @@ impl VectorIndex for Flat {
             AnyVectors::F16(vectors) => vectors.memory_bytes(),
             AnyVectors::I8(vectors) => vectors.memory_bytes(),
         };
-        size_of::<Self>()
-            + vectors
-            + self.present.len() * size_of::<DocId>()
-            + self.norms.len() * size_of::<f32>()
+        size_of::<Self>() + vectors + (self.present.len() + self.norms.len()) * 4
     }
 
     fn kind(&self) -> &'static str {

@@ -19,6 +19,7 @@ mod graph;
 mod mend;
 mod search;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use spandrel_storage::{DenseSpec, DocId, IndexKind};
@@ -26,6 +27,7 @@ use spandrel_storage::{DenseSpec, DocId, IndexKind};
 pub use self::build::build;
 pub use self::graph::Graph;
 pub(crate) use self::search::WalkScratch;
+use super::standing::Reach;
 use super::vectors::ChunkSource;
 use super::{Ask, Flat, VectorIndex};
 use crate::counters::Counters;
@@ -144,6 +146,10 @@ impl VectorIndex for Hnsw {
 
     fn scans(&self, ask: &Ask<'_>, k: usize) -> bool {
         self.beam(ask, k).is_none()
+    }
+
+    fn reach(&self, docs: Range<DocId>) -> Option<Reach> {
+        (!self.flat.ordinals(docs).is_empty()).then_some(Reach::Cells)
     }
 
     fn memory_bytes(&self) -> usize {

@@ -12,12 +12,13 @@ use super::codebook::Codebook;
 use super::groups::Groups;
 use super::halves::{self, Halves};
 use super::layout::{Layout, Part};
-use super::partition::Partition;
+use super::partition::{self, Among, Partition};
 use super::parts::{Parts, read, read_layout, read_parts};
 use super::refine::{self, Refine};
 use super::space::Space;
 use super::spill::Spill;
 use crate::counters::Counters;
+use crate::dense::standing;
 use crate::dense::vectors::ChunkSource;
 use crate::error::{Error, Result};
 use crate::large::Large;
@@ -128,6 +129,16 @@ impl Rows {
             out[starts[index]..starts[index] + bytes.len()].copy_from_slice(bytes);
         })?;
         Ok(())
+    }
+
+    /// Where some of the bytes are.
+    fn of(&self, bytes: Range<usize>) -> standing::Part<'_> {
+        match self {
+            Self::Memory(_) => standing::Part::in_memory(bytes.len()),
+            Self::Disk { source, at } => {
+                standing::Part::on_disk(&**source, at + bytes.start as u64, bytes.len())
+            }
+        }
     }
 
     fn memory_bytes(&self) -> usize {
@@ -331,6 +342,21 @@ impl Cells {
             _ if part == self.fineness().part() => self.fine_rows.at_hand(),
             _ => None,
         }
+    }
+
+    /// Where that is of vectors which searches read, besides the vectors.
+    pub(super) fn places(&self, vectors: &Range<u32>) -> Vec<standing::Part<'_>> {
+        let stride = self.fine_stride();
+        let rows = vectors.start as usize * stride..vectors.end as usize * stride;
+        let mut parts = vec![self.fine_rows.of(rows)];
+        if let Among::Partition(at) = partition::among(&self.partitions, vectors) {
+            let Range { start, end } = self.partitions[at].cells.clone();
+            if start < end {
+                let postings = self.posting(start as usize).start..self.posting(end as usize - 1).end;
+                parts.push(self.postings.of(postings));
+            }
+        }
+        parts
     }
 
     /// What candidates are ranked by.

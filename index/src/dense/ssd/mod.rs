@@ -40,7 +40,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use spandrel_storage::codec::{Decoder, Encoder};
-use spandrel_storage::{DenseSpec, RowId};
+use spandrel_storage::{DenseSpec, DocId, RowId};
 
 pub use self::build::{Room, Vectors};
 use self::cells::Cells;
@@ -54,6 +54,7 @@ use self::together::TILE;
 pub(crate) use self::together::TogetherScratch;
 use super::flat::FirstFailure;
 use super::space;
+use super::standing::{Part, Reach};
 use super::vectors::ChunkSource;
 use super::{Ask, Flat, VectorIndex};
 use crate::counters::Counters;
@@ -274,6 +275,16 @@ impl VectorIndex for Ssd {
 
     fn scans(&self, ask: &Ask<'_>, k: usize) -> bool {
         self.plan(ask, k) == Plan::Exact
+    }
+
+    fn reach(&self, docs: Range<DocId>) -> Option<Reach> {
+        self.reach_of(&self.flat.ordinals(docs))
+    }
+
+    fn parts(&self, docs: Range<DocId>) -> Vec<Part<'_>> {
+        let mut parts = self.cells.places(&self.flat.ordinals(docs.clone()));
+        parts.push(self.flat.part(docs));
+        parts
     }
 
     fn memory_bytes(&self) -> usize {

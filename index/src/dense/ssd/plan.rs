@@ -1,5 +1,7 @@
 //! How a search is answered: by an exact scan, by codes one by one, or by a walk over cells.
 
+use std::ops::Range;
+
 use roaring::RoaringBitmap;
 use spandrel_storage::DocId;
 
@@ -10,6 +12,7 @@ use super::search::{CellsScratch, Effort, Query};
 use crate::allow::Allow;
 use crate::counters::Counters;
 use crate::dense::Ask;
+use crate::dense::standing::Reach;
 use crate::error::Result;
 use crate::mask::Mask;
 
@@ -17,6 +20,8 @@ use crate::mask::Mask;
 const SCAN_MAX: u64 = 2048;
 /// Bytes of vectors that are read at once rather than their codes first.
 const READ_BYTES: usize = 128 << 10;
+/// Results that most searches ask for.
+const K: usize = 10;
 
 /// How a search is answered.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -106,6 +111,18 @@ impl Ssd {
         mask.set(allow.filter, &allow.range);
         let (shift, firsts) = (self.flat.doc(vectors.start) - vectors.start, &self.cells.firsts[..]);
         Some(Filter::Bits(Bits { mask, shift, deleted: allow.deleted, firsts, end: vectors.end }))
+    }
+
+    /// How vectors are searched where nothing else is asked for.
+    pub(super) fn reach_of(&self, vectors: &Range<u32>) -> Option<Reach> {
+        if vectors.is_empty() {
+            return None;
+        }
+        Some(match partition::among(&self.cells.partitions, vectors) {
+            Among::Partition(_) => Reach::Cells,
+            Among::None if vectors.len() > self.cells.fineness().depth(K) => Reach::Ranked,
+            Among::None | Among::Several => Reach::Scored,
+        })
     }
 
     /// Searches by codes; false when the query cannot be compared by them.
