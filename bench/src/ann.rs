@@ -5,7 +5,7 @@
 //! queries. Several recalls give the curve of queries a second over recall, as rows and, with `--plot`, as a
 //! picture.
 
-mod place;
+pub(crate) mod place;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -18,7 +18,7 @@ pub struct Goal {
     pub what: String,
     /// What it came to.
     pub value: f64,
-    /// What it should come to at least.
+    /// What it should come to, at least or at most, as `what` says.
     pub goal: f64,
     /// Whether it did.
     pub met: bool,
@@ -28,6 +28,11 @@ impl Goal {
     /// A goal that is met by `value >= goal`; a value that is not a number never meets it.
     pub fn at_least(what: impl Into<String>, value: f64, goal: f64) -> Self {
         Self { what: what.into(), value, goal, met: value >= goal }
+    }
+
+    /// A goal that is met by `value <= goal`; a value that is not a number never meets it.
+    pub fn at_most(what: impl Into<String>, value: f64, goal: f64) -> Self {
+        Self { what: format!("{}, at most", what.into()), value, goal, met: value <= goal }
     }
 }
 

@@ -65,8 +65,8 @@ pub use request::{
     Fields, Filter, Fusion, IngestOptions, RetrieveRequest, Route, RouteQuery, ScrollRequest, SearchRequest,
 };
 pub use response::{
-    CollectionStats, DatabaseStats, Explain, Hit, PackedChunk, RetrieveResponse, RouteScore, ScrollResponse,
-    SearchResponse, Short, Stage, Written,
+    CollectionStats, DatabaseStats, Explain, Hit, PackedChunk, Planned, RetrieveResponse, RouteScore,
+    ScrollResponse, SearchResponse, Short, Stage, Written,
 };
 pub use settings::{Components, Durability, Residency, Settings};
 pub use spandrel_index::stop::{Cancel, Stop};
@@ -80,6 +80,11 @@ pub use tenants::{Quota, TenantState, TenantStats, TenantsRequest, TenantsRespon
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/embedded.md")]
 struct EmbeddedPage;
+
+/// What is shown there is run, too.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/tenants.md")]
+struct TenantsPage;
 
 /// The first page everybody reads is compiled.
 #[cfg(doctest)]

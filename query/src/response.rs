@@ -77,6 +77,24 @@ pub struct Stage {
     pub read_bytes: u64,
     /// Time in microseconds.
     pub time_us: u64,
+    /// How each segment was searched, by a dense route.
+    pub plans: Vec<Planned>,
+}
+
+/// How a segment was searched.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Planned {
+    /// `exact`: all that may be found are scored; `codes`, `signs`: all are ranked by codes; `cells`, `graph`:
+    /// some of them are visited.
+    pub plan: String,
+    /// Vectors that could be found, as they were counted beforehand.
+    pub matches: u64,
+    /// The time that was expected, where plans were compared by it.
+    pub estimate_us: Option<f32>,
+    /// The time that it took.
+    pub time_us: f32,
+    /// Vectors that got a score or a bound.
+    pub scored: u64,
 }
 
 /// A context packed from the best chunks.

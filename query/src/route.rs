@@ -1,5 +1,7 @@
 //! One route of a search: a field, a query that fits it, and the candidates it finds in every segment.
 
+use std::time::Instant;
+
 use spandrel_index::stop::Stop;
 use spandrel_index::text::{Bm25, TextQuery, TextStats};
 use spandrel_index::topk::{Scored, TopK};
@@ -11,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::rag::embed::EmbedPurpose;
 use crate::rag::ingest::{EMBED_BATCH_MAX, check_vectors};
 use crate::request::{Route, RouteQuery};
+use crate::response::Planned;
 use crate::scratch::with_scratch;
 use crate::search::{Search, field_name};
 use crate::shared::Shared;
@@ -147,6 +150,7 @@ pub(crate) fn scored_together(a: &[CheckedRoute], b: &[CheckedRoute]) -> bool {
 pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -> Result<Vec<Scored>> {
     let mut top = TopK::new(limit);
     let mut counters = Counters::default();
+    let mut plans = Vec::new();
     let text = weigh_text(search, route)?;
     note_query(search, route);
     for scope in &search.scopes {
@@ -157,7 +161,16 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
             CheckedRoute::Dense { field, query } => {
                 if let Some(index) = segment.dense(*field) {
                     let ask = search.ask(*field, scope, &allow);
+                    let planned = search.request.explain.then(|| (index.choice(&ask, limit), Instant::now()));
+                    let before = counters.scored;
                     with_scratch(|scratch| index.search(query, &ask, &mut top, scratch, &mut counters))?;
+                    plans.extend(planned.map(|(choice, started)| Planned {
+                        plan: choice.plan.to_owned(),
+                        matches: choice.matches,
+                        estimate_us: choice.estimate_us,
+                        time_us: started.elapsed().as_secs_f32() * 1e6,
+                        scored: counters.scored - before,
+                    }));
                 }
             }
             CheckedRoute::Sparse { field, query } => {
@@ -177,6 +190,9 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
     }
     let hits = top.into_sorted();
     note(search, &counters, hits.len());
+    if let Some(stage) = search.stage() {
+        stage.plans = plans;
+    }
     Ok(hits)
 }
 

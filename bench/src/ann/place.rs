@@ -123,7 +123,7 @@ pub(super) fn compare(engine: &dyn Engine, args: &Args, base_rows: usize) -> Res
 ///
 /// # Errors
 /// A file cannot be opened.
-pub(super) fn forget_pages(folder: &Path) -> Result<()> {
+pub(crate) fn forget_pages(folder: &Path) -> Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {

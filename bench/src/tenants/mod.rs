@@ -5,7 +5,11 @@
 //! allow is counted.
 
 mod labels;
+mod many;
+mod neighbours;
+mod short;
 mod workload;
+mod writes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,11 +29,11 @@ use crate::engine::{Process, VECTOR};
 use crate::exact::Exact;
 use crate::latency::Latency;
 use crate::machine::{self, Machine};
-use crate::report::{self, Column, Report};
+use crate::report::{self, Column, Goal, Report};
 use crate::{Error, Result};
 
 const LOAD_ROWS: usize = 1_024;
-const COLUMNS: [Column; 14] = [
+const COLUMNS: [Column; 21] = [
     ("workload", 0),
     ("class", 0),
     ("asks", 0),
@@ -39,6 +43,13 @@ const COLUMNS: [Column; 14] = [
     ("p50_us", 1),
     ("p99_us", 1),
     ("mean_us", 1),
+    ("row_us", 2),
+    ("p99_by_alone", 2),
+    ("busy_per_s", 0),
+    ("refused_per_s", 0),
+    ("fewer_match", 0),
+    ("idle_bytes", 1),
+    ("memory_grown_mb", 1),
     ("read_kb", 1),
     ("scored", 0),
     ("memory_mb", 1),
@@ -69,8 +80,8 @@ pub struct Args {
     /// Leave hits the scores of their codes, where those are fine enough: no vector is read
     #[arg(long)]
     no_rescore: bool,
-    /// uniform:TENANTS, zipf:TENANTS, groups:FILE (JSON lines with titles), labels:FILE (npz) or filters; may
-    /// be given again
+    /// uniform:TENANTS, zipf:TENANTS, groups:FILE (JSON lines with titles), labels:FILE (npz), filters,
+    /// many:TENANTS, writes, neighbours or short:QUESTIONS; may be given again
     #[arg(long, required = true)]
     workload: Vec<String>,
     /// Questions a workload
@@ -110,13 +121,39 @@ pub fn run(args: &Args) -> Result<()> {
     if base.dim != queries.dim {
         return Err(format!("the base has {} dimensions, the queries have {}", base.dim, queries.dim).into());
     }
-    let mut rows = Vec::new();
+    let (mut rows, mut goals) = (Vec::new(), Vec::new());
     for name in &args.workload {
+        if let Some((measured, reached)) = special(args, name, &base, &queries)? {
+            rows.extend(measured);
+            goals.extend(reached);
+            continue;
+        }
         let workload = Workload::named(name, &base, &queries, args.asks, args.metric)?;
         rows.extend(measure(args, &workload, &base, &queries)?);
     }
     let settings = json!({"command": "tenants", "arguments": args, "rows": base.rows(), "dim": base.dim});
-    Report { machine, settings, rows, goals: Vec::new() }.publish(&COLUMNS, args.json.as_deref())
+    Report { machine, settings, rows, goals }.publish(&COLUMNS, args.json.as_deref())
+}
+
+/// Measures what is no list of questions with their truth; none for other workloads.
+fn special(
+    args: &Args,
+    name: &str,
+    base: &Matrix,
+    queries: &Matrix,
+) -> Result<Option<(Vec<report::Row>, Vec<Goal>)>> {
+    let (kind, value) = name.split_once(':').unwrap_or((name, ""));
+    let count = || -> Result<usize> {
+        let count = value.parse().ok().filter(|count| *count > 1);
+        count.ok_or_else(|| format!("{name}: a number above 1").into())
+    };
+    Ok(Some(match kind {
+        "many" => many::measure(args, count()?, base, queries)?,
+        "writes" => writes::measure(args, base)?,
+        "neighbours" => neighbours::measure(args, base, queries)?,
+        "short" => short::measure(args, count()?, base, queries)?,
+        _ => return Ok(None),
+    }))
 }
 
 fn measure(args: &Args, workload: &Workload, base: &Matrix, queries: &Matrix) -> Result<Vec<report::Row>> {

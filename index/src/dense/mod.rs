@@ -68,6 +68,17 @@ impl<'a> Ask<'a> {
     }
 }
 
+/// How a search is going to be answered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// `exact`, `codes`, `signs`, `cells` or `graph`.
+    pub plan: &'static str,
+    /// How many vectors it may find, at most: which of those that match are deleted is not counted.
+    pub matches: u64,
+    /// The time that it is expected to take, where that is why it was chosen.
+    pub estimate_us: Option<f32>,
+}
+
 /// An index over the vectors of one dense field of one segment.
 ///
 /// Queries are as the user sent them, of the field's dimension and finite; a cosine index normalises them
@@ -115,6 +126,16 @@ pub trait VectorIndex: Send + Sync {
 
     /// Whether a search for `k` results leaves all of it to the exact index.
     fn scans(&self, ask: &Ask<'_>, k: usize) -> bool;
+
+    /// How a search for `k` results is going to be answered, for `explain`.
+    fn choice(&self, ask: &Ask<'_>, k: usize) -> Choice {
+        let plan = match self.kind() {
+            "flat" => "exact",
+            _ if self.scans(ask, k) => "exact",
+            kind => kind,
+        };
+        Choice { plan, matches: ask.allow.count_max(), estimate_us: None }
+    }
 
     /// The exact scores of `docs` (any order, may repeat), the same bits as an exact search gives. `scores`
     /// has one value a doc; it is NaN for a doc without a vector.

@@ -230,8 +230,24 @@ pub(super) fn explain_text(explain: &Explain) -> String {
         ]
     };
     let lines: Vec<_> = explain.stages.iter().map(line).collect();
+    let planned = |(stage, plan): (&spandrel::Stage, &spandrel::Planned)| {
+        vec![
+            stage.name.clone(),
+            plan.plan.clone(),
+            thousands(plan.matches),
+            plan.estimate_us.map_or_else(|| "-".to_owned(), |us| format!("{us:.0}")),
+            format!("{:.0}", plan.time_us),
+            thousands(plan.scored),
+        ]
+    };
+    let plans = explain.stages.iter().flat_map(|stage| stage.plans.iter().map(move |plan| (stage, plan)));
+    let plans: Vec<_> = plans.map(planned).collect();
+    let plans = match plans.is_empty() {
+        true => String::new(),
+        false => table(&["each segment", "plan", "may match", "expected us", "us", "scored"], &plans) + "\n",
+    };
     format!(
-        "\n{}{} segments, {} rows of the tenant, {} us\n",
+        "\n{}\n{plans}{} segments, {} rows of the tenant, {} us\n",
         table(&["stage", "rows in", "rows out", "scored", "read bytes", "us"], &lines),
         explain.segments,
         thousands(explain.tenant_rows),

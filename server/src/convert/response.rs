@@ -1,8 +1,8 @@
 //! Answers between wire and engine. `*_from_wire` is for clients, which do not trust a server's bytes either.
 
 use spandrel::{
-    CollectionStats, DatabaseStats, Explain, Hit, PackedChunk, RetrieveResponse, RouteScore, ScrollResponse,
-    SearchResponse, Short, Stage, Written,
+    CollectionStats, DatabaseStats, Explain, Hit, PackedChunk, Planned, RetrieveResponse, RouteScore,
+    ScrollResponse, SearchResponse, Short, Stage, Written,
 };
 use spandrel_proto::v1 as pb;
 
@@ -51,6 +51,13 @@ fn hit_from_wire(hit: pb::Hit) -> Result<Hit> {
 }
 
 fn explain_to_wire(explain: Explain) -> pb::Explain {
+    let plan = |plan: Planned| pb::Planned {
+        plan: plan.plan,
+        matches: plan.matches,
+        estimate_us: plan.estimate_us,
+        time_us: plan.time_us,
+        scored: plan.scored,
+    };
     let stage = |stage: Stage| pb::Stage {
         name: stage.name,
         rows_in: stage.rows_in,
@@ -58,6 +65,7 @@ fn explain_to_wire(explain: Explain) -> pb::Explain {
         scored: stage.scored,
         read_bytes: stage.read_bytes,
         time_us: stage.time_us,
+        plans: stage.plans.into_iter().map(plan).collect(),
     };
     pb::Explain {
         stages: explain.stages.into_iter().map(stage).collect(),
@@ -68,6 +76,13 @@ fn explain_to_wire(explain: Explain) -> pb::Explain {
 }
 
 fn explain_from_wire(explain: pb::Explain) -> Explain {
+    let plan = |plan: pb::Planned| Planned {
+        plan: plan.plan,
+        matches: plan.matches,
+        estimate_us: plan.estimate_us,
+        time_us: plan.time_us,
+        scored: plan.scored,
+    };
     let stage = |stage: pb::Stage| Stage {
         name: stage.name,
         rows_in: stage.rows_in,
@@ -75,6 +90,7 @@ fn explain_from_wire(explain: pb::Explain) -> Explain {
         scored: stage.scored,
         read_bytes: stage.read_bytes,
         time_us: stage.time_us,
+        plans: stage.plans.into_iter().map(plan).collect(),
     };
     Explain {
         stages: explain.stages.into_iter().map(stage).collect(),

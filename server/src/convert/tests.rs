@@ -6,9 +6,9 @@ use prost::Message;
 use spandrel::request::{FILTER_DEPTH_MAX, FILTER_TERMS_MAX};
 use spandrel::{
     Chunk, DenseSpec, Element, Explain, FieldKind, Fields, Filter, Fusion, Hit, IndexKind, Metric,
-    PackedChunk, PayloadKind, RetrieveRequest, RetrieveResponse, Route, RouteQuery, RouteScore, Row, Schema,
-    ScrollRequest, ScrollResponse, SearchRequest, SearchResponse, Short, SparseVector, Stage, TextSpec,
-    Value,
+    PackedChunk, PayloadKind, Planned, RetrieveRequest, RetrieveResponse, Route, RouteQuery, RouteScore, Row,
+    Schema, ScrollRequest, ScrollResponse, SearchRequest, SearchResponse, Short, SparseVector, Stage,
+    TextSpec, Value,
 };
 use spandrel_proto::v1 as pb;
 
@@ -85,7 +85,11 @@ fn search() -> SearchRequest {
 }
 
 fn explain() -> Explain {
-    let stage = Stage { name: "x".to_owned(), rows_in: 1, rows_out: 2, scored: 3, read_bytes: 4, time_us: 5 };
+    let plan =
+        |estimate_us| Planned { plan: "codes".into(), matches: 9, estimate_us, time_us: 2.5, scored: 8 };
+    let plans = vec![plan(Some(1.5)), plan(None)];
+    let (name, read_bytes, time_us) = ("x".to_owned(), 4, 5);
+    let stage = Stage { name, rows_in: 1, rows_out: 2, scored: 3, read_bytes, time_us, plans };
     Explain { stages: vec![stage], segments: 6, tenant_rows: 7, total_us: 8 }
 }
 

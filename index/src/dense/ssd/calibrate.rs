@@ -141,34 +141,38 @@ impl Calibration {
         self.points.iter().any(|point| point.fineness == fineness)
     }
 
-    /// The effort that finds `recall` of the `k` nearest. Between counts that were measured, and beyond
-    /// the last, budgets are a power of the count.
-    pub(super) fn effort(&self, fineness: Fineness, k: f32, recall: f32) -> Effort {
+    /// The effort that finds `recall` of the `k` nearest, and what that costs. Between counts that were measured,
+    /// and beyond the last, budgets and costs are a power of the count.
+    pub(super) fn effort(&self, fineness: Fineness, k: f32, recall: f32) -> (Effort, f32) {
         let at = if k <= COUNTS[1] as f32 { 0 } else { 1 };
         // More than that is not told apart by the queries there are; the odds still know what was asked.
         let least = |at: usize| self.least(fineness, COUNTS[at], recall.min(ENOUGH_RECALL));
-        let (lower, upper) = (least(at), least(at + 1));
+        let ((lower, lower_cost), (upper, upper_cost)) = (least(at), least(at + 1));
         let share =
             ((k / COUNTS[at] as f32).ln() / (COUNTS[at + 1] as f32 / COUNTS[at] as f32).ln()).max(0.0);
         if lower == Effort::ALL || upper == Effort::ALL {
-            return if share < 1.0 && lower == Effort::ALL { lower } else { upper };
+            return if share < 1.0 && lower == Effort::ALL {
+                (lower, lower_cost)
+            } else {
+                (upper, upper_cost)
+            };
         }
+        let cost = lower_cost * (upper_cost / lower_cost).max(1.0).powf(share);
         let missing = (lower.missing.ln() + (upper.missing / lower.missing).min(1.0).ln() * share).exp();
         let slack = lower.slack + (upper.slack - lower.slack) * share;
         // However few cells are enough for vectors of the field, other queries need what their odds say.
         let slack = slack.clamp(0.0, 1.0);
-        Effort { missing_far: missing.min(1.0 - recall), ..Effort::new(missing, slack) }
+        (Effort { missing_far: missing.min(1.0 - recall), ..Effort::new(missing, slack) }, cost)
     }
 
     /// The cheapest effort that finds `recall` of the `k` nearest, `k` one that was measured.
-    fn least(&self, fineness: Fineness, k: usize, recall: f32) -> Effort {
+    fn least(&self, fineness: Fineness, k: usize, recall: f32) -> (Effort, f32) {
         let of = |point: &Point| (point.fineness, point.k, point.effort.slack);
         let ladders = self.points.chunk_by(|a, b| of(a) == of(b));
         let wanted = ladders.filter(|ladder| (ladder[0].fineness, ladder[0].k as usize) == (fineness, k));
         let reached = wanted.filter_map(|ladder| reach(ladder, recall));
-        let least = reached.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(effort, _)| effort);
         // Not reached on any ladder, or nothing was measured: every cell, and bounds that are.
-        least.unwrap_or(Effort::ALL)
+        reached.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((Effort::ALL, f32::INFINITY))
     }
 }
 

@@ -16,6 +16,7 @@ mod calibrate;
 mod cells;
 mod closure;
 mod cluster;
+mod cost;
 mod encode;
 mod filter;
 mod groups;
@@ -56,7 +57,7 @@ use super::flat::FirstFailure;
 use super::space;
 use super::standing::{Part, Reach};
 use super::vectors::ChunkSource;
-use super::{Ask, Flat, VectorIndex};
+use super::{Ask, Choice, Flat, VectorIndex};
 use crate::counters::Counters;
 use crate::error::Result;
 use crate::large::Large;
@@ -275,6 +276,10 @@ impl VectorIndex for Ssd {
 
     fn scans(&self, ask: &Ask<'_>, k: usize) -> bool {
         self.plan(ask, k) == Plan::Exact
+    }
+
+    fn choice(&self, ask: &Ask<'_>, k: usize) -> Choice {
+        self.choice_of(ask, k)
     }
 
     fn reach(&self, docs: Range<DocId>) -> Option<Reach> {

@@ -6,20 +6,17 @@ use roaring::RoaringBitmap;
 use spandrel_storage::DocId;
 
 use super::Ssd;
+use super::cost::{self, Read};
 use super::filter::{Bits, Filter};
 use super::partition::{self, Among};
 use super::search::{CellsScratch, Effort, Query};
 use crate::allow::Allow;
 use crate::counters::Counters;
-use crate::dense::Ask;
 use crate::dense::standing::Reach;
+use crate::dense::{Ask, Choice};
 use crate::error::Result;
 use crate::mask::Mask;
 
-/// At most this many allowed vectors are ranked by their codes one by one.
-const SCAN_MAX: u64 = 2048;
-/// Bytes of vectors that are read at once rather than their codes first.
-const READ_BYTES: usize = 128 << 10;
 /// Results that most searches ask for.
 const K: usize = 10;
 
@@ -34,54 +31,75 @@ pub(super) enum Plan {
     Walk(usize, Effort),
 }
 
+/// The plan that takes less; the first of two that take the same.
+fn less(a: (Plan, f32), b: (Plan, f32)) -> (Plan, f32) {
+    if b.1 < a.1 { b } else { a }
+}
+
 impl Ssd {
     /// How to search for `k` results.
     pub(super) fn plan(&self, ask: &Ask<'_>, k: usize) -> Plan {
+        self.choose(ask, k).0
+    }
+
+    /// How to search for `k` results, and what that is expected to take, in nanoseconds: the least of what the
+    /// plans take that there are.
+    pub(super) fn choose(&self, ask: &Ask<'_>, k: usize) -> (Plan, f32) {
         let vectors = self.flat.ordinals(ask.allow.range.clone());
         let (count, depth) = (ask.allow.count_max(), self.cells.fineness().depth(k) as u64);
+        let in_a_row = ask.allow.is_unrestricted_within();
+        let scored = |count: u64, in_a_row: bool| Read {
+            count,
+            bytes: self.flat.vector_bytes(),
+            at_hand: self.flat.is_at_hand(),
+            in_a_row,
+        };
+        let exact = (Plan::Exact, cost::scored_ns(scored(count, in_a_row)));
         // As many as are ranked are scored.
         if ask.params.exact || count <= depth {
-            return Plan::Exact;
+            return exact;
         }
+        let best = scored(if self.rescores(ask) { depth } else { 0 }, false);
+        let codes =
+            Read { count, bytes: self.cells.fine_stride(), at_hand: self.cells.is_at_hand(), in_a_row };
+        let ranked = cost::ranked_ns(codes, best);
         let at = match partition::among(&self.cells.partitions, &vectors) {
             Among::Partition(at) => at,
-            Among::None => {
-                // Neighbours come in one read, so that the codes of few save nothing.
-                let bytes = vectors.len() * self.flat.vector_bytes();
-                let in_one_read = !self.cells.is_at_hand() && bytes <= READ_BYTES;
-                return if in_one_read { Plan::Exact } else { Plan::Scan(None) };
-            }
-            Among::Several => return Plan::Exact,
+            Among::None => return less(exact, (Plan::Scan(None), ranked)),
+            Among::Several => return exact,
         };
-        let of = self.cells.partitions[at].vectors.len() as u64;
-        if count <= SCAN_MAX {
-            return Plan::Scan(Some(at));
+        let of = self.cells.partitions[at].vectors.len() as u32;
+        let scan = less(exact, (Plan::Scan(Some(at)), ranked));
+        if k as u64 * 8 >= u64::from(of) {
+            return scan;
         }
-        if k as u64 * 8 >= of {
-            return Plan::Exact;
-        }
+        let (effort, scanned) = self.effort(ask, k, of);
+        let cells = self.cells.partitions[at].cells.len();
+        less(scan, (Plan::Walk(at, effort), cost::walked_ns(scanned, (of, cells), codes, best)))
+    }
+
+    /// How far to go for `k` results in a partition of `of` vectors, and about how many are scanned then.
+    fn effort(&self, ask: &Ask<'_>, k: usize, of: u32) -> (Effort, f32) {
         // The k nearest of those allowed are among as many more of all.
         let share = (ask.allow.share(self.flat.docs()) * self.flat.docs() as f32 / of as f32).min(1.0);
         let wanted = k as f32 / share.max(f32::MIN_POSITIVE);
         let fineness = self.cells.fineness();
         let learned = ask.learned.map(|learned| &learned.0).filter(|learned| learned.has(fineness));
         let calibration = learned.unwrap_or(&self.cells.layout.calibration);
-        let effort = calibration.effort(fineness, wanted, ask.params.recall);
-        Plan::Walk(
-            at,
-            match (ask.allow.filter.is_some(), learned) {
-                // Which of them a filter lets through may have to do with where they are.
-                (true, _) => {
-                    let yield_for = Some(ask.params.recall);
-                    Effort { slack_far: 1.0, yield_for, ..Effort::new(effort.missing_far, effort.slack) }
-                }
-                // Deletions hit all cells alike, but nothing was learned with them.
-                (false, _) if share < 1.0 => Effort::new(effort.missing_far, effort.slack),
-                // What was learned holds for queries wherever they are.
-                (false, Some(_)) => Effort::new(effort.missing, effort.slack),
-                (false, None) => effort,
-            },
-        )
+        let (effort, scanned) = calibration.effort(fineness, wanted, ask.params.recall);
+        let effort = match (ask.allow.filter.is_some(), learned) {
+            // Which of them a filter lets through may have to do with where they are.
+            (true, _) => {
+                let yield_for = Some(ask.params.recall);
+                Effort { slack_far: 1.0, yield_for, ..Effort::new(effort.missing_far, effort.slack) }
+            }
+            // Deletions hit all cells alike, but nothing was learned with them.
+            (false, _) if share < 1.0 => Effort::new(effort.missing_far, effort.slack),
+            // What was learned holds for queries wherever they are.
+            (false, Some(_)) => Effort::new(effort.missing, effort.slack),
+            (false, None) => effort,
+        };
+        (effort, scanned)
     }
 
     /// Whether the search may find all that is in a partition.
@@ -111,6 +129,17 @@ impl Ssd {
         mask.set(allow.filter, &allow.range);
         let (shift, firsts) = (self.flat.doc(vectors.start) - vectors.start, &self.cells.firsts[..]);
         Some(Filter::Bits(Bits { mask, shift, deleted: allow.deleted, firsts, end: vectors.end }))
+    }
+
+    /// What `explain` says of a search for `k` results.
+    pub(super) fn choice_of(&self, ask: &Ask<'_>, k: usize) -> Choice {
+        let (plan, ns) = self.choose(ask, k);
+        let plan = match plan {
+            Plan::Exact => "exact",
+            Plan::Scan(_) => "codes",
+            Plan::Walk(..) => "cells",
+        };
+        Choice { plan, matches: ask.allow.count_max(), estimate_us: Some(ns / 1e3) }
     }
 
     /// How vectors are searched where nothing else is asked for.
