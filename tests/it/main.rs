@@ -16,5 +16,6 @@ mod model;
 mod rng;
 mod served;
 mod stream;
+mod tenants_grpc;
 mod tidy;
 mod tls;
