@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "spandrel/v1/common.proto",
     "spandrel/v1/collections.proto",
     "spandrel/v1/rows.proto",
     "spandrel/v1/search.proto",
+    "spandrel/v1/tenants.proto",
     "spandrel/v1/admin.proto",
 ];
 

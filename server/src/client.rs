@@ -3,6 +3,8 @@
 //! It owns a small runtime, so it must not be used from within one. Programs that are async already use the
 //! generated clients of `spandrel-proto`.
 
+mod tenants;
+
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 

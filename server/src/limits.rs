@@ -35,7 +35,7 @@ pub struct Limits {
     pub connection_requests_max: u32,
     /// Time of a connection's handshake, TLS included; milliseconds.
     pub handshake_timeout_ms: u64,
-    /// Time between two messages of an upsert stream; milliseconds.
+    /// Time between two messages of an upsert stream, or of an export; milliseconds.
     pub stream_idle_timeout_ms: u64,
     /// Time a search or fetch may take, where the client asks for no shorter one; milliseconds.
     pub read_timeout_ms: u64,

@@ -7,9 +7,9 @@
 //! answered at the deadline; its thread is counted until it returns, soon after, since the engine is told to
 //! give up. Panics become INTERNAL.
 //!
-//! Reads, writes, administration, upkeep (flush and backup, which take minutes) and statistics have a pool
-//! each, so that writers that wait for a disk or for the maintainer do not hold up searches, and nobody waits
-//! behind a backup but the next one. Order is first come, first served. Cost: two semaphores and one thread
+//! Reads, writes, all rows of a tenant at once (bulk), administration, upkeep (flush and backup) and statistics
+//! have a pool each, so that writers that wait for a disk or for the maintainer do not hold up searches, and
+//! nobody waits behind what takes minutes but the next of its kind. Order is first come, first served. Cost: two semaphores and one thread
 //! hand-off, about 10 us.
 
 use std::panic::AssertUnwindSafe;
@@ -197,7 +197,9 @@ pub struct Pools {
     pub read: Pool,
     /// Upserts and deletes.
     pub write: Pool,
-    /// Collections made and dropped.
+    /// Copies, exports and warming of tenants.
+    pub bulk: Pool,
+    /// Collections made and dropped, tenants limited.
     pub admin: Pool,
     /// Flush and backup.
     pub upkeep: Pool,
@@ -207,8 +209,8 @@ pub struct Pools {
 
 impl Pools {
     /// All of them.
-    pub fn all(&self) -> [&Pool; 5] {
-        [&self.read, &self.write, &self.admin, &self.upkeep, &self.stats]
+    pub fn all(&self) -> [&Pool; 6] {
+        [&self.read, &self.write, &self.bulk, &self.admin, &self.upkeep, &self.stats]
     }
 }
 

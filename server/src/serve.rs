@@ -1,7 +1,7 @@
 //! A running server: addresses bound, services wired, and an end that loses nothing.
 //!
 //! Shutting down, in order (`phase`): health says NOT_SERVING and `/healthz` 503; no connection is accepted
-//! and clients are told to go elsewhere; upsert streams end between two batches; requests in progress finish,
+//! and clients are told to go elsewhere; upsert streams and exports end between two messages; requests in progress finish,
 //! all within `shutdown_grace_ms`; what is left then is answered UNAVAILABLE, watches of health end,
 //! connections are dropped, and the database is closed.
 
@@ -35,6 +35,7 @@ use crate::service::admin::Admin;
 use crate::service::collections::{self, Collections};
 use crate::service::rows::Rows;
 use crate::service::search::Searches;
+use crate::service::tenants::Tenants;
 use crate::telemetry::http::{self, Pages};
 use crate::telemetry::metrics::Metrics;
 
@@ -49,6 +50,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Calls that administration, upkeep and statistics run at once, each.
 const ADMIN_THREADS: usize = 2;
+/// Tenants that are copied, exported and warmed at once. A thread may wait for a client all the time.
+const BULK_THREADS: usize = 16;
 /// Time that answers which are ready get to reach their clients, when the grace time is over.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -265,11 +268,12 @@ impl Server {
 }
 
 /// Names under which health is told; the empty one is the whole server.
-const SERVICE_NAMES: [&str; 5] = [
+const SERVICE_NAMES: [&str; 6] = [
     "",
     "spandrel.v1.CollectionService",
     "spandrel.v1.RowService",
     "spandrel.v1.SearchService",
+    "spandrel.v1.TenantService",
     "spandrel.v1.AdminService",
 ];
 
@@ -287,6 +291,7 @@ fn pools_of(config: &Config, metrics: &Metrics) -> Pools {
     Pools {
         read: pool("read", read),
         write: pool("write", config.pool.write_threads),
+        bulk: pool("bulk", BULK_THREADS),
         admin: pool("admin", ADMIN_THREADS),
         upkeep: pool("upkeep", ADMIN_THREADS),
         stats: pool("stats", ADMIN_THREADS),
@@ -307,11 +312,13 @@ async fn routes(
         v1::collection_service_server::CollectionServiceServer::new(Collections(Arc::clone(backend)));
     let rows = v1::row_service_server::RowServiceServer::new(Rows(Arc::clone(backend)));
     let searches = v1::search_service_server::SearchServiceServer::new(Searches(Arc::clone(backend)));
+    let tenants = v1::tenant_service_server::TenantServiceServer::new(Tenants(Arc::clone(backend)));
     let admin = v1::admin_service_server::AdminServiceServer::new(Admin(Arc::clone(backend)));
     let health_service = tonic_health::server::HealthService::from_health_reporter(health.clone());
     let mut routes = Routes::new(collections.max_decoding_message_size(message_bytes))
         .add_service(rows.max_decoding_message_size(message_bytes))
         .add_service(searches.max_decoding_message_size(message_bytes))
+        .add_service(tenants.max_decoding_message_size(message_bytes))
         .add_service(admin.max_decoding_message_size(message_bytes))
         .add_service(tonic_health::pb::health_server::HealthServer::new(health_service));
     if config.reflection {

@@ -107,15 +107,14 @@ async fn rows_are_written_read_and_deleted() {
     assert_eq!(deleted.written.unwrap().rows, 2);
     assert_eq!(clients.count("acme").await.unwrap(), 47);
 
-    let tenants = pb::ListTenantsRequest { collection: named("docs") };
-    assert_eq!(
-        clients.rows.list_tenants(tenants.clone()).await.unwrap().into_inner().tenants,
-        ["acme", "beta"]
-    );
+    let tenants = pb::ListTenantsRequest { collection: named("docs"), limit: 10, ..Default::default() };
+    let tenants = clients.tenants.list(tenants).await.unwrap().into_inner().tenants;
+    let of = |stats: &pb::TenantStats| (stats.tenant.clone(), stats.rows);
+    assert_eq!(tenants.iter().map(of).collect::<Vec<_>>(), [(named("acme"), 47), (named("beta"), 5)]);
     let unsaid = pb::DropTenantRequest { collection: named("docs"), tenant: None };
-    assert_eq!(clients.rows.drop_tenant(unsaid).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(clients.tenants.drop(unsaid).await.unwrap_err().code(), Code::InvalidArgument);
     let drop = pb::DropTenantRequest { collection: named("docs"), tenant: Some(named("acme")) };
-    assert_eq!(clients.rows.drop_tenant(drop).await.unwrap().into_inner().written.unwrap().rows, 47);
+    assert_eq!(clients.tenants.drop(drop).await.unwrap().into_inner().written.unwrap().rows, 47);
     assert_eq!(clients.count("acme").await.unwrap(), 0);
     assert_eq!(clients.count("beta").await.unwrap(), 5);
     served.server.shutdown().await.unwrap();

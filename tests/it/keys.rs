@@ -6,7 +6,7 @@ use spandrel_proto::v1 as pb;
 use spandrel_server::auth::{Access, keys};
 use tonic::{Code, Status};
 
-use crate::served::{Clients, config_in, named, open, row, rows, search, serve};
+use crate::served::{Clients, config_in, field, named, open, row, rows, search, serve};
 
 /// What each method answers to clients of every kind: the matrix that docs/security.md shows.
 #[tokio::test(flavor = "multi_thread")]
@@ -27,8 +27,9 @@ async fn keys_open_what_they_should_and_nothing_else() {
         // Its own tenant, named or not.
         assert_eq!(acme.count("acme").await.unwrap(), 3);
         assert_eq!(acme.count("").await.unwrap(), 3);
-        let tenants = pb::ListTenantsRequest { collection: named("docs") };
-        assert_eq!(acme.rows.list_tenants(tenants).await.unwrap().into_inner().tenants, ["acme"]);
+        let tenants = pb::ListTenantsRequest { collection: named("docs"), limit: 9, ..Default::default() };
+        let tenants = acme.tenants.list(tenants).await.unwrap().into_inner();
+        assert_eq!((tenants.tenants.len(), &*tenants.tenants[0].tenant, tenants.next), (1, "acme", None));
         foreign_tenants_are_closed(&mut acme, "beta").await;
         foreign_tenants_are_closed(&mut acme, "nobody").await;
         let write = acme.upsert("", rows(0..1)).await;
@@ -37,7 +38,16 @@ async fn keys_open_what_they_should_and_nothing_else() {
             _ => assert_eq!(write.unwrap().rows, 1),
         }
         // What concerns all tenants is closed to a key of one, whatever its access.
-        let closed: [Result<(), Status>; 5] = [
+        let quota = |tenant: Option<&str>| pb::SetQuotaRequest {
+            collection: named("docs"),
+            tenant: tenant.map(named),
+            quota: None,
+        };
+        let closed: [Result<(), Status>; 8] = [
+            // A tenant does not set its own quota.
+            acme.tenants.set_quota(quota(Some("acme"))).await.map(drop),
+            acme.tenants.set_quota(quota(Some("beta"))).await.map(drop),
+            acme.tenants.set_quota(quota(None)).await.map(drop),
             acme.collections
                 .drop(pb::DropCollectionRequest { name: named("docs"), if_exists: true })
                 .await
@@ -52,10 +62,10 @@ async fn keys_open_what_they_should_and_nothing_else() {
         }
         // The empty name is the default tenant, never the key's own.
         let default = pb::DropTenantRequest { collection: named("docs"), tenant: Some(String::new()) };
-        assert_eq!(acme.rows.drop_tenant(default).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(acme.tenants.drop(default).await.unwrap_err().code(), Code::PermissionDenied);
         assert_eq!(acme.count("acme").await.unwrap(), 3);
         let request = pb::DropTenantRequest { collection: named("docs"), tenant: Some(named("acme")) };
-        let dropped = acme.rows.drop_tenant(request).await;
+        let dropped = acme.tenants.drop(request).await;
         match access {
             Access::Admin => assert_eq!(dropped.unwrap().into_inner().written.unwrap().rows, 3),
             _ => assert_eq!(dropped.unwrap_err().code(), Code::PermissionDenied),
@@ -80,10 +90,18 @@ async fn foreign_tenants_are_closed(clients: &mut Clients, tenant: &str) {
         rows: Some(pb::delete_request::Rows::Keys(keys)),
     };
     let drop_tenant = pb::DropTenantRequest { collection: collection(), tenant: Some(named(tenant)) };
+    let stats = pb::GetTenantRequest { collection: collection(), tenant: named(tenant) };
+    let warm = pb::WarmTenantRequest { collection: collection(), tenant: named(tenant) };
+    let export = pb::ExportTenantRequest { collection: collection(), tenant: named(tenant) };
+    let copy = |from: &str, to: &str| pb::CopyTenantRequest {
+        collection: collection(),
+        from: Some(named(from)),
+        to: Some(named(to)),
+    };
     let smuggled = vec![pb::Row { tenant: named(tenant), ..row(0) }];
     let stream =
         pb::UpsertStreamRequest { collection: collection(), tenant: named(tenant), rows: rows(0..1) };
-    let results: [Result<(), Status>; 11] = [
+    let results: [Result<(), Status>; 18] = [
         clients.count(tenant).await.map(drop),
         clients.rows.get(get).await.map(drop),
         clients.rows.scroll(scroll).await.map(drop),
@@ -91,7 +109,15 @@ async fn foreign_tenants_are_closed(clients: &mut Clients, tenant: &str) {
         clients.search.search_batch(batch).await.map(drop),
         clients.search.retrieve(retrieve).await.map(drop),
         clients.rows.delete(delete).await.map(drop),
-        clients.rows.drop_tenant(drop_tenant).await.map(drop),
+        clients.tenants.drop(drop_tenant).await.map(drop),
+        clients.tenants.get(stats).await.map(drop),
+        clients.tenants.warm(warm).await.map(drop),
+        clients.tenants.export(export).await.map(drop),
+        clients.tenants.copy(copy(tenant, "acme")).await.map(drop),
+        clients.tenants.copy(copy("acme", tenant)).await.map(drop),
+        // Exact names: the empty one is the default tenant.
+        clients.tenants.copy(copy("acme", "")).await.map(drop),
+        clients.tenants.copy(copy("", "acme")).await.map(drop),
         clients.upsert(tenant, rows(0..1)).await.map(drop),
         clients.upsert("", smuggled).await.map(drop),
         clients.rows.upsert_stream(tokio_stream::iter([stream])).await.map(drop),
@@ -143,6 +169,8 @@ async fn a_key_of_labels_sees_what_has_one_of_them() {
             assert_eq!(found, expected);
         }
     }
+    let export = pb::ExportTenantRequest { collection: collection(), tenant: named("") };
+    assert_eq!(keys_of(bound.tenants.export(export).await.unwrap().into_inner()).await, expected);
     // Labels that the key is not bound to find nothing.
     let query = pb::route::Query::Text(named("river"));
     let request = pb::SearchRequest { labels: Some(labels(&["even"])), ..search("", "body", query) };
@@ -174,6 +202,25 @@ async fn a_key_of_labels_sees_what_has_one_of_them() {
     let revoke = pb::RevokeRequest { collection: of, tenant, keys, labels };
     operator.rows.revoke(revoke.clone()).await.unwrap();
     assert_eq!(bound.count("").await.unwrap(), expected.len() as u64);
+    // Sizes tell of rows that it may not see.
+    let page = pb::ListTenantsRequest { collection: collection(), limit: 9, ..Default::default() };
+    let stats = pb::GetTenantRequest { collection: collection(), tenant: named("acme") };
+    let warm = pb::WarmTenantRequest { collection: collection(), tenant: named("acme") };
+    let (from, to) = (Some(named("acme")), Some(named("acme")));
+    let copy = pb::CopyTenantRequest { collection: collection(), from, to };
+    let default = pb::GetDefaultQuotaRequest { collection: collection() };
+    let quota = pb::SetQuotaRequest { collection: collection(), ..Default::default() };
+    let closed: [Result<(), Status>; 6] = [
+        bound.tenants.list(page).await.map(drop),
+        bound.tenants.get(stats).await.map(drop),
+        bound.tenants.warm(warm).await.map(drop),
+        bound.tenants.copy(copy).await.map(drop),
+        bound.tenants.get_default_quota(default).await.map(drop),
+        bound.tenants.set_quota(quota).await.map(drop),
+    ];
+    for result in closed {
+        assert_eq!(result.unwrap_err().code(), Code::PermissionDenied);
+    }
     // It changes no label, and names none that are of other tenants.
     let drop_label = pb::DropLabelRequest { collection: collection(), label: named("third") };
     let list = pb::ListLabelsRequest { collection: collection() };
@@ -195,6 +242,61 @@ async fn a_key_of_labels_sees_what_has_one_of_them() {
     let file = served.config.keys_file();
     let all = spandrel_server::auth::Tenants::All;
     assert!(keys::create_bound(&file, "", Access::Write, all, labels).is_err(), "such a key is to read");
+    served.server.shutdown().await.unwrap();
+}
+
+async fn keys_of(mut messages: tonic::Streaming<pb::ExportTenantResponse>) -> Vec<String> {
+    let mut keys = Vec::new();
+    while let Some(message) = messages.message().await.unwrap() {
+        keys.extend(message.rows.into_iter().map(|row| row.key));
+    }
+    keys
+}
+
+/// Access that is lost while an export runs is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_by_labels_has_no_row_that_lost_them() {
+    let served = serve().await;
+    let mut operator = served.clients_with(Access::Admin, &["*"]).await;
+    operator.create_docs().await;
+    let large = |at: u32| {
+        let text = pb::field_value::Kind::Text("word ".repeat(20_000));
+        let mut row = pb::Row { labels: vec![named("staff")], ..row(at) };
+        row.fields.insert(named("body"), field(text));
+        row
+    };
+    for at in (0..400).step_by(100) {
+        operator.upsert("acme", (at..at + 100).map(large).collect()).await.unwrap();
+    }
+    let mut bound = served.clients_bound(Access::Read, &["acme"], Some(&["staff"])).await;
+    let export = pb::ExportTenantRequest { collection: named("docs"), tenant: named("") };
+    let messages = bound.tenants.export(export).await.unwrap().into_inner();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let keys = (0..400).map(|at| row(at).key).collect();
+    let (collection, tenant, labels) = (named("docs"), named("acme"), vec![named("staff")]);
+    operator.rows.revoke(pb::RevokeRequest { collection, tenant, keys, labels }).await.unwrap();
+    let found = keys_of(messages).await;
+    assert!(found.len() < 200, "{} rows were on their way", found.len());
+    served.server.shutdown().await.unwrap();
+}
+
+/// A tenant's administrator drops its rows, and with them not the quota that holds it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_outlives_a_drop_by_its_tenant() {
+    let served = serve().await;
+    let mut operator = served.clients_with(Access::Admin, &["*"]).await;
+    operator.create_docs().await;
+    let quota = Some(pb::Quota { rows_max: Some(5), ..Default::default() });
+    let tenant = Some(named("acme"));
+    let set = pb::SetQuotaRequest { collection: named("docs"), tenant: tenant.clone(), quota };
+    operator.tenants.set_quota(set).await.unwrap();
+    let mut acme = served.clients_with(Access::Admin, &["acme"]).await;
+    acme.upsert("", rows(0..5)).await.unwrap();
+    let drop_tenant = pb::DropTenantRequest { collection: named("docs"), tenant };
+    acme.tenants.drop(drop_tenant.clone()).await.unwrap();
+    assert_eq!(acme.upsert("", rows(0..6)).await.unwrap_err().code(), Code::ResourceExhausted);
+    operator.tenants.drop(drop_tenant).await.unwrap();
+    acme.upsert("", rows(0..6)).await.unwrap();
     served.server.shutdown().await.unwrap();
 }
 

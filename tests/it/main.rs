@@ -17,5 +17,6 @@ mod rng;
 mod served;
 mod stream;
 mod tenants;
+mod tenants_grpc;
 mod tidy;
 mod tls;

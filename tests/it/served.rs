@@ -9,6 +9,7 @@ use spandrel_proto::v1::admin_service_client::AdminServiceClient;
 use spandrel_proto::v1::collection_service_client::CollectionServiceClient;
 use spandrel_proto::v1::row_service_client::RowServiceClient;
 use spandrel_proto::v1::search_service_client::SearchServiceClient;
+use spandrel_proto::v1::tenant_service_client::TenantServiceClient;
 use spandrel_server::auth::{Access, Tenants, keys};
 use spandrel_server::{Config, Server};
 use tonic::service::interceptor::InterceptedService;
@@ -52,6 +53,7 @@ pub struct Clients {
     pub collections: CollectionServiceClient<Keyed>,
     pub rows: RowServiceClient<Keyed>,
     pub search: SearchServiceClient<Keyed>,
+    pub tenants: TenantServiceClient<Keyed>,
     pub admin: AdminServiceClient<Keyed>,
 }
 
@@ -154,6 +156,7 @@ pub fn clients(channel: Channel, key: Option<String>) -> Clients {
         collections: CollectionServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         rows: RowServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         search: SearchServiceClient::with_interceptor(channel.clone(), bearer.clone()),
+        tenants: TenantServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         admin: AdminServiceClient::with_interceptor(channel, bearer),
     }
 }

@@ -124,10 +124,10 @@ async fn the_default_tenant_is_not_the_keys_own() {
         collection: "docs".to_owned(),
         tenant: tenant.map(str::to_owned),
     };
-    let refused = acme.rows.drop_tenant(drop_tenant(Some(""))).await.unwrap_err();
+    let refused = acme.tenants.drop(drop_tenant(Some(""))).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     assert_eq!(operator.count("acme").await.unwrap(), 3);
-    let dropped = acme.rows.drop_tenant(drop_tenant(Some("acme"))).await.unwrap().into_inner();
+    let dropped = acme.tenants.drop(drop_tenant(Some("acme"))).await.unwrap().into_inner();
     assert_eq!(dropped.written.unwrap().rows, 3);
     served.server.shutdown().await.unwrap();
 }

@@ -47,6 +47,8 @@ pub struct ImportOptions {
     pub tenant_field: Option<String>,
     /// The tenant of rows that name none; empty is the default tenant.
     pub tenant: String,
+    /// The column of the access labels, lists of strings; a row without one has none.
+    pub labels_field: Option<String>,
     /// The column that an inferred schema makes its first text field. None: the first of `text`, `body`,
     /// `content`, `passage` that holds strings.
     pub text_field: Option<String>,
@@ -73,6 +75,7 @@ impl Default for ImportOptions {
             key_field: None,
             tenant_field: None,
             tenant: String::new(),
+            labels_field: None,
             text_field: None,
             vector_field: "embedding".to_owned(),
             document_field: None,

@@ -1,6 +1,6 @@
-//! What becomes of each column of a file: key, tenant, document, a field of the schema, or nothing.
+//! What becomes of each column of a file: key, tenant, labels, document, a field of the schema, or nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny};
 use spandrel_storage::{Chunk, FieldKind, FieldValue, Metric, Row, Schema, Value};
@@ -18,6 +18,7 @@ const KEY_COLUMNS: [&str; 3] = ["key", "id", "_id"];
 pub(super) struct Target {
     key: bool,
     tenant: bool,
+    labels: bool,
     document: bool,
     /// Position in the schema.
     pub(super) field: Option<usize>,
@@ -54,8 +55,8 @@ impl Plan {
         let schema = match &options.schema {
             Some(schema) => schema.clone(),
             None => {
-                let tenant = options.tenant_field.as_deref();
-                let skip = |name: &str| Some(name) == key_column.as_deref() || Some(name) == tenant;
+                let apart = [&key_column, &options.tenant_field, &options.labels_field];
+                let skip = |name: &str| apart.iter().any(|column| column.as_deref() == Some(name));
                 sample.schema(&options, Metric::Cosine, skip)?
             }
         };
@@ -112,6 +113,7 @@ impl Plan {
         let target = Target {
             key: is(&self.key_column),
             tenant: is(&options.tenant_field),
+            labels: is(&options.labels_field),
             document: is(&options.document_field),
             field: self.schema.find(&schema_name(column)).map(|(id, _)| usize::from(id.0)),
         };
@@ -138,6 +140,10 @@ impl Plan {
         target: Target,
         value: D,
     ) -> Result<(), D::Error> {
+        if target.labels {
+            draft.row.labels = Option::<BTreeSet<String>>::deserialize(value)?.unwrap_or_default();
+            return Ok(());
+        }
         let name = match target.field {
             None if target.is_nothing() => {
                 IgnoredAny::deserialize(value)?;

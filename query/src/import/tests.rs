@@ -189,6 +189,28 @@ fn numbers_of_rows_do_not_run_out_in_silence() {
 }
 
 #[test]
+fn labels_are_the_lists_of_a_column() {
+    let folder = TempFolder::new();
+    let lines = [
+        r#"{"key": "a", "n": 1}"#,
+        r#"{"key": "b", "n": 2, "seen_by": ["staff", "board", "staff"]}"#,
+        r#"{"key": "c", "n": 3, "seen_by": null}"#,
+    ];
+    let path = folder.write("a.jsonl", lines.join("\n").as_bytes());
+    let options = ImportOptions { labels_field: Some("seen_by".into()), ..ImportOptions::default() };
+    let mut reader = open(&path, &options).unwrap();
+    let rows = drain(reader.as_mut()).unwrap();
+    let labels: Vec<Vec<&str>> =
+        rows.iter().map(|row| row.labels.iter().map(String::as_str).collect()).collect();
+    assert_eq!(labels, [vec![], vec!["board", "staff"], vec![]]);
+    let schema = reader.infer_schema(Metric::L2).unwrap();
+    assert_eq!(schema.fields.iter().map(|field| field.name.as_str()).collect::<Vec<_>>(), ["n"]);
+    let path = folder.write("b.jsonl", br#"{"key": "a", "seen_by": "staff"}"#);
+    let error = read(&path, &options).unwrap_err().to_string();
+    assert!(error.contains("line 1: field 'seen_by'"), "{error}");
+}
+
+#[test]
 fn options_name_the_columns() {
     let folder = TempFolder::new();
     let lines = (0..9).map(|n| {

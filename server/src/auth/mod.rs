@@ -126,6 +126,11 @@ impl Caller {
         &self.0.id
     }
 
+    /// The tenants that the caller may know of.
+    pub fn tenants(&self) -> &Tenants {
+        &self.0.tenants
+    }
+
     /// Whether the caller may know of this tenant.
     pub fn may_see(&self, tenant: &str) -> bool {
         self.0.tenants.contains(tenant)
@@ -178,6 +183,20 @@ impl Caller {
                 self.0.id
             ))),
         }
+    }
+
+    /// Asks for sight of all rows of the tenants.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED when the key is bound to labels.
+    pub fn require_all_rows(&self) -> Result<(), Status> {
+        if self.0.labels.is_none() {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!(
+            "this method concerns all rows of a tenant; key {} is bound to some access labels",
+            self.0.id
+        )))
     }
 
     /// Asks for a tenant by its exact name; the empty name is the default tenant.

@@ -72,6 +72,9 @@ pub(super) struct ImportArgs {
     /// Field that names the tenant of a row
     #[arg(long, value_name = "FIELD", help_heading = "What is what")]
     tenant_field: Option<String>,
+    /// Field that lists the access labels of a row
+    #[arg(long, value_name = "FIELD", help_heading = "What is what")]
+    labels_field: Option<String>,
     /// Field that an inferred schema searches as text [default: the first of text, body, content, passage]
     #[arg(long, value_name = "FIELD", help_heading = "What is what")]
     text_field: Option<String>,
@@ -129,6 +132,7 @@ impl ImportArgs {
             key_field: self.key_field.clone(),
             tenant_field: self.tenant_field.clone(),
             tenant: self.tenant.clone(),
+            labels_field: self.labels_field.clone(),
             text_field: self.text_field.clone(),
             vector_field: self.vector_field().to_owned(),
             document_field: self.document_field.clone(),

@@ -19,6 +19,7 @@ mod search;
 mod serve;
 mod stats;
 mod target;
+mod tenant;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -96,6 +97,9 @@ enum Command {
     /// Grant, revoke, drop and list access labels
     #[command(subcommand)]
     Label(label::LabelCommand),
+    /// List, show, warm, copy, export, drop and limit tenants
+    #[command(subcommand)]
+    Tenant(tenant::TenantCommand),
     /// Show sizes and states
     Stats(stats::StatsArgs),
     /// Copy everything acknowledged into a new folder
@@ -209,6 +213,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Retrieve(args) => retrieve::run(common, args),
         Command::Collection(command) => collection::run(common, command),
         Command::Label(command) => label::run(common, command),
+        Command::Tenant(command) => tenant::run(common, command),
         Command::Stats(args) => stats::run(common, args),
         Command::Backup(args) => backup::run(common, args),
         Command::Restore(args) => restore::run(common, args),

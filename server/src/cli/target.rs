@@ -288,6 +288,6 @@ impl Target {
     }
 }
 
-fn local(database: &Database, name: &str) -> Result<Arc<Collection>, CliError> {
+pub(super) fn local(database: &Database, name: &str) -> Result<Arc<Collection>, CliError> {
     Ok(database.collection(name)?)
 }

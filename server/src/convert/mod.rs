@@ -12,6 +12,7 @@ pub mod request;
 pub mod response;
 pub mod row;
 pub mod schema;
+pub mod tenant;
 
 use std::fmt;
 

@@ -2,9 +2,11 @@
 
 pub mod admin;
 pub mod collections;
+mod export;
 pub mod rows;
 pub mod search;
 mod stream;
+pub mod tenants;
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -58,12 +60,17 @@ impl Deref for Task {
 impl Task {
     /// The collection, for this call.
     fn collection(&self, name: &str) -> Result<Collection, Status> {
-        if name.is_empty() {
-            return Err(Status::invalid_argument("collection: is required"));
-        }
-        let collection = self.database.collection(name).map_err(status::from_engine)?;
-        Ok(collection.until(self.stop.clone()))
+        Ok(self.within(&*self.backend.find(name)?))
     }
+
+    /// The same collection, with the turns that were taken, for this call.
+    fn within(&self, collection: &Collection) -> Collection {
+        collection.until(self.stop.clone())
+    }
+}
+
+fn shutting_down() -> Status {
+    Status::unavailable("the server is shutting down")
 }
 
 /// Cancels what runs for a call when nobody waits for the answer any more.
@@ -76,6 +83,33 @@ impl Drop for CancelOnDrop {
 }
 
 impl Backend {
+    fn find(&self, name: &str) -> Result<Arc<Collection>, Status> {
+        if name.is_empty() {
+            return Err(Status::invalid_argument("collection: is required"));
+        }
+        self.database.collection(name).map_err(status::from_engine)
+    }
+
+    /// Takes the turn of one query for each of these tenants, before it waits for a thread: what a tenant has in
+    /// the queue is bounded by its quota, too. The turns last as long as the handle that is returned.
+    fn admit<'t>(
+        &self,
+        collection: &str,
+        tenants: impl IntoIterator<Item = &'t str>,
+    ) -> Result<Collection, Status> {
+        self.find(collection)?.admit(tenants).map_err(status::from_engine)
+    }
+
+    /// Runs a query of a collection that it is admitted to; see [`Self::read`].
+    async fn query<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: &Call,
+        admitted: Collection,
+        work: impl FnOnce(&Task, &Collection) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        self.read(call, move |task| work(task, &task.within(&admitted))).await
+    }
+
     /// Runs a read: at most as long as the settings allow.
     async fn read<T: Send + 'static>(
         self: &Arc<Self>,
@@ -109,7 +143,16 @@ impl Backend {
         self.pools.write.run_patiently(call.deadline, move || work(&task)).await
     }
 
-    /// Runs what makes or drops a collection.
+    /// Runs what goes through all rows of a tenant.
+    async fn bulk<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: &Call,
+        work: impl FnOnce(&Task) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        self.run_on(&self.pools.bulk, call, work).await
+    }
+
+    /// Runs what makes or drops a collection, or limits a tenant.
     async fn admin<T: Send + 'static>(
         self: &Arc<Self>,
         call: &Call,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use spandrel::{Row, Written};
+use spandrel::{Collection, Row, Written};
 use spandrel_proto::v1 as pb;
 use spandrel_proto::v1::row_service_server::RowService;
 use tonic::{Request, Response, Status, Streaming};
@@ -77,14 +77,13 @@ fn delete(backend: &Task, tenant: &str, request: pb::DeleteRequest) -> Result<Wr
 }
 
 fn get(
-    backend: &Task,
+    (task, collection): (&Task, &Collection),
     caller: &Caller,
     tenant: &str,
     request: pb::GetRowsRequest,
 ) -> Result<pb::GetRowsResponse, Status> {
-    backend.limits.check_keys(request.keys.len())?;
+    task.limits.check_keys(request.keys.len())?;
     let fields = fields_from_wire(request.fields)?;
-    let collection = backend.collection(&request.collection)?;
     let rows = match caller.labels(None) {
         None => collection.get(tenant, &request.keys, &fields),
         Some(labels) => collection.get_labelled(tenant, &request.keys, &labels, &fields),
@@ -95,28 +94,26 @@ fn get(
 }
 
 fn scroll(
-    backend: &Task,
+    (task, collection): (&Task, &Collection),
     caller: &Caller,
     tenant: String,
     request: pb::ScrollRequest,
 ) -> Result<pb::ScrollResponse, Status> {
-    let collection = backend.collection(&request.collection)?;
     let mut request = scroll_from_wire(request)?;
-    backend.limits.check_page(request.limit)?;
+    task.limits.check_page(request.limit)?;
     request.tenant = tenant;
     request.filter = caller.filter(request.filter);
     collection.scroll(&request).map(scroll_to_wire).map_err(status::from_engine)
 }
 
 fn count(
-    backend: &Task,
+    collection: &Collection,
     caller: &Caller,
     tenant: &str,
     request: pb::CountRequest,
 ) -> Result<pb::CountResponse, Status> {
     let filter = request.filter.map(filter_from_wire).transpose().map_err(|error| error.within("filter"))?;
     let filter = caller.filter(filter);
-    let collection = backend.collection(&request.collection)?;
     let rows = collection.count(tenant, filter.as_ref()).map_err(status::from_engine)?;
     Ok(pb::CountResponse { rows })
 }
@@ -158,28 +155,6 @@ impl RowService for Rows {
         Ok(Response::new(pb::DeleteResponse { written: Some(written_to_wire(written.await?)) }))
     }
 
-    async fn drop_tenant(
-        &self,
-        request: Request<pb::DropTenantRequest>,
-    ) -> Result<Response<pb::DropTenantResponse>, Status> {
-        let call = Call::of(&request)?;
-        call.caller.require(Access::Admin)?;
-        let request = request.into_inner();
-        let tenant = request
-            .tenant
-            .ok_or_else(|| Invalid::new("tenant", "is required; empty is the default tenant"))?;
-        // Exactly the tenant that was said: an empty name is never the key's only tenant.
-        call.caller.require_tenant(&tenant)?;
-        let written = self.0.write(&call, move |backend| {
-            let collection = backend.collection(&request.collection)?;
-            let written = collection.drop_tenant(&tenant).map_err(status::from_engine)?;
-            tracing::info!(collection = request.collection, tenant, rows = written.rows, "tenant dropped");
-            backend.metrics.deleted(written.rows);
-            Ok(written)
-        });
-        Ok(Response::new(pb::DropTenantResponse { written: Some(written_to_wire(written.await?)) }))
-    }
-
     async fn get(
         &self,
         request: Request<pb::GetRowsRequest>,
@@ -189,7 +164,10 @@ impl RowService for Rows {
         let mut request = request.into_inner();
         let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
         let caller = call.caller.clone();
-        self.0.read(&call, move |backend| get(backend, &caller, &tenant, request)).await.map(Response::new)
+        let admitted = self.0.admit(&request.collection, [tenant.as_str()])?;
+        let work =
+            move |task: &Task, collection: &Collection| get((task, collection), &caller, &tenant, request);
+        self.0.query(&call, admitted, work).await.map(Response::new)
     }
 
     async fn scroll(
@@ -201,7 +179,10 @@ impl RowService for Rows {
         let mut request = request.into_inner();
         let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
         let caller = call.caller.clone();
-        self.0.read(&call, move |backend| scroll(backend, &caller, tenant, request)).await.map(Response::new)
+        let admitted = self.0.admit(&request.collection, [tenant.as_str()])?;
+        let work =
+            move |task: &Task, collection: &Collection| scroll((task, collection), &caller, tenant, request);
+        self.0.query(&call, admitted, work).await.map(Response::new)
     }
 
     async fn count(&self, request: Request<pb::CountRequest>) -> Result<Response<pb::CountResponse>, Status> {
@@ -210,7 +191,9 @@ impl RowService for Rows {
         let mut request = request.into_inner();
         let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
         let caller = call.caller.clone();
-        self.0.read(&call, move |backend| count(backend, &caller, &tenant, request)).await.map(Response::new)
+        let admitted = self.0.admit(&request.collection, [tenant.as_str()])?;
+        let work = move |_: &Task, collection: &Collection| count(collection, &caller, &tenant, request);
+        self.0.query(&call, admitted, work).await.map(Response::new)
     }
 
     async fn grant(&self, request: Request<pb::GrantRequest>) -> Result<Response<pb::GrantResponse>, Status> {
@@ -268,22 +251,6 @@ impl RowService for Rows {
             Ok(caller.labels(Some(labels)).unwrap_or_default())
         });
         Ok(Response::new(pb::ListLabelsResponse { labels: labels.await? }))
-    }
-
-    async fn list_tenants(
-        &self,
-        request: Request<pb::ListTenantsRequest>,
-    ) -> Result<Response<pb::ListTenantsResponse>, Status> {
-        let call = Call::of(&request)?;
-        call.caller.require(Access::Read)?;
-        let caller = call.caller.clone();
-        let name = request.into_inner().collection;
-        let tenants = self.0.read(&call, move |backend| {
-            let mut tenants = backend.collection(&name)?.tenants();
-            tenants.retain(|tenant| caller.may_see(tenant));
-            Ok(tenants)
-        });
-        Ok(Response::new(pb::ListTenantsResponse { tenants: tenants.await? }))
     }
 }
 

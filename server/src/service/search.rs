@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use spandrel::SearchRequest;
+use spandrel::{Collection, SearchRequest};
 use spandrel_proto::v1 as pb;
 use spandrel_proto::v1::search_service_server::SearchService;
 use tonic::{Request, Response, Status};
@@ -20,64 +20,63 @@ pub struct Searches(pub Arc<Backend>);
 
 /// The engine's request: within the limits, for the caller's tenant.
 fn prepare(
-    (backend, caller): (&Task, &Caller),
+    (task, caller): (&Task, &Caller),
     tenant: String,
     at: &str,
     request: SearchRequest,
 ) -> Result<SearchRequest, Status> {
-    backend.limits.check_search(at, &request)?;
+    task.limits.check_search(at, &request)?;
     Ok(SearchRequest { tenant, labels: caller.labels(request.labels), ..request })
 }
 
 fn search(
-    backend: &Task,
+    (task, collection): (&Task, &Collection),
     caller: &Caller,
     tenant: String,
     request: pb::SearchRequest,
 ) -> Result<pb::SearchResponse, Status> {
-    let collection = backend.collection(&request.collection)?;
-    let request = prepare((backend, caller), tenant, "", search_from_wire(request)?)?;
+    let request = prepare((task, caller), tenant, "", search_from_wire(request)?)?;
     collection.search(&request).map(search_to_wire).map_err(status::from_engine)
 }
 
+/// The tenant of each search of a batch.
+fn tenants_of(caller: &Caller, searches: &[pb::SearchRequest]) -> Result<Vec<String>, Status> {
+    let tenant = |(at, one): (usize, &pb::SearchRequest)| {
+        let path = |error: Status| Status::new(error.code(), format!("searches[{at}].{}", error.message()));
+        caller.tenant(one.tenant.clone()).map_err(path)
+    };
+    searches.iter().enumerate().map(tenant).collect()
+}
+
 fn search_batch(
-    backend: &Task,
+    (task, collection): (&Task, &Collection),
     caller: &Caller,
+    tenants: Vec<String>,
     request: pb::SearchBatchRequest,
 ) -> Result<pb::SearchBatchResponse, Status> {
-    backend.limits.check_searches(request.searches.len())?;
-    let collection = backend.collection(&request.collection)?;
     let mut searches = Vec::with_capacity(request.searches.len());
-    for (at, one) in request.searches.into_iter().enumerate() {
+    for (at, (one, tenant)) in request.searches.into_iter().zip(tenants).enumerate() {
         let path = format!("searches[{at}]");
         if !one.collection.is_empty() && one.collection != request.collection {
             let what = format!("'{}', the batch is of '{}'", one.collection, request.collection);
             return Err(Invalid::new("collection", what).within(path).into());
         }
         let one = search_from_wire(one).map_err(|error| error.within(&path))?;
-        let tenant = caller
-            .tenant(one.tenant.clone())
-            .map_err(|error| Status::new(error.code(), format!("{path}.{}", error.message())))?;
-        searches.push(prepare((backend, caller), tenant, &format!("{path}."), one)?);
+        searches.push(prepare((task, caller), tenant, &format!("{path}."), one)?);
     }
     let responses = collection.search_batch(&searches).map_err(status::from_engine)?;
     Ok(pb::SearchBatchResponse { responses: responses.into_iter().map(search_to_wire).collect() })
 }
 
 fn retrieve(
-    backend: &Task,
+    (task, collection): (&Task, &Collection),
     caller: &Caller,
     tenant: String,
     request: pb::RetrieveRequest,
 ) -> Result<pb::RetrieveResponse, Status> {
-    let name = request.search.as_ref().map(|search| search.collection.clone()).unwrap_or_default();
     let mut request = retrieve_from_wire(request)?;
-    if name.is_empty() {
-        return Err(Invalid::new("search.collection", "is required").into());
-    }
-    backend.limits.check_budget(request.budget_tokens)?;
-    let collection = backend.collection(&name)?;
-    request.search = prepare((backend, caller), tenant, "search.", request.search)?;
+    task.limits.check_budget(request.budget_tokens)?;
+    request.search = prepare((task, caller), tenant, "search.", request.search)?;
     collection.retrieve(&request).map(retrieve_to_wire).map_err(status::from_engine)
 }
 
@@ -91,9 +90,11 @@ impl SearchService for Searches {
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
         let tenant = call.caller.tenant(std::mem::take(&mut request.tenant))?;
+        let admitted = self.0.admit(&request.collection, [tenant.as_str()])?;
         let caller = call.caller.clone();
-        let response = self.0.read(&call, move |backend| search(backend, &caller, tenant, request));
-        response.await.map(Response::new)
+        let work =
+            move |task: &Task, collection: &Collection| search((task, collection), &caller, tenant, request);
+        self.0.query(&call, admitted, work).await.map(Response::new)
     }
 
     async fn search_batch(
@@ -104,8 +105,13 @@ impl SearchService for Searches {
         call.caller.require(Access::Read)?;
         let caller = call.caller.clone();
         let request = request.into_inner();
-        let response = self.0.read(&call, move |backend| search_batch(backend, &caller, request));
-        response.await.map(Response::new)
+        self.0.limits.check_searches(request.searches.len())?;
+        let tenants = tenants_of(&caller, &request.searches)?;
+        let admitted = self.0.admit(&request.collection, tenants.iter().map(String::as_str))?;
+        let work = move |task: &Task, collection: &Collection| {
+            search_batch((task, collection), &caller, tenants, request)
+        };
+        self.0.query(&call, admitted, work).await.map(Response::new)
     }
 
     async fn retrieve(
@@ -115,11 +121,16 @@ impl SearchService for Searches {
         let call = Call::of(&request)?;
         call.caller.require(Access::Read)?;
         let mut request = request.into_inner();
-        let named =
-            request.search.as_mut().map(|search| std::mem::take(&mut search.tenant)).unwrap_or_default();
-        let tenant = call.caller.tenant(named)?;
+        let search = request.search.as_mut().ok_or_else(|| Invalid::new("search", "is required"))?;
+        let tenant = call.caller.tenant(std::mem::take(&mut search.tenant))?;
+        if search.collection.is_empty() {
+            return Err(Invalid::new("search.collection", "is required").into());
+        }
+        let admitted = self.0.admit(&search.collection, [tenant.as_str()])?;
         let caller = call.caller.clone();
-        let response = self.0.read(&call, move |backend| retrieve(backend, &caller, tenant, request));
-        response.await.map(Response::new)
+        let work = move |task: &Task, collection: &Collection| {
+            retrieve((task, collection), &caller, tenant, request)
+        };
+        self.0.query(&call, admitted, work).await.map(Response::new)
     }
 }

@@ -19,7 +19,7 @@ use spandrel_proto::v1 as pb;
 use tonic::metadata::MetadataValue;
 use tonic::{Status, Streaming};
 
-use super::{Backend, Task, rows};
+use super::{Backend, Task, rows, shutting_down};
 use crate::auth::Access;
 use crate::call::Call;
 use crate::convert::response::written_to_wire;
@@ -186,10 +186,6 @@ async fn finish(
         totals.add(written?);
     }
     Ok(())
-}
-
-fn shutting_down() -> Status {
-    Status::unavailable("the server is shutting down")
 }
 
 /// The collection and tenant of this message: its own, or those of the message before.

@@ -20,7 +20,7 @@ const LATENCY_BOUNDS_S: [f64; 16] =
 
 /// Methods by the last two parts of their path; others are counted as `unknown`, so that a client cannot make
 /// labels.
-const METHODS: [&str; 23] = [
+const METHODS: [&str; 29] = [
     "CollectionService/Create",
     "CollectionService/Get",
     "CollectionService/List",
@@ -28,7 +28,6 @@ const METHODS: [&str; 23] = [
     "RowService/Upsert",
     "RowService/UpsertStream",
     "RowService/Delete",
-    "RowService/DropTenant",
     "RowService/Get",
     "RowService/Scroll",
     "RowService/Count",
@@ -36,10 +35,17 @@ const METHODS: [&str; 23] = [
     "RowService/Revoke",
     "RowService/DropLabel",
     "RowService/ListLabels",
-    "RowService/ListTenants",
     "SearchService/Search",
     "SearchService/SearchBatch",
     "SearchService/Retrieve",
+    "TenantService/List",
+    "TenantService/Get",
+    "TenantService/Warm",
+    "TenantService/Copy",
+    "TenantService/Export",
+    "TenantService/SetQuota",
+    "TenantService/GetDefaultQuota",
+    "TenantService/Drop",
     "AdminService/Flush",
     "AdminService/Stats",
     "AdminService/Backup",
