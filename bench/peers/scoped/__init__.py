@@ -84,7 +84,8 @@ PEERS = {
     "hnswlib-each": ("hnswlib", "Each"),
     "hnswlib-filter": ("hnswlib", "Filtered"),
     "faiss-hnsw": ("faiss", "Selected"),
-    "qdrant-edge": ("qdrant", "Matched"),
+    "qdrant-edge-scan": ("qdrant", "Scanned"),
+    "qdrant-edge-graphs": ("qdrant", "Graphs"),
     "lancedb": ("lancedb", "Prefiltered"),
 }
 

@@ -1,7 +1,7 @@
 """Qdrant Edge: one segment whose points name their scopes in an indexed keyword field.
 
-The graph is built with that index there, so that it has the edges the library adds for filters. It looks at
-few points directly where a filter lets few pass; where it does not, the search walks the graph.
+Where a filter lets no more vectors pass than `full_scan_kb` holds, they are compared one by one; otherwise the
+graph is walked, which is built with that field there and so has edges for each of its values of more points.
 """
 
 import qdrant_edge as qdrant
@@ -14,9 +14,10 @@ FIELD = "scopes"
 EF_MAX = 4000
 
 
-class Matched(Scoped):
+class Scanned(Scoped):
     package = "qdrant-edge-py"
-    settings = {"m": 16, "ef_construct": 200, "quantization": None}
+    # The library's default; nothing is a full scan at 1.
+    settings = {"m": 16, "ef_construct": 200, "quantization": None, "full_scan_kb": 10_000}
 
     def build(self, base, dump, folder, threads):
         shard = qdrant.EdgeShard.create(folder, QdrantEdge(self.shape).config(threads, self.settings))
@@ -59,3 +60,9 @@ class Matched(Scoped):
 
     def rows(self, answer):
         return [hit.id for hit in answer]
+
+
+class Graphs(Scanned):
+    """Edges for each value: more of them, a longer build, and no scans."""
+
+    settings = {**Scanned.settings, "full_scan_kb": 1}
