@@ -38,7 +38,7 @@ class Index:
         )
         scopes = "vectors" if self.of_vectors else run.dump.name
         self.folder = run.indexes / re.sub(r"[^\w.-]+", "_", f"{run.set_name}-{scopes}-{peer}")
-        self.worker, self.build_s = None, None
+        self.worker = None
 
     def worker_of(self, inner):
         return process.Worker(self.python, self.peer, self.run.shape, inner, self.log, script=SCRIPT)
@@ -52,7 +52,9 @@ class Index:
             "shape": self.run.shape,
             "scopes": None if self.of_vectors else self.run.dump.print_of(),
         }
-        if label.is_file() and json.loads(label.read_text()) == made:
+        there = json.loads(label.read_text()) if label.is_file() else {}
+        self.build_s = there.pop("build_s", None)
+        if there == made:
             say(self.peer, f"is there, in {self.folder}")
         else:
             say(self.peer, f"building {self.settings}")
@@ -66,7 +68,7 @@ class Index:
             finally:
                 worker.close()
             self.build_s = built["build_s"]
-            label.write_text(json.dumps(made))
+            label.write_text(json.dumps({**made, "build_s": self.build_s}))
             say(self.peer, f"built in {self.build_s:.1f} s")
         self.disk_mb = measure.folder_bytes(self.folder) / measure.MIB
 
@@ -89,8 +91,9 @@ class Index:
         # Those of many rows first: they take the least time, and leave the others what they do not need.
         for number, (name, asks) in enumerate(reversed(classes.items())):
             now = time.monotonic()
-            class_end = now + max(0.0, end - now) / (len(classes) - number)
-            trial, in_time = self.tune_class(name, asks, class_end)
+            # One pass can take longer than all the time there is: each class has at least half of its share.
+            share_s = max((end - now) / (len(classes) - number), limit_s / len(classes) / 2)
+            trial, in_time = self.tune_class(name, asks, now + share_s)
             self.knobs[name], self.tuned[name] = trial.knobs, trial.recall
             spent_s += len(asks) / trial.qps
             if not in_time:
