@@ -143,9 +143,9 @@ class Index:
             self.worker.close()
 
 
-def sample(numbers, count):
-    """About `count` of the numbers, at least SAMPLE_QUERIES, evenly spread."""
-    step = len(numbers) / min(len(numbers), max(SAMPLE_QUERIES, round(count)))
+def sample(numbers, count, least=SAMPLE_QUERIES):
+    """About `count` of the numbers, at least `least`, evenly spread."""
+    step = len(numbers) / min(len(numbers), max(least, round(count)))
     return [numbers[int(at * step)] for at in range(round(len(numbers) / step))]
 
 

@@ -8,8 +8,6 @@ import subprocess
 import threading
 import time
 
-import adapters
-
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 # What libraries read when they load: the number of threads is set for each process, the rest is their choice.
@@ -33,9 +31,8 @@ class PeerError(Exception):
     """A peer that cannot be used, and why."""
 
 
-def python_for(peer):
-    """The interpreter of a peer's environment, made when it is not there."""
-    module = adapters.PEERS[peer][0]
+def python_for(module):
+    """The interpreter of the environment for a module of peers, made when it is not there."""
     name, requirements = f"peers-{module}", HERE / "requirements" / f"{module}.txt"
     if not requirements.exists():
         name, requirements = "peers", HERE / "requirements.txt"
@@ -52,15 +49,15 @@ def last_lines(text):
 
 
 class Worker:
-    """A worker.py that is running; `inner` threads inside the library."""
+    """A worker.py, or another such `script`, that is running; `inner` threads inside the library."""
 
-    def __init__(self, python, peer, shape, inner, log, memory_mb=None):
+    def __init__(self, python, peer, shape, inner, log, memory_mb=None, script="worker.py"):
         environment = {name: value for name, value in os.environ.items() if name not in TUNING_VARIABLES}
         environment.update({name: str(inner) for name in THREAD_VARIABLES})
         command = [
             python,
             "-B",
-            HERE / "worker.py",
+            HERE / script,
             peer,
             json.dumps(shape),
             *([str(memory_mb)] if memory_mb else []),

@@ -89,13 +89,13 @@ def parse(words):
     return args
 
 
-def selected(names):
+def selected(names, known=tuple(adapters.PEERS)):
     """The peers whose names are given, or begin with what is given."""
     chosen = []
     for name in names:
-        found = [peer for peer in adapters.PEERS if peer == name or peer.startswith(f"{name}-")]
+        found = [peer for peer in known if peer == name or peer.startswith(f"{name}-")]
         if not found:
-            raise ValueError(f"no peer is called '{name}'; known: {', '.join(adapters.PEERS)}")
+            raise ValueError(f"no peer is called '{name}'; known: {', '.join(known)}")
         chosen.extend(found)
     return list(dict.fromkeys(chosen))
 
@@ -148,7 +148,7 @@ def prepare_all(run, peers, builds_max, stack):
     versions, points, missed, failed, cut_short = {}, [], {}, {}, []
     for peer in peers:
         try:
-            python = process.python_for(peer)
+            python = process.python_for(adapters.PEERS[peer][0])
             prepared = index.prepare(run, peer, python, builds_max)
         except process.PeerError as error:
             failed[peer] = str(error)

@@ -95,30 +95,39 @@ class Worker:
         return {"idle": self.idle, "now": measure.memory(self.peer.process)}
 
 
-def main():
-    name, shape, memory_mb = sys.argv[1], json.loads(sys.argv[2]), [*map(int, sys.argv[3:]), None][0]
+    def verbs(self):
+        return {
+            "describe": self.describe,
+            "build": self.build,
+            "open": self.open,
+            "pass": self.run,
+            "memory": self.memory,
+        }
+
+
+def serve(make):
+    """Answers each line on stdin by a verb of the worker that `make` makes. One that cannot be made, or that
+    fails, says why instead."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        worker, broken = Worker(name, shape, memory_mb), None
+        verbs, broken = make().verbs(), None
     except Exception as error:
-        worker, broken = None, error
+        verbs, broken = {}, error
     for line in sys.stdin:
         ask = json.loads(line)
         try:
             if broken:
                 raise broken
-            verbs = {
-                "describe": worker.describe,
-                "build": worker.build,
-                "open": worker.open,
-                "pass": worker.run,
-                "memory": worker.memory,
-            }
             answer = verbs[ask["do"]](ask)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=replies, flush=True)
+
+
+def main():
+    name, shape, memory_mb = sys.argv[1], json.loads(sys.argv[2]), [*map(int, sys.argv[3:]), None][0]
+    serve(lambda: Worker(name, shape, memory_mb))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class QdrantEdge(Peer):
             hnsw_config=qdrant.HnswIndexConfig(
                 settings["m"],
                 settings["ef_construct"],
-                INDEX_FROM_KB,
+                settings.get("full_scan_kb", INDEX_FROM_KB),
                 max_indexing_threads=threads,
                 memory=cold,
             ),

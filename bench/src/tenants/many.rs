@@ -37,33 +37,34 @@ struct Opened {
     grown_bytes: f64,
 }
 
-/// Measures `tenants` tenants over the rows of the base.
+/// Measures `tenants` tenants that have `rows` rows together: the vectors of the base, time and again.
 ///
 /// # Errors
 /// The engine fails.
 pub fn measure(
     args: &Args,
-    tenants: usize,
+    (tenants, rows): (usize, usize),
     base: &Matrix,
     queries: &Matrix,
 ) -> Result<(Vec<report::Row>, Vec<Goal>)> {
+    let rows = rows.max(tenants);
     let half = TempDir::new()?;
-    build(args.metric, half.path(), tenants / 2, base)?;
+    build(args.metric, half.path(), (tenants / 2, rows), base)?;
     let fewer = open(half.path())?;
     drop(half);
     let folder = TempDir::new()?;
-    let build_s = build(args.metric, folder.path(), tenants, base)?;
+    let build_s = build(args.metric, folder.path(), (tenants, rows), base)?;
     let opened = open(folder.path())?;
     let more = (tenants - tenants / 2) as f64;
     let idle_bytes = (opened.memory_bytes - fewer.memory_bytes) / more;
-    let cold = cold(args, folder.path(), tenants, base, queries)?;
-    let name = format!("many:{tenants}");
+    let cold = cold(args, folder.path(), (tenants, rows), queries)?;
+    let name = format!("many:{tenants}:{rows}");
     let row = report::row(json!({
         "workload": name,
         "class": "cold",
         "tenants": tenants,
         "asks": COLD.min(tenants),
-        "rows_mean": base.rows() as f64 / tenants as f64,
+        "rows_mean": rows as f64 / tenants as f64,
         "p50_us": cold.quantile_us(0.5),
         "p99_us": cold.quantile_us(0.99),
         "memory_mb": opened.memory_bytes / f64::from(1 << 20),
@@ -89,12 +90,11 @@ fn name(tenant: usize) -> String {
     format!("tenant-{tenant:06}")
 }
 
-fn build(metric: Metric, folder: &Path, tenants: usize, base: &Matrix) -> Result<f64> {
+fn build(metric: Metric, folder: &Path, (tenants, rows): (usize, usize), base: &Matrix) -> Result<f64> {
     let begin = Instant::now();
     let database = Database::open(folder, settings())?;
     let schema = Schema::new().dense(VECTOR, u32::try_from(base.dim)?, metric);
     let collection = database.create_collection("bench", schema)?;
-    let rows = base.rows().max(tenants);
     for start in (0..rows).step_by(LOAD_ROWS) {
         let row = |at: usize| {
             let vector = base.row(at % base.rows()).to_vec();
@@ -122,12 +122,12 @@ fn open(folder: &Path) -> Result<Opened> {
 }
 
 /// Times of the first queries of tenants.
-fn cold(args: &Args, folder: &Path, tenants: usize, base: &Matrix, queries: &Matrix) -> Result<Latency> {
+fn cold(args: &Args, folder: &Path, (tenants, rows): (usize, usize), queries: &Matrix) -> Result<Latency> {
     forget_pages(folder)?;
     let database = Database::open(folder, settings())?;
     let collection = database.collection("bench")?;
     let (mut random, mut latency) = (Random(SEED), Latency::new()?);
-    let each = base.rows().max(tenants) / tenants;
+    let each = rows / tenants;
     for at in 0..COLD.min(tenants) {
         let step = tenants / COLD.min(tenants);
         let tenant = at * step + random.below(step);

@@ -2,38 +2,38 @@
 //!
 //! Each workload is a collection of its own over the same base, settled and opened again before it is asked.
 //! Recall is judged by exact scores among the rows that a question may find; an answer shorter than the rows
-//! allow is counted.
+//! allow is counted. With `--dump` nothing is measured: questions and truth are written for peers.
 
+mod asked;
+mod class;
+mod dump;
 mod labels;
 mod many;
 mod neighbours;
+mod npy;
 mod short;
 mod workload;
 mod writes;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::json;
-use spandrel::{
-    Collection, Database, Fields, Metric, PayloadKind, Route, Row, Schema, SearchRequest, Settings,
-};
+use spandrel::{Collection, Database, Metric, PayloadKind, Row, Schema, Settings};
 use tempfile::TempDir;
 
+use self::asked::Asked;
 use self::workload::{WORDS, Workload};
+use crate::Result;
 use crate::ann::{named, positive, progress, share};
 use crate::dataset::{self, Matrix};
-use crate::engine::{Process, VECTOR};
-use crate::exact::Exact;
-use crate::latency::Latency;
+use crate::engine::{COLLECTION, Process, VECTOR};
 use crate::machine::{self, Machine};
 use crate::report::{self, Column, Goal, Report};
-use crate::{Error, Result};
 
 const LOAD_ROWS: usize = 1_024;
-const COLUMNS: [Column; 21] = [
+const COLUMNS: [Column; 22] = [
     ("workload", 0),
     ("class", 0),
     ("asks", 0),
@@ -49,15 +49,14 @@ const COLUMNS: [Column; 21] = [
     ("refused_per_s", 0),
     ("fewer_match", 0),
     ("idle_bytes", 1),
-    ("memory_grown_mb", 1),
     ("read_kb", 1),
     ("scored", 0),
+    ("estimate_ratio", 2),
     ("memory_mb", 1),
+    ("memory_grown_mb", 1),
     ("build_s", 1),
     ("open_s", 3),
 ];
-/// Relative slack on the last true score.
-const SLACK: f64 = 1e-6;
 
 /// What to measure.
 #[derive(clap::Args, Serialize)]
@@ -80,8 +79,9 @@ pub struct Args {
     /// Leave hits the scores of their codes, where those are fine enough: no vector is read
     #[arg(long)]
     no_rescore: bool,
-    /// uniform:TENANTS, zipf:TENANTS, groups:FILE (JSON lines with titles), labels:FILE (npz), filters,
-    /// many:TENANTS, writes, neighbours or short:QUESTIONS; may be given again
+    /// uniform:TENANTS, zipf:TENANTS, groups:FILE (JSON lines with titles), labels:FILE (npz), filters or
+    /// filters:SHARE,... (of 0.0001, 0.001, 0.01, 0.1, 0.5 and 1), many:TENANTS:ROWS, writes, neighbours or
+    /// short:QUESTIONS; may be given again
     #[arg(long, required = true)]
     workload: Vec<String>,
     /// Questions a workload
@@ -90,25 +90,24 @@ pub struct Args {
     /// Memory budget of the engine in MiB; left out: its default
     #[arg(long)]
     memory_mb: Option<u64>,
-    /// Print what the engine explains of the first questions of each class
+    /// Print what the engine explains of a question of each class
     #[arg(long)]
     explain: bool,
+    /// Write each workload, with its questions and their truth, into this folder, and measure nothing
+    #[arg(long, conflicts_with_all = ["keep", "open", "truth", "json"])]
+    dump: Option<PathBuf>,
+    /// The truth is in this folder of an earlier `--dump`; left out: it is computed
+    #[arg(long)]
+    truth: Option<PathBuf>,
+    /// Build in this folder, each workload in one of its own, and keep it; left out: in a temporary one
+    #[arg(long, conflicts_with = "open")]
+    keep: Option<PathBuf>,
+    /// Measure what an earlier run kept in this folder
+    #[arg(long)]
+    open: Option<PathBuf>,
     /// Write the report to this file
     #[arg(long)]
     json: Option<PathBuf>,
-}
-
-/// What was measured of the questions of a class.
-#[derive(Default)]
-struct Class {
-    asks: usize,
-    rows: usize,
-    recall: f64,
-    short: usize,
-    latency: Option<Latency>,
-    time_us: f64,
-    read_bytes: u64,
-    scored: u64,
 }
 
 /// Runs the command.
@@ -129,7 +128,16 @@ pub fn run(args: &Args) -> Result<()> {
             continue;
         }
         let workload = Workload::named(name, &base, &queries, args.asks, args.metric)?;
-        rows.extend(measure(args, &workload, &base, &queries)?);
+        match &args.dump {
+            Some(folder) => {
+                let truth = workload.truth(&base, &queries, args.metric, args.k);
+                dump::write(folder, &workload, &truth, args.metric, args.k)?;
+            }
+            None => rows.extend(measure(args, &workload, &base, &queries)?),
+        }
+    }
+    if args.dump.is_some() {
+        return Ok(());
     }
     let settings = json!({"command": "tenants", "arguments": args, "rows": base.rows(), "dim": base.dim});
     Report { machine, settings, rows, goals }.publish(&COLUMNS, args.json.as_deref())
@@ -143,12 +151,16 @@ fn special(
     queries: &Matrix,
 ) -> Result<Option<(Vec<report::Row>, Vec<Goal>)>> {
     let (kind, value) = name.split_once(':').unwrap_or((name, ""));
-    let count = || -> Result<usize> {
-        let count = value.parse().ok().filter(|count| *count > 1);
-        count.ok_or_else(|| format!("{name}: a number above 1").into())
+    let number = |value: &str| -> Result<usize> {
+        let number = value.parse().ok().filter(|number| *number > 1);
+        number.ok_or_else(|| format!("{name}: a number above 1 after each colon").into())
     };
+    let count = || number(value);
     Ok(Some(match kind {
-        "many" => many::measure(args, count()?, base, queries)?,
+        "many" => {
+            let (tenants, rows) = value.split_once(':').unwrap_or((value, value));
+            many::measure(args, (number(tenants)?, number(rows)?), base, queries)?
+        }
         "writes" => writes::measure(args, base)?,
         "neighbours" => neighbours::measure(args, base, queries)?,
         "short" => short::measure(args, count()?, base, queries)?,
@@ -157,8 +169,9 @@ fn special(
 }
 
 fn measure(args: &Args, workload: &Workload, base: &Matrix, queries: &Matrix) -> Result<Vec<report::Row>> {
-    let truth = workload.truth(base, queries, args.metric, args.k);
-    let folder = TempDir::new()?;
+    let temporary = TempDir::new()?;
+    let kept = args.keep.as_ref().or(args.open.as_ref());
+    let folder = kept.map_or(temporary.path().to_owned(), |folder| folder.join(workload.folder()));
     let mut settings = Settings { learn_from_queries: false, ..Settings::default() };
     if let Some(mb) = args.memory_mb {
         settings.memory_budget_bytes = mb << 20;
@@ -167,100 +180,58 @@ fn measure(args: &Args, workload: &Workload, base: &Matrix, queries: &Matrix) ->
     if workload.has_words() {
         schema = schema.payload(WORDS, PayloadKind::Keyword);
     }
+    let build_s = match args.open {
+        Some(_) if !folder.exists() => return Err(format!("{} is not there", folder.display()).into()),
+        Some(_) => None,
+        None => Some(build(&folder, &settings, &schema, workload, base)?),
+    };
+    let mut asked = Asked::new(args, workload, queries);
+    let idle = machine::memory(Process::This);
     let begin = Instant::now();
-    let database = Database::open(folder.path(), settings.clone())?;
-    load(&*database.create_collection("bench", schema)?, workload, base)?;
+    let database = Database::open(&folder, settings)?;
+    let open_s = begin.elapsed().as_secs_f64();
+    let collection = database.collection(COLLECTION)?;
+    if collection.schema() != &schema || collection.stats()?.rows != base.rows() as u64 {
+        return Err(format!("{} holds another collection: make it again", folder.display()).into());
+    }
+    asked.ask(&collection)?;
+    let now = machine::memory(Process::This);
+    // What a build has left behind, or an earlier workload, would be taken again and not be seen to grow.
+    let alone = args.open.is_some() && args.workload.len() == 1;
+    let grown_mb = alone.then(|| Some(now?.rss_mb - idle?.rss_mb)).flatten();
+    asked.explain(&collection, workload, args.explain)?;
+    let memory_mb = collection.stats()?.memory_bytes as f64 / f64::from(1 << 20);
+    database.close()?;
+    drop((collection, database));
+    let shared = json!({
+        "memory_mb": memory_mb,
+        "memory_grown_mb": grown_mb,
+        "rss_mb": now.map(|memory| memory.peak_rss_mb),
+        "rss_now_mb": now.map(|memory| memory.rss_mb),
+        "rss_idle_mb": idle.map(|memory| memory.rss_mb),
+        "build_s": build_s,
+        "open_s": open_s,
+    });
+    asked.judge(args, workload, base, queries, &shared)
+}
+
+/// Loads the rows of a workload, and lets merging end: seconds until all is done.
+fn build(
+    folder: &Path,
+    settings: &Settings,
+    schema: &Schema,
+    workload: &Workload,
+    base: &Matrix,
+) -> Result<f64> {
+    let begin = Instant::now();
+    let database = Database::open(folder, settings.clone())?;
+    if !database.collections().is_empty() {
+        return Err(format!("{} holds a collection already; measure it with --open", folder.display()).into());
+    }
+    load(&*database.create_collection(COLLECTION, schema.clone())?, workload, base)?;
     let build_s = begin.elapsed().as_secs_f64();
     database.close()?;
-    drop(database);
-    let begin = Instant::now();
-    let database = Database::open(folder.path(), settings)?;
-    let open_s = begin.elapsed().as_secs_f64();
-    let collection = database.collection("bench")?;
-    let requests: Vec<SearchRequest> = workload
-        .asks
-        .iter()
-        .map(|(query, scope)| {
-            let scope = &workload.scopes[*scope as usize];
-            SearchRequest {
-                tenant: scope.tenant.clone(),
-                filter: scope.filter.clone(),
-                labels: scope.labels.clone(),
-                k: args.k,
-                recall: args.recall as f32,
-                rescore: !args.no_rescore,
-                fields: Fields::None,
-                ..SearchRequest::new(Route::dense(VECTOR, queries.row(*query as usize).to_vec()))
-            }
-        })
-        .collect();
-    let mut classes: BTreeMap<&str, Class> = BTreeMap::new();
-    for request in requests.iter().take(100) {
-        collection.search(request)?;
-    }
-    for ((request, (query, scope)), truth) in requests.iter().zip(&workload.asks).zip(&truth) {
-        let scope = &workload.scopes[*scope as usize];
-        let begin = Instant::now();
-        let answer = collection.search(request)?;
-        let took = begin.elapsed();
-        let class = classes.entry(&scope.class).or_default();
-        let query = Exact::new(queries.row(*query as usize));
-        let mut scores = Vec::with_capacity(answer.hits.len());
-        for hit in &answer.hits {
-            let row: u32 = hit.row.key.parse().map_err(|_| Error::from("a row that was not written"))?;
-            if scope.rows.binary_search(&row).is_err() {
-                return Err(
-                    format!("{}: row {row} was found that is not of {}", workload.name, scope.class).into()
-                );
-            }
-            scores.push(query.score(&Exact::new(base.row(row as usize)), args.metric));
-        }
-        let floor = truth.last().map_or(f64::NEG_INFINITY, |last| last - SLACK * last.abs());
-        let good = scores.iter().filter(|score| **score >= floor).count().min(truth.len());
-        class.asks += 1;
-        class.rows += scope.rows.len();
-        class.recall += good as f64 / truth.len().max(1) as f64;
-        class.short += usize::from(scores.len() < truth.len());
-        class.time_us += took.as_secs_f64() * 1e6;
-        match &mut class.latency {
-            Some(latency) => latency.record(took),
-            none => none.insert(Latency::new()?).record(took),
-        }
-        if class.asks.is_multiple_of(16) {
-            let explained = collection.search(&SearchRequest { explain: true, ..request.clone() })?.explain;
-            let stages = explained.map(|explain| explain.stages).unwrap_or_default();
-            class.read_bytes += stages.iter().map(|stage| stage.read_bytes).sum::<u64>() * 16;
-            class.scored += stages.iter().map(|stage| stage.scored).sum::<u64>() * 16;
-            if args.explain && class.asks == 16 {
-                println!("{} {}: {stages:?}", workload.name, scope.class);
-            }
-        }
-    }
-    let memory_mb = collection.stats()?.memory_bytes as f64 / f64::from(1 << 20);
-    let rss = machine::memory(Process::This).map(|memory| memory.rss_mb);
-    classes
-        .into_iter()
-        .map(|(name, class)| {
-            let per = |value: f64| value / class.asks as f64;
-            report::row(json!({
-                "workload": workload.name,
-                "class": name,
-                "asks": class.asks,
-                "rows_mean": per(class.rows as f64),
-                "recall": per(class.recall),
-                "short": class.short,
-                "p50_us": class.latency.as_ref().map(|latency| latency.quantile_us(0.5)),
-                "p99_us": class.latency.as_ref().map(|latency| latency.quantile_us(0.99)),
-                "mean_us": per(class.time_us),
-                "read_kb": per(class.read_bytes as f64 / 1024.0),
-                "scored": per(class.scored as f64),
-                "memory_mb": memory_mb,
-                "rss_mb": rss,
-                "build_s": build_s,
-                "open_s": open_s,
-            }))
-        })
-        .collect()
+    Ok(build_s)
 }
 
 fn load(collection: &Collection, workload: &Workload, base: &Matrix) -> Result<()> {

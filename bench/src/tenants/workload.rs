@@ -52,8 +52,8 @@ pub struct Scope {
 }
 
 impl Workload {
-    /// The workload of this name: `uniform:TENANTS`, `zipf:TENANTS`, `groups:FILE`, `labels:FILE` or
-    /// `filters`.
+    /// The workload of this name: `uniform:TENANTS`, `zipf:TENANTS`, `groups:FILE`, `labels:FILE`, `filters`
+    /// or, with some shares of the rows alone, `filters:SHARE,...`.
     pub fn named(name: &str, base: &Matrix, queries: &Matrix, asks: usize, metric: Metric) -> Result<Self> {
         let (kind, value) = name.split_once(':').unwrap_or((name, ""));
         let count = || -> Result<usize> {
@@ -66,7 +66,7 @@ impl Workload {
             "zipf" => Ok(Self::exclusive(name, zipf(rows, count()?), queries.rows(), asks)),
             "groups" => Ok(Self::exclusive("groups", groups(Path::new(value), rows)?, queries.rows(), asks)),
             "labels" => Self::labelled(&labels::read(Path::new(value), rows)?, queries.rows(), asks),
-            "filters" => Ok(Self::filters(base, queries, asks, metric)),
+            "filters" => Ok(Self::filters(name, &shares(value)?, base, queries, asks, metric)),
             _ => Err(format!("no workload is called '{name}'").into()),
         }
     }
@@ -112,7 +112,14 @@ impl Workload {
 
     /// One tenant, and filters of every share of the rows: drawn at random, or the rows nearest to a query,
     /// asked by those near to that or by those far from it.
-    fn filters(base: &Matrix, queries: &Matrix, asks: usize, metric: Metric) -> Self {
+    fn filters(
+        name: &str,
+        shares: &[f64],
+        base: &Matrix,
+        queries: &Matrix,
+        asks: usize,
+        metric: Metric,
+    ) -> Self {
         let (rows, mut random) = (base.rows(), Random(FILTER_SEED));
         let mut order: Vec<u32> = (0..rows as u32).collect();
         (1..rows).rev().for_each(|at| order.swap(at, random.below(at + 1)));
@@ -128,8 +135,8 @@ impl Workload {
         let rows_near: Vec<Vec<u32>> = anchors.iter().map(|anchor| near(base, *anchor)).collect();
         let queries_near: Vec<Vec<u32>> = anchors.iter().map(|anchor| near(queries, *anchor)).collect();
         let mut made = Filters { words: vec![Vec::new(); rows], scopes: Vec::new(), asks: Vec::new() };
-        let each = (asks / (3 * SHARES.len())).max(1);
-        for share in SHARES {
+        let each = (asks / (3 * shares.len())).max(1);
+        for &share in shares {
             let (count, percent) = (((rows as f64 * share).round() as usize).max(1), share * 100.0);
             let all = (0..each).map(|at| (at % queries.rows()) as u32);
             let filter = made.filter(&format!("any-{percent}"), &order[..count]);
@@ -141,13 +148,15 @@ impl Workload {
                 made.ask(format!("{percent}% far"), filter, near.iter().rev().take(part).copied());
             }
         }
-        let all = (None, (0..rows as u32).collect());
-        made.ask("none".into(), all, (0..each).map(|at| (at % queries.rows()) as u32));
+        if shares == SHARES {
+            let all = (None, (0..rows as u32).collect());
+            made.ask("none".into(), all, (0..each).map(|at| (at % queries.rows()) as u32));
+        }
         let Filters { words, scopes, asks: mut questions } = made;
         // In turn, so that none has the caches to itself.
         (1..questions.len()).rev().for_each(|at| questions.swap(at, random.below(at + 1)));
         Self {
-            name: "filters".into(),
+            name: name.to_owned(),
             tenant_of: Vec::new(),
             words,
             labels: Vec::new(),
@@ -170,6 +179,20 @@ impl Workload {
             row.labels = labels.iter().cloned().collect();
         }
         row
+    }
+
+    /// How rows and questions belong together: `tenants`, `labels` or `filters`.
+    pub fn kind(&self) -> &'static str {
+        match (self.tenant_of.is_empty(), self.labels.is_empty()) {
+            (false, _) => "tenants",
+            (true, false) => "labels",
+            (true, true) => "filters",
+        }
+    }
+
+    /// Its name as that of a folder.
+    pub fn folder(&self) -> String {
+        self.name.replace(|char: char| !char.is_ascii_alphanumeric() && char != '.', "-")
     }
 
     /// Whether rows have words.
@@ -217,6 +240,18 @@ impl Filters {
         self.asks.extend(queries.map(|query| (query, scope)));
         self.scopes.push(Scope { class, filter, rows, ..Scope::default() });
     }
+}
+
+/// The shares of the rows that are named, or all.
+fn shares(named: &str) -> Result<Vec<f64>> {
+    if named.is_empty() {
+        return Ok(SHARES.to_vec());
+    }
+    let share = |text: &str| {
+        let known = SHARES.into_iter().find(|share| text.parse() == Ok(*share));
+        known.ok_or_else(|| Error::from(format!("filters:{text}: known shares are {SHARES:?}")))
+    };
+    named.split(',').map(share).collect()
 }
 
 /// Scopes of so many rows, by powers of four.
