@@ -1,7 +1,6 @@
 //! Questions put to a collection: how long each took and what it found, judged once the memory was read.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -105,7 +104,7 @@ impl Asked {
     /// are in each.
     ///
     /// # Errors
-    /// A row was found that is not of the scope asked; the truth of `truths` is of other questions.
+    /// A row was found that is not of the scope asked; the truth that is named is of other questions.
     pub fn judge(
         self,
         args: &Args,
@@ -114,7 +113,10 @@ impl Asked {
         queries: &Matrix,
         shared: &Value,
     ) -> Result<Vec<Row>> {
-        let truth = truth(args.truth.as_deref(), args, workload, base, queries)?;
+        let truth = match &args.truth {
+            Some(folder) => dump::truth(folder, workload, args.k)?,
+            None => workload.truth(base, queries, args.metric, args.k),
+        };
         let mut classes: BTreeMap<&str, Class> = BTreeMap::new();
         for (at, (query, scope)) in workload.asks.iter().enumerate() {
             let (scope, truth) = (&workload.scopes[*scope as usize], &truth[at]);
@@ -155,19 +157,5 @@ impl Asked {
             Ok(row)
         };
         classes.into_iter().map(row).collect()
-    }
-}
-
-/// The exact scores of the best of each question: of an earlier dump, or computed.
-fn truth(
-    dumped: Option<&Path>,
-    args: &Args,
-    workload: &Workload,
-    base: &Matrix,
-    queries: &Matrix,
-) -> Result<Vec<Vec<f64>>> {
-    match dumped {
-        Some(folder) => dump::truth(folder, workload, args.k),
-        None => Ok(workload.truth(base, queries, args.metric, args.k)),
     }
 }
