@@ -7,10 +7,10 @@
 //! answered at the deadline; its thread is counted until it returns, soon after, since the engine is told to
 //! give up. Panics become INTERNAL.
 //!
-//! Reads, writes, all rows of a tenant at once (bulk), administration, upkeep (flush and backup) and statistics
-//! have a pool each, so that writers that wait for a disk or for the maintainer do not hold up searches, and
-//! nobody waits behind what takes minutes but the next of its kind. Order is first come, first served. Cost: two semaphores and one thread
-//! hand-off, about 10 us.
+//! Reads, writes, all rows of a tenant at once (bulk), administration, upkeep (flush and backup) and
+//! statistics have a pool each, so that writers that wait for a disk or for the maintainer do not hold up
+//! searches, and nobody waits behind what takes minutes but the next of its kind. Order is first come, first
+//! served. Cost: two semaphores and one thread hand-off, about 10 us.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

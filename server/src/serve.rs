@@ -1,9 +1,9 @@
 //! A running server: addresses bound, services wired, and an end that loses nothing.
 //!
 //! Shutting down, in order (`phase`): health says NOT_SERVING and `/healthz` 503; no connection is accepted
-//! and clients are told to go elsewhere; upsert streams and exports end between two messages; requests in progress finish,
-//! all within `shutdown_grace_ms`; what is left then is answered UNAVAILABLE, watches of health end,
-//! connections are dropped, and the database is closed.
+//! and clients are told to go elsewhere; upsert streams and exports end between two messages; requests in
+//! progress finish, all within `shutdown_grace_ms`; what is left then is answered UNAVAILABLE, watches of
+//! health end, connections are dropped, and the database is closed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -260,7 +260,7 @@ async fn an_export_by_labels_has_no_row_that_lost_them() {
     let mut operator = served.clients_with(Access::Admin, &["*"]).await;
     operator.create_docs().await;
     let large = |at: u32| {
-        let text = pb::field_value::Kind::Text("word ".repeat(20_000));
+        let text = pb::field_value::Kind::Text(" ".repeat(100_000));
         let mut row = pb::Row { labels: vec![named("staff")], ..row(at) };
         row.fields.insert(named("body"), field(text));
         row

@@ -205,7 +205,7 @@ async fn one_tenant_cannot_ask_more_than_its_share() {
     served.server.shutdown().await.unwrap();
 }
 
-/// Where threads are few, what a tenant has in the queue is bounded by its quota, and the queue has room for others.
+/// Where threads are few, a tenant's quota bounds what it has in the queue, which has room for others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenants_share_of_the_queue_is_bounded() {
     let served = serve_with(|config| config.pool.read_threads = 1).await;
@@ -246,7 +246,7 @@ async fn serve_large(rows: u32) -> (Served, Clients) {
     clients.create_docs().await;
     let large = |at: u32| {
         let mut row = row(at);
-        let text = pb::field_value::Kind::Text("word ".repeat(40_000));
+        let text = pb::field_value::Kind::Text(" ".repeat(200_000));
         row.fields.insert(named("body"), field(text));
         row
     };

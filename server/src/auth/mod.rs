@@ -24,7 +24,7 @@ pub enum Access {
     Read,
     /// Also upsert and delete.
     Write,
-    /// Also drop tenants; with all tenants also collections, flush, statistics and backup.
+    /// Also drop tenants; with all tenants also quotas, collections, flush, statistics and backup.
     Admin,
 }
 

@@ -1,4 +1,5 @@
-//! How far an import, a copy or an export has come, on standard error: a bar on a terminal, else a plain line every few seconds.
+//! How far an import, a copy or an export has come, on standard error: a bar on a terminal, else a plain line
+//! every few seconds.
 
 use std::io::IsTerminal;
 use std::sync::Arc;

@@ -56,8 +56,8 @@ impl Client {
         Ok(response::written_from_wire(answer.written))
     }
 
-    /// Gives all rows of a tenant to `each`, some at a time, in the order of their keys. An error of `each` ends
-    /// the export.
+    /// Gives all rows of a tenant to `each`, some at a time, in the order of their keys. An error of `each`
+    /// ends the export.
     ///
     /// # Errors
     /// Those of `each`, and the server's.

@@ -188,7 +188,7 @@ pub const KEYS: &[Key] = &[
         "limits.stream_idle_timeout_ms",
         Kind::Whole,
         "300000",
-        "Time between two messages of an upsert stream.",
+        "Time between two messages of an upsert stream, or of an export.",
     ),
     key(
         "limits.read_timeout_ms",

@@ -1,13 +1,13 @@
 //! The export stream: all rows of a tenant, read no faster than the client takes them.
 //!
-//! A thread of the `bulk` pool reads a page of rows, makes messages of about 1 MiB of it, and waits until there
-//! is room for the next one before it hands it over: a page and two messages are in memory, whatever the client
-//! does. The engine's snapshot stays the same from the first row to the last.
+//! A thread of the `bulk` pool reads a page of rows, makes messages of about 1 MiB of it, and waits until
+//! there is room for the next one before it hands it over: a page and two messages are in memory, whatever
+//! the client does. The engine's snapshot stays the same from the first row to the last.
 //!
 //! A stream lives long, so what a call asks once is asked here for every message, when there is room for it:
-//! whether the server shuts down, whether the deadline has passed, whether the key is still in force and allows
-//! the tenant, and, with a key of labels, which rows have one of them now. A client that takes nothing for
-//! `limits.stream_idle_timeout_ms` gives its place to another.
+//! whether the server shuts down, whether the deadline has passed, whether the key is still in force and
+//! allows the tenant, and, with a key of labels, which rows have one of them now. A client that takes nothing
+//! for `limits.stream_idle_timeout_ms` gives its place to another.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -90,8 +90,8 @@ impl Backend {
         self.database.collection(name).map_err(status::from_engine)
     }
 
-    /// Takes the turn of one query for each of these tenants, before it waits for a thread: what a tenant has in
-    /// the queue is bounded by its quota, too. The turns last as long as the handle that is returned.
+    /// Takes the turn of one query for each of these tenants, before it waits for a thread: what a tenant has
+    /// in the queue is bounded by its quota, too. The turns last as long as the handle that is returned.
     fn admit<'t>(
         &self,
         collection: &str,

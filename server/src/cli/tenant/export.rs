@@ -1,8 +1,7 @@
 //! `spandrel tenant export`: rows as the JSON lines that `spandrel import` reads.
 //!
-//! A line is an object of the row's key, its fields by their names, and, where it has them, its access labels and
-//! the document that it is a piece of. Numbers are written so that they are read back to the same bits of a float
-//! of 32 bits.
+//! A line is an object of the row's key, its fields by their names, and, where it has them, its access labels
+//! and the document that it is a piece of. Floats of 32 bits are written so that they are read back the same.
 
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Write};

@@ -7,8 +7,8 @@ use super::super::target::{Target, TargetArgs};
 use super::super::{CliError, Common, NOT_FOUND, output};
 use super::{limits, name};
 
-/// Whose quota, and what it is to be; without a limit and without --none it is shown. The limits given are the whole
-/// quota: those left out do not hold.
+/// Whose quota, and what it is to be; without a limit and without --none it is shown. The limits given are
+/// the whole quota: those left out do not hold.
 #[derive(clap::Args)]
 pub(in crate::cli) struct QuotaArgs {
     /// The collection
