@@ -90,7 +90,9 @@ impl Asked {
             let plans = || stages.iter().flat_map(|stage| &stage.plans);
             let estimate: Option<f32> = plans().map(|plan| plan.estimate_us).sum();
             let took: f32 = plans().map(|plan| plan.time_us).sum();
-            let ratio = estimate.filter(|estimate| *estimate > 0.0 && took > 0.0).map(|estimate| f64::from(estimate / took));
+            let ratio = estimate
+                .filter(|estimate| *estimate > 0.0 && took > 0.0)
+                .map(|estimate| f64::from(estimate / took));
             self.work.push((sum(|stage| stage.read_bytes), sum(|stage| stage.scored), ratio));
             let class = &workload.scopes[workload.asks[at].1 as usize].class;
             if print && printed.insert(class) {

@@ -43,6 +43,8 @@ pub use self::build::{AppendBuffers, FlatBuilder};
 const BLOCK_BYTES: usize = 192 << 10;
 /// Vectors scored at once, at least and at most; their scores take 4 bytes each.
 const BLOCK_ROWS: Range<usize> = 8..65_536;
+/// Vectors that are on their way while one is scored where it lies.
+const AHEAD_ROWS: usize = 3;
 /// When at most one in this many vectors is allowed they are gathered one by one; else all are scored and the
 /// good ones tested. Measured: gathering wins below a half for one query of 384 dimensions and below three
 /// quarters for a batch.
@@ -264,6 +266,13 @@ impl Flat {
                     break;
                 }
             }
+            if let ([top], Some(all)) = (&mut *tops, vectors.at_hand()) {
+                counters.scored += ordinals.len() as u64;
+                self.score_in_place(all, ordinals, norms, queries, scores, |at, score| {
+                    top.push(score, rows[docs[at] as usize]);
+                });
+                continue;
+            }
             let gathered = vectors.gather(ordinals, buffers, counters)?;
             for start in (0..gathered.rows()).step_by(block_rows) {
                 let at = start..gathered.rows().min(start + block_rows);
@@ -325,8 +334,7 @@ impl Flat {
         Ok(())
     }
 
-    /// Scores vectors where they lie, the next one on its way while one is scored: few vectors are not worth
-    /// copying.
+    /// Scores vectors where they lie, the next ones on their way while one is scored.
     fn score_in_place<T: Stored>(
         &self,
         rows: Matrix<'_, T>,
@@ -336,10 +344,10 @@ impl Flat {
         buffers: &mut ScoreBuffers,
         mut each: impl FnMut(usize, f32),
     ) {
+        let fetch = |ordinal: &u32| self.kernels.prefetch(rows.row(*ordinal as usize));
+        ordinals.iter().take(AHEAD_ROWS).for_each(fetch);
         for (at, ordinal) in ordinals.iter().enumerate() {
-            if let Some(next) = ordinals.get(at + 1) {
-                self.kernels.prefetch(rows.row(*next as usize));
-            }
+            ordinals.get(at + AHEAD_ROWS).into_iter().for_each(fetch);
             let ordinal = *ordinal as usize;
             let norms = if norms.is_empty() { &[] } else { &norms[at..=at] };
             let block = Block { vectors: rows.slice(ordinal..ordinal + 1), norms, docs: Docs::From(0) };
