@@ -4,12 +4,12 @@
 //! takes only memory that nothing has reserved: with every page, and whenever something is reserved, the
 //! cache is cut to what is left.
 //!
-//! Which page goes: the one of least worth by GreedyDual-Size with frequency (Cherkasova, 1998), where worth is
-//! how often a page was asked for, times what it costs to read it again, on top of the worth of what has gone
-//! before. All pages have one size; their cost differs: a page that was read alone costs a whole access, one of
-//! a long run next to nothing. So the few pages of a small tenant stay while those of a long scan pass, and a
-//! new page that is worth less than all others is not kept. Departure: the least of [`SAMPLE`] pages drawn at
-//! random goes instead of the least of all, as in Redis, which needs no queue.
+//! Which page goes: the one of least worth by GreedyDual-Size with frequency (Cherkasova, 1998), where worth
+//! is how often a page was asked for, times what it costs to read it again, on top of the worth of what has
+//! gone before. All pages have one size; their cost differs: a page that was read alone costs a whole access,
+//! one of a long run next to nothing. So the few pages of a small tenant stay while those of a long scan
+//! pass, and a new page that is worth less than all others is not kept. Departure: the least of [`SAMPLE`]
+//! pages drawn at random goes instead of the least of all, as in Redis, which needs no queue.
 //!
 //! Cost: a lock, a hash and a copy a page, about 0.2 us, where a read costs tens. Memory: 4,096 bytes a page
 //! and about 60 for its place.

@@ -84,8 +84,8 @@ pub struct Stage {
 /// How a segment was searched.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Planned {
-    /// `exact`: all that may be found are scored; `codes`, `signs`: all are ranked by codes; `cells`, `graph`:
-    /// some of them are visited.
+    /// `exact`: all that may be found are scored; `codes`, `signs`: all are ranked by codes; `cells`,
+    /// `graph`: some of them are visited.
     pub plan: String,
     /// Vectors that could be found, as they were counted beforehand.
     pub matches: u64,

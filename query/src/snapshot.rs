@@ -75,8 +75,8 @@ impl Snapshot {
         locate(&self.views, tenant, row)
     }
 
-    /// Checks that every live doc is the row of its key, that every key's row is a live doc, and that tenants have
-    /// the bytes that their rows have together.
+    /// Checks that every live doc is the row of its key, that every key's row is a live doc, and that tenants
+    /// have the bytes that their rows have together.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) naming the first row that differs.

@@ -31,8 +31,8 @@ pub struct Asked {
     /// Rows found, k a question.
     found: Vec<u32>,
     times_us: Vec<f64>,
-    /// Of those that were explained: bytes read, codes and vectors scored, and the time that was expected by the
-    /// time that the plans took.
+    /// Of those that were explained: bytes read, codes and vectors scored, and the time that was expected by
+    /// the time that the plans took.
     work: Vec<(u64, u64, Option<f64>)>,
 }
 

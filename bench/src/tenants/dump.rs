@@ -1,8 +1,8 @@
 //! A workload as files, so that a peer is asked the very same questions and judged by the same truth
 //! (`bench/peers/tenants.py`).
 //!
-//! `scope_starts` and `scope_rows` list the rows of each scope, `asks` a query and a scope a line, `truth` the
-//! exact scores of the k best, NaN where a scope has fewer. `workload.json` says the rest.
+//! `scope_starts` and `scope_rows` list the rows of each scope, `asks` a query and a scope a line, `truth`
+//! the exact scores of the k best, NaN where a scope has fewer. `workload.json` says the rest.
 
 use std::path::Path;
 

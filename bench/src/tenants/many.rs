@@ -1,9 +1,9 @@
-//! Very many tenants: how long the collection takes to open, what an idle tenant costs, and how long the first
-//! query of a cold one takes.
+//! Very many tenants: how long the collection takes to open, what an idle tenant costs, and how long the
+//! first query of a cold one takes.
 //!
 //! What a tenant costs is the difference between this many tenants and half as many with the same rows, over
-//! the difference in tenants: what the rows take is in both. A cold tenant is one of which nothing is in memory:
-//! the collection was opened anew, its files dropped from the page cache, with room for no codes.
+//! the difference in tenants: what the rows take is in both. A cold tenant is one of which nothing is in
+//! memory: the collection was opened anew, its files dropped from the page cache, with room for no codes.
 
 use std::path::Path;
 use std::time::Instant;

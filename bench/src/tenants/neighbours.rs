@@ -1,5 +1,5 @@
-//! What a tenant notices of another that asks as fast as it can: alone, beside it without a quota, and beside it
-//! with one.
+//! What a tenant notices of another that asks as fast as it can: alone, beside it without a quota, and beside
+//! it with one.
 //!
 //! The busy tenant has as many callers as there are CPUs, each of which asks again at once, and waits a
 //! millisecond where it was refused; the calm one asks a hundred times a second. The three phases take turns.

@@ -1,5 +1,5 @@
-//! Whether answers are as long as they may be: random filters, which have to do with the query or not, of random
-//! results and recalls. An answer has as many hits as were asked for, or all that pass.
+//! Whether answers are as long as they may be: random filters, which have to do with the query or not, of
+//! random results and recalls. An answer has as many hits as were asked for, or all that pass.
 
 use rayon::prelude::*;
 use serde_json::json;

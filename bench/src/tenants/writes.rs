@@ -1,5 +1,5 @@
-//! What writes cost: rows with labels, grants, revokes, and the drop of a tenant, all of them durable when they
-//! are acknowledged.
+//! What writes cost: rows with labels, grants, revokes, and the drop of a tenant, all of them durable when
+//! they are acknowledged.
 
 use std::time::Instant;
 

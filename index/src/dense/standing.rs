@@ -70,8 +70,8 @@ pub fn standing(index: &dyn VectorIndex, docs: Range<DocId>) -> Standing {
     standing
 }
 
-/// Reads what searches of the vectors of a range of docs will ask for, as far as there is memory for it; returns
-/// the bytes that were read.
+/// Reads what searches of the vectors of a range of docs will ask for, as far as there is memory for it;
+/// returns the bytes that were read.
 ///
 /// # Errors
 /// They cannot be read.

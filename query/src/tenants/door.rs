@@ -61,8 +61,8 @@ impl Collection {
         transfer::copy(&self.shared, (from, to), &self.stop)
     }
 
-    /// Hands out all rows of a tenant, as they are now, with all fields and labels, in key order, at most 64 at a
-    /// time; returns how many.
+    /// Hands out all rows of a tenant, as they are now, with all fields and labels, in key order, at most 64
+    /// at a time; returns how many.
     ///
     /// # Errors
     /// Those of `each`; as [`Collection::get`]; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a
@@ -74,8 +74,8 @@ impl Collection {
         transfer::export(&self.shared, tenant, &self.stop, &mut each)
     }
 
-    /// Sets what a tenant may use, durably, or with none leaves it to what holds for all. The tenant need not have
-    /// rows yet.
+    /// Sets what a tenant may use, durably, or with none leaves it to what holds for all. The tenant need not
+    /// have rows yet.
     ///
     /// # Errors
     /// As [`Collection::upsert`]; [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a bad limit.
@@ -96,9 +96,9 @@ impl Collection {
         self.shared.tenants.quotas.every()
     }
 
-    /// Takes the turn of one query for each of these tenants, as their quotas allow; the queries of the handle
-    /// that is returned count no more. For callers that wait between a query's arrival and its start: a tenant's
-    /// share of the queue is bounded then, too.
+    /// Takes the turn of one query for each of these tenants, as their quotas allow; the queries of the
+    /// handle that is returned count no more. For callers that wait between a query's arrival and its start:
+    /// a tenant's share of the queue is bounded then, too.
     ///
     /// # Errors
     /// [`ErrorKind::Exhausted`](crate::ErrorKind::Exhausted) with when to come back.

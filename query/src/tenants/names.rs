@@ -1,8 +1,8 @@
 //! The dictionary of tenants: names to ids, in few bytes a tenant, because most tenants are idle.
 //!
-//! All names lie in one text; a slot of 24 bytes says where, and slots are found by id, in order of which they
-//! are, or by name, through a table of their numbers. Ids are never reused. A name that is dropped leaves a
-//! hole, and holes are closed when a quarter is.
+//! All names lie in one text; a slot of 24 bytes says where, and slots are found by id, in order of which
+//! they are, or by name, through a table of their numbers. Ids are never reused. A name that is dropped
+//! leaves a hole, and holes are closed when a quarter is.
 //!
 //! Memory: 24 bytes, the name, and 6 to 12 for the table.
 

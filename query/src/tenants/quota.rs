@@ -1,9 +1,9 @@
 //! How much a tenant may hold and ask, so that one that is busy leaves room for the others.
 //!
-//! A quota is a tenant's own, or the collection's for all that have none. Rows and bytes are compared when rows
-//! are written, under the write lock. Queries pass a gate before they wait for anything: a bucket of tokens
-//! (one a query, as many as a second brings, at least one), and a count of those under way. What is refused
-//! costs a lock and a hash, and says when to come back.
+//! A quota is a tenant's own, or the collection's for all that have none. Rows and bytes are compared when
+//! rows are written, under the write lock. Queries pass a gate before they wait for anything: a bucket of
+//! tokens (one a query, as many as a second brings, at least one), and a count of those under way. What is
+//! refused costs a lock and a hash, and says when to come back.
 //!
 //! Gates are kept for tenants that have queries under way or a bucket that is not full.
 

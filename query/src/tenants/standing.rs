@@ -13,9 +13,9 @@ use crate::request::K_MAX;
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, View};
 
-/// What a tenant is to the engine. It follows from what the tenant has and takes no call to change: at the next
-/// merge a small tenant that has grown gets codes and cells of its own, and one that has shrunk to half loses
-/// them.
+/// What a tenant is to the engine. It follows from what the tenant has and takes no call to change: at the
+/// next merge a small tenant that has grown gets codes and cells of its own, and one that has shrunk to half
+/// loses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TenantState {
@@ -100,8 +100,8 @@ pub fn list(shared: &Shared, request: &TenantsRequest, stop: &Stop) -> Result<Te
     Ok(TenantsResponse { tenants, next })
 }
 
-/// Reads what the first search of a tenant would have to, as far as the memory budget has room; returns the bytes
-/// that were read.
+/// Reads what the first search of a tenant would have to, as far as the memory budget has room; returns the
+/// bytes that were read.
 pub fn warm(shared: &Shared, tenant: &str, stop: &Stop) -> Result<u64> {
     let Some(id) = shared.tenants.get(tenant) else { return Ok(0) };
     let mut bytes = 0;

@@ -41,8 +41,8 @@ pub fn export(
     Ok(count)
 }
 
-/// Copies all rows of a tenant to another, where they replace those of the same keys. Each page is a commit; a
-/// failure keeps those before it.
+/// Copies all rows of a tenant to another, where they replace those of the same keys. Each page is a commit;
+/// a failure keeps those before it.
 ///
 /// # Errors
 /// The tenants are the same, or the rows do not fit the quota of the second; those of reading and writing.

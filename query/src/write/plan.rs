@@ -1,7 +1,7 @@
 //! What a group of writes does: which rows they make, which they replace or delete, what tenants hold then.
 //!
-//! Planned under the write lock, over the published snapshot; nothing is written here. A work that would exceed its
-//! tenant's quota is refused by itself, the others of its group are not.
+//! Planned under the write lock, over the published snapshot; nothing is written here. A work that would
+//! exceed its tenant's quota is refused by itself, the others of its group are not.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -190,8 +190,8 @@ impl Planner<'_> {
         Some(old)
     }
 
-    /// Whether rows fit the quotas of their tenants. A write that takes no more than there was is let through,
-    /// also by a tenant that has too much.
+    /// Whether rows fit the quotas of their tenants. A write that takes no more than there was is let
+    /// through, also by a tenant that has too much.
     fn check_quotas(
         &mut self,
         rows: &[PreparedRow],

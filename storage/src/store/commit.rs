@@ -62,8 +62,8 @@ pub enum Entry {
         /// The record of that row, where it is not needed for recovery any more: removed too.
         erase: Option<RowId>,
     },
-    /// Takes all keys of a tenant away, its name, its size and its quota. Its rows are then removed by [`Erase`](Entry::Erase), in as many
-    /// commits as it takes.
+    /// Takes all keys of a tenant away, its name, its size and its quota. Its rows are then removed by
+    /// [`Erase`](Entry::Erase), in as many commits as it takes.
     DropTenant {
         /// The id of the record of this drop.
         row: RowId,

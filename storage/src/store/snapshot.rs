@@ -101,8 +101,8 @@ impl StoreSnapshot {
         Ok(self.named(collection, keys)?.into_iter().map(|named| named.map(|(row, _)| row)).collect())
     }
 
-    /// As [`lookup`](Self::lookup), with the bytes of the records of the rows; 0 for one that an earlier build
-    /// has written.
+    /// As [`lookup`](Self::lookup), with the bytes of the records of the rows; 0 for one that an earlier
+    /// build has written.
     ///
     /// # Errors
     /// As [`lookup`](Self::lookup).

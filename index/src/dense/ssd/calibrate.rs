@@ -141,8 +141,8 @@ impl Calibration {
         self.points.iter().any(|point| point.fineness == fineness)
     }
 
-    /// The effort that finds `recall` of the `k` nearest, and what that costs. Between counts that were measured,
-    /// and beyond the last, budgets and costs are a power of the count.
+    /// The effort that finds `recall` of the `k` nearest, and what that costs. Between counts that were
+    /// measured, and beyond the last, budgets and costs are a power of the count.
     pub(super) fn effort(&self, fineness: Fineness, k: f32, recall: f32) -> (Effort, f32) {
         let at = if k <= COUNTS[1] as f32 { 0 } else { 1 };
         // More than that is not told apart by the queries there are; the odds still know what was asked.

@@ -1,9 +1,9 @@
 //! What plans cost, in nanoseconds: what [`plan`](super::plan) compares.
 //!
-//! A line each, fitted to the times of every plan at selectivities from 0.01 to 100 %, forced in turn on an AMD EPYC
-//! (Zen 4); `spandrel-bench tenants --workload filters` reports what they are off by. Machines differ by a factor that
-//! all plans share, about; where two plans meet is what counts. How far a walk goes is no constant: it was measured
-//! when the cells were built ([`calibrate`](super::calibrate)).
+//! A line each, fitted to the times of every plan at selectivities from 0.01 to 100 %, forced in turn on an
+//! AMD EPYC (Zen 4); `spandrel-bench tenants --workload filters` reports what they are off by. Machines
+//! differ by a factor that all plans share, about; where two plans meet is what counts. How far a walk goes
+//! is no constant: it was measured when the cells were built ([`calibrate`](super::calibrate)).
 
 /// A search before its first vector: the query is made ready.
 const BEGIN_NS: f32 = 2_000.0;
@@ -61,8 +61,8 @@ pub(super) fn ranked_ns(codes: Read, best: Read) -> f32 {
     ranked + codes.disk_ns() + scored_ns(best)
 }
 
-/// So many of `vectors` in `cells` may be found, and cells are visited for `cost` of the calibration: their postings
-/// are scanned, or what passes in them is ranked one by one, as it takes less.
+/// So many of `vectors` in `cells` may be found, and cells are visited for `cost` of the calibration: their
+/// postings are scanned, or what passes in them is ranked one by one, as it takes less.
 pub(super) fn walked_ns(cost: f32, (vectors, cells): (u32, usize), codes: Read, best: Read) -> f32 {
     let visited = (cost / (vectors as f32 * ALL_SCANNED)).min(1.0);
     let scanned = cost.min(vectors as f32 * ALL_SCANNED) * SCANNED_NS;
@@ -74,7 +74,8 @@ pub(super) fn walked_ns(cost: f32, (vectors, cells): (u32, usize), codes: Read, 
 mod tests {
     use super::*;
 
-    /// The times that the constants were fitted to, in microseconds, on a machine that had other things to do.
+    /// The times that the constants were fitted to, in microseconds, on a machine that had other things to
+    /// do.
     #[test]
     fn estimates_are_near_what_was_measured() {
         let of = |count: u64, bytes: usize| Read { count, bytes, at_hand: true, in_a_row: false };

@@ -42,8 +42,8 @@ impl Ssd {
         self.choose(ask, k).0
     }
 
-    /// How to search for `k` results, and what that is expected to take, in nanoseconds: the least of what the
-    /// plans take that there are.
+    /// How to search for `k` results, and what that is expected to take, in nanoseconds: the least of what
+    /// the plans take that there are.
     pub(super) fn choose(&self, ask: &Ask<'_>, k: usize) -> (Plan, f32) {
         let vectors = self.flat.ordinals(ask.allow.range.clone());
         let (count, depth) = (ask.allow.count_max(), self.cells.fineness().depth(k) as u64);
