@@ -9,6 +9,7 @@ mod crash;
 mod disk;
 mod fuzz;
 mod grpc;
+mod isolation;
 mod keys;
 mod labels;
 mod lifecycle;
