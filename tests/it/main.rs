@@ -7,6 +7,7 @@ mod concurrent;
 mod corruption;
 mod crash;
 mod disk;
+mod filters;
 mod fuzz;
 mod grpc;
 mod isolation;
