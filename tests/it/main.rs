@@ -20,3 +20,4 @@ mod served;
 mod stream;
 mod tidy;
 mod tls;
+mod weighted;

@@ -93,7 +93,8 @@ impl<'a> Ask<'a> {
             }
             4 => self.request.routes = vec![dense, Route::text("body", format!("w{word} own3")).weight(0.5)],
             5 => {
-                self.request.routes = vec![sparse, dense.weight(0.7)];
+                let own = format!("w{word} own{}", rng.below(300));
+                self.request.routes = vec![Route::text("body", own), sparse, dense.weight(0.7)];
                 self.request.fusion = Fusion::Weighted;
             }
             6 => {
