@@ -3,6 +3,7 @@
 //! what the model says; approximate ones find only rows that pass, nearly all of the nearest, and never fewer
 //! than there are.
 
+mod beyond;
 mod draw;
 mod few;
 mod model;
