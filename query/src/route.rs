@@ -313,8 +313,10 @@ fn exact_scores(search: &Search<'_>, route: &CheckedRoute, rows: &[RowId]) -> Re
         let run = rows[at..].partition_point(|row| *row <= segment.last());
         let run = &rows[at..at + run];
         at += run.len();
-        let located: Vec<(RowId, DocId)> =
+        let mut located: Vec<(RowId, DocId)> =
             run.iter().filter_map(|row| Some((*row, segment.doc(search.tenant, *row)?))).collect();
+        // Docs may lie in another order than rows, and text is scored in that of docs.
+        located.sort_unstable_by_key(|(_, doc)| *doc);
         if located.is_empty() {
             continue;
         }

@@ -174,7 +174,7 @@ class CommandLine(unittest.TestCase):
     def test_keys_are_made_listed_and_revoked(self):
         here = ["--data", self.data]
         key = run("key", "create", "--name", "shop", "--access", "read", "--tenant", "acme", *here)
-        self.assertEqual(set(key), {"id", "name", "access", "tenants", "created", "key", "keys_file"})
+        self.assertEqual(set(key), {"id", "name", "access", "tenants", "labels", "created", "key", "keys_file"})
         self.assertTrue(key["key"].startswith(f"spd_{key['id']}_"))
         self.assertEqual(key["keys_file"], f"{self.data}.keys.json")
         # The same file, however the folder is written.

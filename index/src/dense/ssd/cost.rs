@@ -10,14 +10,15 @@ const BEGIN_NS: f32 = 2_000.0;
 /// A walk before its first cell: centroids are compared.
 const MEET_NS: f32 = 8_000.0;
 /// What a calibration calls one: a vector scanned, with what refining it is worth.
-const SCANNED_NS: f32 = 4.5;
+const SCANNED_NS: f32 = 3.0;
 /// That of all cells, by vector.
 const ALL_SCANNED: f32 = 2.7;
 /// A cell of which few vectors pass, which are looked up without its posting.
 const CELL_NS: f32 = 20.0;
-/// A vector ranked by its code.
+/// A vector ranked by its code, which lies somewhere or beside the one before.
 const RANKED_NS: f32 = 8.0;
 const RANKED_BYTE_NS: f32 = 0.11;
+const RANKED_BYTE_IN_A_ROW_NS: f32 = 0.05;
 /// A vector scored.
 const SCORED_NS: f32 = 15.0;
 const SCORED_BYTE_NS: f32 = 0.05;
@@ -57,7 +58,8 @@ pub(super) fn scored_ns(read: Read) -> f32 {
 
 /// Every vector is ranked by its code, and the best are scored.
 pub(super) fn ranked_ns(codes: Read, best: Read) -> f32 {
-    let ranked = codes.count as f32 * (RANKED_NS + codes.bytes as f32 * RANKED_BYTE_NS);
+    let byte_ns = if codes.in_a_row { RANKED_BYTE_IN_A_ROW_NS } else { RANKED_BYTE_NS };
+    let ranked = codes.count as f32 * (RANKED_NS + codes.bytes as f32 * byte_ns);
     ranked + codes.disk_ns() + scored_ns(best)
 }
 

@@ -337,7 +337,7 @@ impl Ssd {
         for ((query, top), plan) in queries.iter().zip(&*tops).zip(plans) {
             self.flat.check(query, ask.rows)?;
             let Plan::Walk(at, effort) = *plan else { continue };
-            let depth = self.cells.fineness().depth(top.k());
+            let depth = self.depth(ask, top.k());
             asked.push(Query { query, partition: Some(at), depth, effort, allow: Some(ask.allow) });
         }
         if let Some(Query { partition: Some(at), .. }) = asked.first() {

@@ -17,6 +17,9 @@ use crate::dense::{Ask, Choice};
 use crate::error::Result;
 use crate::mask::Mask;
 
+/// Vectors that are ranked besides, where a filter may let through far ones only: distances lie the closer
+/// together the further off they are, and codes tell them apart no better.
+const FILTERED_DEPTH: usize = 32;
 /// Results that most searches ask for.
 const K: usize = 10;
 
@@ -46,7 +49,7 @@ impl Ssd {
     /// the plans take that there are.
     pub(super) fn choose(&self, ask: &Ask<'_>, k: usize) -> (Plan, f32) {
         let vectors = self.flat.ordinals(ask.allow.range.clone());
-        let (count, depth) = (ask.allow.count_max(), self.cells.fineness().depth(k) as u64);
+        let (count, depth) = (ask.allow.count_max(), self.depth(ask, k) as u64);
         let in_a_row = ask.allow.is_unrestricted_within();
         let scored = |count: u64, in_a_row: bool| Read {
             count,
@@ -76,6 +79,11 @@ impl Ssd {
         let (effort, scanned) = self.effort(ask, k, of);
         let cells = self.cells.partitions[at].cells.len();
         less(scan, (Plan::Walk(at, effort), cost::walked_ns(scanned, (of, cells), codes, best)))
+    }
+
+    /// How many of the nearest by codes hold the `k` nearest that the search may find.
+    pub(super) fn depth(&self, ask: &Ask<'_>, k: usize) -> usize {
+        self.cells.fineness().depth(k) + if ask.allow.filter.is_some() { FILTERED_DEPTH } else { 0 }
     }
 
     /// How far to go for `k` results in a partition of `of` vectors, and about how many are scanned then.
@@ -164,7 +172,7 @@ impl Ssd {
         (scratch, found): (&mut CellsScratch, &mut Vec<(f32, u32)>),
         counters: &mut Counters,
     ) -> Result<bool> {
-        let (depth, allow) = (self.cells.fineness().depth(k), Some(ask.allow));
+        let (depth, allow) = (self.depth(ask, k), Some(ask.allow));
         match plan {
             Plan::Exact => Ok(false),
             Plan::Scan(partition) => {
