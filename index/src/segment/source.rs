@@ -14,8 +14,9 @@ use crate::dense::vectors::{ChunkSource, PAGE_BYTES, page_bytes};
 use crate::error::Result;
 use crate::pages;
 
-/// Longer reads are of scans.
-const KEPT_BYTES_MAX: usize = 1 << 20;
+/// Longer reads are of long scans, and of what is loaded into memory; the codes of a tenant without cells are
+/// not longer, 96 bytes a vector.
+const KEPT_BYTES_MAX: usize = 192 << 10;
 /// Bytes read at once to be kept.
 const WARM_BYTES: usize = 256 << 10;
 
