@@ -159,9 +159,9 @@ impl Calibration {
         }
         let cost = lower_cost * (upper_cost / lower_cost).max(1.0).powf(share);
         let missing = (lower.missing.ln() + (upper.missing / lower.missing).min(1.0).ln() * share).exp();
-        let slack = lower.slack + (upper.slack - lower.slack) * share;
+        // Beyond the last count nothing is known of slacks.
+        let slack = lower.slack + (upper.slack - lower.slack) * share.min(1.0);
         // However few cells are enough for vectors of the field, other queries need what their odds say.
-        let slack = slack.clamp(0.0, 1.0);
         (Effort { missing_far: missing.min(1.0 - recall), ..Effort::new(missing, slack) }, cost)
     }
 

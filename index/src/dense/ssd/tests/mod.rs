@@ -4,6 +4,7 @@
 
 mod codes;
 mod damage;
+mod effort;
 mod merge;
 mod tenants;
 
