@@ -232,7 +232,11 @@ fn tenants_are_listed_copied_and_exported() {
     assert_eq!(collection.copy_tenant("none", "copy").unwrap_err().kind(), ErrorKind::NotFound);
     let export = |tenant: &str| {
         let mut all = Vec::new();
-        let count = collection.export_tenant(tenant, |rows| Ok(all.extend(rows))).unwrap();
+        let each = |rows: Vec<Row>| {
+            all.extend(rows);
+            Ok(())
+        };
+        let count = collection.export_tenant(tenant, each).unwrap();
         assert_eq!(count as usize, all.len());
         assert!(all.is_sorted_by_key(|row: &Row| row.key.clone()));
         all

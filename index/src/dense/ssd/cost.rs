@@ -19,9 +19,10 @@ const CELL_NS: f32 = 20.0;
 const RANKED_NS: f32 = 8.0;
 const RANKED_BYTE_NS: f32 = 0.11;
 const RANKED_BYTE_IN_A_ROW_NS: f32 = 0.05;
-/// A vector scored.
+/// A vector scored, which lies somewhere or beside the one before.
 const SCORED_NS: f32 = 15.0;
-const SCORED_BYTE_NS: f32 = 0.05;
+const SCORED_BYTE_NS: f32 = 0.1;
+const SCORED_BYTE_IN_A_ROW_NS: f32 = 0.05;
 /// Bytes from disk: an access, of which so many are in flight, and a byte.
 const ACCESS_NS: f32 = 60_000.0;
 const IN_FLIGHT: f32 = 16.0;
@@ -53,7 +54,8 @@ impl Read {
 
 /// Every vector is scored.
 pub(super) fn scored_ns(read: Read) -> f32 {
-    BEGIN_NS + read.count as f32 * (SCORED_NS + read.bytes as f32 * SCORED_BYTE_NS) + read.disk_ns()
+    let byte_ns = if read.in_a_row { SCORED_BYTE_IN_A_ROW_NS } else { SCORED_BYTE_NS };
+    BEGIN_NS + read.count as f32 * (SCORED_NS + read.bytes as f32 * byte_ns) + read.disk_ns()
 }
 
 /// Every vector is ranked by its code, and the best are scored.
