@@ -180,7 +180,7 @@ class CommandLine(unittest.TestCase):
         # The same file, however the folder is written.
         listed = run("key", "list", "--data", f"{self.data}/")
         self.assertEqual(listed["keys_file"], key["keys_file"])
-        record = {name: key[name] for name in ("id", "name", "access", "tenants", "created")}
+        record = {name: key[name] for name in ("id", "name", "access", "tenants", "labels", "created")}
         self.assertEqual(listed["keys"], [record])
         self.assertEqual((record["access"], record["tenants"]), ("read", ["acme"]))
         revoked = run("key", "revoke", key["id"], *here)
