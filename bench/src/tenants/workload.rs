@@ -15,6 +15,8 @@ use crate::{Error, Result};
 
 /// The payload field that filters test: a list of words a row.
 pub const WORDS: &str = "words";
+/// The class of what is asked without a filter.
+pub const UNFILTERED: &str = "none";
 /// Shares of the rows that pass a filter.
 const SHARES: [f64; 6] = [0.0001, 0.001, 0.01, 0.1, 0.5, 1.0];
 /// Queries around which filters are drawn that have to do with where rows lie.
@@ -148,10 +150,8 @@ impl Workload {
                 made.ask(format!("{percent}% far"), filter, near.iter().rev().take(part).copied());
             }
         }
-        if shares == SHARES {
-            let all = (None, (0..rows as u32).collect());
-            made.ask("none".into(), all, (0..each).map(|at| (at % queries.rows()) as u32));
-        }
+        let all = (None, (0..rows as u32).collect());
+        made.ask(UNFILTERED.into(), all, (0..each).map(|at| (at % queries.rows()) as u32));
         let Filters { words, scopes, asks: mut questions } = made;
         // In turn, so that none has the caches to itself.
         (1..questions.len()).rev().for_each(|at| questions.swap(at, random.below(at + 1)));

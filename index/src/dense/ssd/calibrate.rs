@@ -312,7 +312,8 @@ impl Sample {
                 let query = &self.queries[at * dim..(at + 1) * dim];
                 let effort = Effort::new(1.0, 0.0);
                 let partition = Some(self.partition);
-                let search = super::search::Query { query, partition, depth: 1, effort, allow: None };
+                let search =
+                    super::search::Query { query, partition, depth: 1, more: 0, effort, allow: None };
                 // Nothing is read.
                 let _ = cells.search(
                     work.kernels,
@@ -446,7 +447,7 @@ impl Sample {
                 let query = &self.queries[at * dim..(at + 1) * dim];
                 let depth = cells.fineness().depth(k) + usize::from(own != NONE);
                 let partition = Some(self.partition);
-                let search = super::search::Query { query, partition, depth, effort, allow: None };
+                let search = super::search::Query { query, partition, depth, more: 0, effort, allow: None };
                 let searched =
                     cells.search(work.kernels, search, None, &mut scratch, &mut found, &mut counters);
                 // As many as are at least as near as the last of the truth, copies of one vector in any

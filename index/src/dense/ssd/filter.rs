@@ -16,7 +16,7 @@ use crate::mask::Mask;
 
 /// In a cell of which at most one in so many vectors may be found, those are ranked one by one instead of
 /// scanning its posting.
-const FEW: u32 = 8;
+const FEW: u32 = 24;
 
 /// Which vectors may be found.
 #[derive(Clone, Copy)]

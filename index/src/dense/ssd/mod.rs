@@ -47,10 +47,11 @@ pub use self::build::{Room, Vectors};
 use self::cells::Cells;
 pub use self::cells::{Tier, resident_bytes};
 use self::cluster::Work;
+use self::filter::Filter;
 pub use self::incremental::NONE;
+use self::partition::Among;
 use self::plan::Plan;
 pub(crate) use self::search::CellsScratch;
-use self::search::Query;
 use self::together::TILE;
 pub(crate) use self::together::TogetherScratch;
 use super::flat::FirstFailure;
@@ -61,7 +62,6 @@ use super::{Ask, Choice, Flat, VectorIndex};
 use crate::counters::Counters;
 use crate::error::Result;
 use crate::large::Large;
-use crate::mask::Mask;
 use crate::matrix::Matrix;
 use crate::parallel;
 use crate::quant::codebook;
@@ -220,6 +220,9 @@ impl Ssd {
     }
 }
 
+/// Results that most searches ask for.
+const USUAL_K: usize = 10;
+
 impl VectorIndex for Ssd {
     fn search(
         &self,
@@ -257,7 +260,12 @@ impl VectorIndex for Ssd {
         scratch: &mut Scratch,
         counters: &mut Counters,
     ) -> Result<()> {
-        let plans: Vec<Plan> = tops.iter().map(|top| self.plan(ask, top.k())).collect();
+        let mut last: Option<(usize, Plan)> = None;
+        let mut plan = |k: usize| match last {
+            Some((same, plan)) if same == k => plan,
+            _ => last.insert((k, self.plan(ask, k))).1,
+        };
+        let plans: Vec<Plan> = tops.iter().map(|top| plan(top.k())).collect();
         if queries.rows() != tops.len() || plans.contains(&Plan::Exact) {
             return self.flat.search_batch(queries, ask, tops, scratch, counters);
         }
@@ -267,11 +275,20 @@ impl VectorIndex for Ssd {
             }
             return Ok(());
         }
-        for (first, (tops, plans)) in (0..).step_by(TILE).zip(tops.chunks_mut(TILE).zip(plans.chunks(TILE))) {
+        // Where vectors are found is the same for all of them.
+        let (mut mask, doc_of) = (std::mem::take(&mut scratch.cells.mask), |at| self.flat.doc(at));
+        let partition = plans.iter().find_map(|plan| match plan {
+            Plan::Walk(at, _) => Some(*at),
+            _ => None,
+        });
+        let filter = partition.and_then(|at| self.filter(ask, at, (&mut mask, &doc_of)));
+        let tiles = tops.chunks_mut(TILE).zip(plans.chunks(TILE));
+        let searched = (0..).step_by(TILE).zip(tiles).try_for_each(|(first, (tops, plans))| {
             let queries = queries.slice(first..first + tops.len());
-            self.search_tile(queries, (ask, plans), tops, scratch, counters)?;
-        }
-        Ok(())
+            self.search_tile(queries, (ask, plans, filter), tops, scratch, counters)
+        });
+        scratch.cells.mask = mask;
+        searched
     }
 
     fn scans(&self, ask: &Ask<'_>, k: usize) -> bool {
@@ -279,11 +296,25 @@ impl VectorIndex for Ssd {
     }
 
     fn choice(&self, ask: &Ask<'_>, k: usize) -> Choice {
-        self.choice_of(ask, k)
+        let (plan, ns) = self.choose(ask, k);
+        let plan = match plan {
+            Plan::Exact => "exact",
+            Plan::Scan(_) => "codes",
+            Plan::Walk(..) => "cells",
+        };
+        Choice { plan, matches: ask.allow.count_max(), estimate_us: Some(ns / 1e3) }
     }
 
     fn reach(&self, docs: Range<DocId>) -> Option<Reach> {
-        self.reach_of(&self.flat.ordinals(docs))
+        let vectors = self.flat.ordinals(docs);
+        if vectors.is_empty() {
+            return None;
+        }
+        Some(match partition::among(&self.cells.partitions, &vectors) {
+            Among::Partition(_) => Reach::Cells,
+            Among::None if vectors.len() > self.cells.fineness().depth(USUAL_K) => Reach::Ranked,
+            Among::None | Among::Several => Reach::Scored,
+        })
     }
 
     fn parts(&self, docs: Range<DocId>) -> Vec<Part<'_>> {
@@ -326,22 +357,16 @@ impl Ssd {
     fn search_tile(
         &self,
         queries: Matrix<'_, f32>,
-        (ask, plans): (&Ask<'_>, &[Plan]),
+        (ask, plans, filter): (&Ask<'_>, &[Plan], Option<Filter<'_>>),
         tops: &mut [TopK],
         scratch: &mut Scratch,
         counters: &mut Counters,
     ) -> Result<()> {
-        let (mut mask, mut filter) = (Mask::default(), None);
-        let doc_of = |ordinal: u32| self.flat.doc(ordinal);
         let mut asked = Vec::with_capacity(tops.len());
         for ((query, top), plan) in queries.iter().zip(&*tops).zip(plans) {
             self.flat.check(query, ask.rows)?;
             let Plan::Walk(at, effort) = *plan else { continue };
-            let depth = self.depth(ask, top.k());
-            asked.push(Query { query, partition: Some(at), depth, effort, allow: Some(ask.allow) });
-        }
-        if let Some(Query { partition: Some(at), .. }) = asked.first() {
-            filter = self.filter(ask, *at, (&mut mask, &doc_of));
+            asked.push(self.asked(query, ask, top.k(), (Some(at), effort)));
         }
         let (mut docs, mut ends, mut far) = (std::mem::take(&mut scratch.docs), Vec::new(), Vec::new());
         docs.clear();

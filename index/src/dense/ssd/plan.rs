@@ -1,7 +1,5 @@
 //! How a search is answered: by an exact scan, by codes one by one, or by a walk over cells.
 
-use std::ops::Range;
-
 use roaring::RoaringBitmap;
 use spandrel_storage::DocId;
 
@@ -12,16 +10,16 @@ use super::partition::{self, Among};
 use super::search::{CellsScratch, Effort, Query};
 use crate::allow::Allow;
 use crate::counters::Counters;
-use crate::dense::standing::Reach;
-use crate::dense::{Ask, Choice};
+use crate::dense::Ask;
 use crate::error::Result;
 use crate::mask::Mask;
 
-/// Vectors that are ranked besides, where a filter may let through far ones only: distances lie the closer
-/// together the further off they are, and codes tell them apart no better.
-const FILTERED_DEPTH: usize = 32;
-/// Results that most searches ask for.
-const K: usize = 10;
+/// Where a filter may let through far ones only, distances lie the closer together the further off they are,
+/// and codes tell them apart no better: so many more are scored, and bounds have a slack of so many standard
+/// errors. A bound of slack 1 is out by the whole length of what codes leave out, which in so many dimensions
+/// is as many standard errors as the root of those.
+const FILTERED_MORE: usize = 32;
+const FILTERED_ERRORS: f32 = 2.0;
 
 /// How a search is answered.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,6 +30,11 @@ pub(super) enum Plan {
     Scan(Option<usize>),
     /// Cells of a partition are visited.
     Walk(usize, Effort),
+}
+
+/// How many vectors are scored besides those that usually hold the nearest.
+fn more(ask: &Ask<'_>) -> usize {
+    if ask.allow.filter.is_some() { FILTERED_MORE } else { 0 }
 }
 
 /// The plan that takes less; the first of two that take the same.
@@ -49,7 +52,7 @@ impl Ssd {
     /// the plans take that there are.
     pub(super) fn choose(&self, ask: &Ask<'_>, k: usize) -> (Plan, f32) {
         let vectors = self.flat.ordinals(ask.allow.range.clone());
-        let (count, depth) = (ask.allow.count_max(), self.depth(ask, k) as u64);
+        let (count, depth) = (ask.allow.count_max(), (self.cells.fineness().depth(k) + more(ask)) as u64);
         let in_a_row = ask.allow.is_unrestricted_within();
         let scored = |count: u64, in_a_row: bool| Read {
             count,
@@ -81,9 +84,16 @@ impl Ssd {
         less(scan, (Plan::Walk(at, effort), cost::walked_ns(scanned, (of, cells), codes, best)))
     }
 
-    /// How many of the nearest by codes hold the `k` nearest that the search may find.
-    pub(super) fn depth(&self, ask: &Ask<'_>, k: usize) -> usize {
-        self.cells.fineness().depth(k) + if ask.allow.filter.is_some() { FILTERED_DEPTH } else { 0 }
+    /// What is looked for by codes.
+    pub(super) fn asked<'a>(
+        &self,
+        query: &'a [f32],
+        ask: &'a Ask<'_>,
+        k: usize,
+        (partition, effort): (Option<usize>, Effort),
+    ) -> Query<'a> {
+        let (depth, allow) = (self.cells.fineness().depth(k), Some(ask.allow));
+        Query { query, partition, depth, more: more(ask), effort, allow }
     }
 
     /// How far to go for `k` results in a partition of `of` vectors, and about how many are scanned then.
@@ -99,7 +109,8 @@ impl Ssd {
             // Which of them a filter lets through may have to do with where they are.
             (true, _) => {
                 let yield_for = Some(ask.params.recall);
-                Effort { slack_far: 1.0, yield_for, ..Effort::new(effort.missing_far, effort.slack) }
+                let slack = effort.slack.max(FILTERED_ERRORS / (self.cells.layout.coded() as f32).sqrt());
+                Effort { yield_for, ..Effort::new(effort.missing_far, slack.min(1.0)) }
             }
             // Deletions hit all cells alike, but nothing was learned with them.
             (false, _) if share < 1.0 => Effort::new(effort.missing_far, effort.slack),
@@ -114,8 +125,7 @@ impl Ssd {
     fn is_unrestricted(&self, ask: &Ask<'_>, partition: usize) -> bool {
         let Allow { range, deleted, filter, .. } = ask.allow;
         let all = self.flat.ordinals(range.clone()) == self.cells.partitions[partition].vectors;
-        let passes = |filter: &RoaringBitmap| filter.range_cardinality(range.clone()) == range.len() as u64;
-        all && deleted.is_none_or(RoaringBitmap::is_empty) && filter.is_none_or(passes)
+        all && filter.is_none() && deleted.is_none_or(RoaringBitmap::is_empty)
     }
 
     /// Which vectors of a partition a search may find, if not all.
@@ -139,29 +149,6 @@ impl Ssd {
         Some(Filter::Bits(Bits { mask, shift, deleted: allow.deleted, firsts, end: vectors.end }))
     }
 
-    /// What `explain` says of a search for `k` results.
-    pub(super) fn choice_of(&self, ask: &Ask<'_>, k: usize) -> Choice {
-        let (plan, ns) = self.choose(ask, k);
-        let plan = match plan {
-            Plan::Exact => "exact",
-            Plan::Scan(_) => "codes",
-            Plan::Walk(..) => "cells",
-        };
-        Choice { plan, matches: ask.allow.count_max(), estimate_us: Some(ns / 1e3) }
-    }
-
-    /// How vectors are searched where nothing else is asked for.
-    pub(super) fn reach_of(&self, vectors: &Range<u32>) -> Option<Reach> {
-        if vectors.is_empty() {
-            return None;
-        }
-        Some(match partition::among(&self.cells.partitions, vectors) {
-            Among::Partition(_) => Reach::Cells,
-            Among::None if vectors.len() > self.cells.fineness().depth(K) => Reach::Ranked,
-            Among::None | Among::Several => Reach::Scored,
-        })
-    }
-
     /// Searches by codes; false when the query cannot be compared by them.
     pub(super) fn by_codes(
         &self,
@@ -172,11 +159,10 @@ impl Ssd {
         (scratch, found): (&mut CellsScratch, &mut Vec<(f32, u32)>),
         counters: &mut Counters,
     ) -> Result<bool> {
-        let (depth, allow) = (self.depth(ask, k), Some(ask.allow));
         match plan {
             Plan::Exact => Ok(false),
             Plan::Scan(partition) => {
-                let asked = Query { query, partition, depth, effort: Effort::ALL, allow };
+                let asked = self.asked(query, ask, k, (partition, Effort::ALL));
                 if ask.allow.is_unrestricted_within() {
                     let all = self.flat.ordinals(ask.allow.range.clone());
                     return self.cells.scan(self.kernels, asked, all, scratch, found, counters);
@@ -185,7 +171,7 @@ impl Ssd {
                 self.cells.scan(self.kernels, asked, ids, scratch, found, counters)
             }
             Plan::Walk(at, effort) => {
-                let asked = Query { query, partition: Some(at), depth, effort, allow };
+                let asked = self.asked(query, ask, k, (Some(at), effort));
                 let (mut mask, doc_of) = (std::mem::take(&mut scratch.mask), |at| self.flat.doc(at));
                 let filter = self.filter(ask, at, (&mut mask, &doc_of));
                 let searched = self.cells.search(self.kernels, asked, filter, scratch, found, counters);

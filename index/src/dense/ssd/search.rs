@@ -74,6 +74,8 @@ pub(super) struct Query<'a> {
     pub(super) partition: Option<usize>,
     /// How many vectors are wanted.
     pub(super) depth: usize,
+    /// How many of the next best are kept besides, however far they are.
+    pub(super) more: usize,
     pub(super) effort: Effort,
     /// Whose deadline it keeps.
     pub(super) allow: Option<&'a Allow<'a>>,
@@ -117,6 +119,8 @@ pub(crate) struct CellsScratch {
     pub(super) best: BinaryHeap<u64>,
     /// The best when this was last looked at, ascending.
     pub(super) before: Vec<u32>,
+    /// What comes next, and more.
+    pub(super) next: Vec<u64>,
 }
 
 #[cfg(test)]
@@ -265,7 +269,8 @@ impl CellsScratch {
         self.pending.clear();
         self.keys.clear();
         found.clear();
-        found.extend(self.best.drain().map(|key| (distance_of(key), key as u32)));
+        let keys = self.best.drain().chain(self.next.drain(..));
+        found.extend(keys.map(|key| (distance_of(key), key as u32)));
         found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     }
 

@@ -27,8 +27,8 @@ const PART: usize = 8;
 const GROWTH: usize = 4;
 /// Candidates of the first cells that are refined before there is a threshold, a wanted result.
 const OPENING: usize = 2;
-/// A filtered walk goes on for such a share of the cells that it has visited, as long as more than so many of
-/// what may be missed come from the last of them.
+/// A filtered walk goes on for one more in so many cells that it has visited, as long as more than such a
+/// share of what may be missed came from as many before.
 const LONGER: usize = 2;
 const YIELD: f32 = 0.5;
 /// Bytes of postings that are read at once, at most.
@@ -52,6 +52,10 @@ pub(super) struct Walk<'a> {
     is_open: bool,
     /// Cells chosen so far.
     visited: usize,
+    /// Of a filtered walk: the cells chosen when its best were noted, and how many more of the best came from
+    /// those chosen between that and the time before.
+    noted: usize,
+    yielded: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -64,7 +68,8 @@ impl<'a> Walk<'a> {
         filter: Option<Filter<'a>>,
     ) -> Self {
         let (limit, Effort { missing_far: missing, slack_far: slack, .. }) = (f32::INFINITY, asked.effort);
-        Self { cells, kernels, ready, asked, filter, limit, missing, slack, is_open: false, visited: 0 }
+        let (is_open, visited, noted, yielded) = (false, 0, 0, 0);
+        Self { cells, kernels, ready, asked, filter, limit, missing, slack, is_open, visited, noted, yielded }
     }
 
     /// Visits cells until the rest is not worth it.
@@ -106,6 +111,7 @@ impl<'a> Walk<'a> {
 
     /// Puts the cells to visit next at the front of the order; returns how many, none at the end.
     pub(super) fn choose(&mut self, scratch: &mut CellsScratch) -> Result<usize> {
+        self.note(scratch);
         loop {
             if let Some(allow) = self.asked.allow {
                 allow.check_stop()?;
@@ -141,22 +147,35 @@ impl<'a> Walk<'a> {
                 return Ok(part);
             }
             if self.is_open {
-                return Ok(if self.yields(scratch) { self.longer(scratch) } else { 0 });
+                return Ok(if self.yields() { self.longer(scratch) } else { 0 });
             }
             self.open_worthy(scratch);
         }
     }
 
-    /// Whether a good part of what was found came from the cells that were visited last. The odds are those
-    /// of vectors wherever they lie in a cell: those that a filter lets through may all lie at its far end.
-    fn yields(&self, scratch: &mut CellsScratch) -> bool {
-        let Some(recall) = self.asked.effort.yield_for else { return false };
+    /// Counts how many of the best came from the cells that were visited lately, where that matters.
+    fn note(&mut self, scratch: &mut CellsScratch) {
+        if self.asked.effort.yield_for.is_none() || self.limit.is_infinite() {
+            return;
+        }
         let CellsScratch { best, before, .. } = scratch;
         let new = best.iter().filter(|key| before.binary_search(&(**key as u32)).is_err()).count();
+        // Few cells say little, unless they hold something.
+        if self.visited < self.noted + self.noted / LONGER {
+            self.yielded = self.yielded.max(new);
+            return;
+        }
+        (self.noted, self.yielded) = (self.visited, new);
         before.clear();
         before.extend(best.iter().map(|key| *key as u32));
         before.sort_unstable();
-        new as f32 > YIELD * (1.0 - recall) * self.asked.depth as f32
+    }
+
+    /// Whether a good part of what was found came from the cells that were visited last. The odds are those
+    /// of vectors wherever they lie in a cell: those that a filter lets through may all lie at its far end.
+    fn yields(&self) -> bool {
+        let enough = |recall| YIELD * (1.0 - recall) * self.asked.depth as f32;
+        self.asked.effort.yield_for.is_some_and(|recall| self.yielded as f32 > enough(recall))
     }
 
     /// Puts some more cells at the front of the order, however little is expected of them; returns how many.
@@ -368,6 +387,7 @@ impl<'a> Walk<'a> {
             picked,
             distances,
             best,
+            next,
             places,
             ..
         } = scratch;
@@ -393,13 +413,16 @@ impl<'a> Walk<'a> {
             if *distance < self.limit || best.len() < self.asked.depth {
                 best.push(key(*distance, *id));
                 if best.len() > self.asked.depth {
-                    best.pop();
+                    next.extend(best.pop());
                 }
                 if best.len() == self.asked.depth {
                     self.limit = best.peek().map_or(f32::INFINITY, |key| distance_of(*key));
                 }
+            } else {
+                next.push(key(*distance, *id));
             }
         }
+        keep(next, self.asked.more);
         picked.clear();
     }
 }
@@ -413,4 +436,12 @@ pub(super) fn prefetch(kernels: &Kernels, posting: &[u8]) {
 fn mark(ids: &[u32], seen: &mut [u64], marked: &mut Vec<u32>) {
     ids.iter().for_each(|id| seen[*id as usize / 64] |= 1 << (id % 64));
     marked.extend_from_slice(ids);
+}
+
+/// The `count` least.
+fn keep(keys: &mut Vec<u64>, count: usize) {
+    if count > 0 && keys.len() > count {
+        keys.select_nth_unstable(count - 1);
+    }
+    keys.truncate(count);
 }
