@@ -70,14 +70,19 @@ impl CheckedFilter {
         check(schema, filter, None, 0, &mut 0).map(drop)
     }
 
-    /// The same, of rows with one of these labels.
-    pub fn labelled(self, labels: Vec<LabelId>) -> Self {
-        Self { root: Node::And(vec![self.root, Node::Labels(labels)]) }
-    }
-
-    /// Every row.
-    pub fn all() -> Self {
-        Self { root: Node::And(Vec::new()) }
+    /// Rows with one of these labels that pass a filter, if there is one.
+    pub fn labelled(filter: Option<Self>, labels: Vec<LabelId>) -> Self {
+        let labels = Node::Labels(labels);
+        Self {
+            root: match filter.map(|filter| filter.root) {
+                None => labels,
+                Some(Node::And(mut nodes)) => {
+                    nodes.push(labels);
+                    Node::And(nodes)
+                }
+                Some(root) => Node::And(vec![root, labels]),
+            },
+        }
     }
 
     /// The docs of `range` in a segment that pass.
@@ -289,6 +294,9 @@ impl Within<'_> {
     }
 
     fn all_of(&self, nodes: &[Node], range: &Range<DocId>) -> Result<RoaringBitmap> {
+        if let [only] = nodes {
+            return self.eval(only, range);
+        }
         let mut order = Vec::with_capacity(nodes.len());
         for node in nodes {
             order.push((self.cost(node, range)?, node));

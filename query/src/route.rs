@@ -18,6 +18,9 @@ use crate::scratch::with_scratch;
 use crate::search::{Search, field_name};
 use crate::shared::Shared;
 
+/// A text query, and what its terms weigh.
+pub(crate) type Weighed = (TextQuery, Bm25);
+
 /// A route whose field exists and whose query fits it.
 pub(crate) enum CheckedRoute {
     Dense {
@@ -189,6 +192,7 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
         }
     }
     let hits = top.into_sorted();
+    search.weighed.push(text);
     note(search, &counters, hits.len());
     if let Some(stage) = search.stage() {
         stage.plans = plans;
@@ -265,7 +269,7 @@ fn note(search: &mut Search<'_>, counters: &Counters, rows_out: usize) {
 
 /// A text query with the weights of its terms: statistics of the tenant over every segment, so that scores
 /// compare across segments.
-fn weigh_text(search: &Search<'_>, route: &CheckedRoute) -> Result<Option<(TextQuery, Bm25)>> {
+fn weigh_text(search: &Search<'_>, route: &CheckedRoute) -> Result<Option<Weighed>> {
     let CheckedRoute::Text { field, text } = route else { return Ok(None) };
     let query = search.shared.indexer.text_query(*field, search.tenant, text)?;
     let mut stats = TextStats::new(&query);
@@ -289,21 +293,25 @@ pub(crate) fn cross_fill(
     union.sort_unstable();
     union.dedup();
     let mut filled = Vec::with_capacity(routes.len());
-    for (route, list) in routes.iter().zip(ranked) {
+    for (at, (route, list)) in routes.iter().zip(ranked).enumerate() {
         search.stop.check()?;
         let mut known: Vec<RowId> = list.iter().map(|(row, _)| *row).collect();
         known.sort_unstable();
         let missing: Vec<RowId> =
             union.iter().copied().filter(|row| known.binary_search(row).is_err()).collect();
-        filled.push(exact_scores(search, route, &missing)?);
+        let text = search.weighed.get(at).and_then(Option::as_ref);
+        filled.push(exact_scores(search, (route, text), &missing)?);
     }
     Ok(filled)
 }
 
 /// Scores of given rows. Rows without a value in the route's field, and rows that share nothing with the
 /// query (every index gives NaN for them), are left out: the worst match still ranks above them.
-fn exact_scores(search: &Search<'_>, route: &CheckedRoute, rows: &[RowId]) -> Result<Vec<(RowId, f32)>> {
-    let text = weigh_text(search, route)?;
+fn exact_scores(
+    search: &Search<'_>,
+    (route, text): (&CheckedRoute, Option<&Weighed>),
+    rows: &[RowId],
+) -> Result<Vec<(RowId, f32)>> {
     let mut scores = Vec::with_capacity(rows.len());
     let mut at = 0;
     let mut counters = Counters::default();
@@ -335,7 +343,7 @@ fn exact_scores(search: &Search<'_>, route: &CheckedRoute, rows: &[RowId]) -> Re
             }
             CheckedRoute::Embed { .. } => return Err(not_embedded()),
             CheckedRoute::Text { .. } => {
-                if let (Some(index), Some((query, bm25))) = (segment.text(), &text) {
+                if let (Some(index), Some((query, bm25))) = (segment.text(), text) {
                     index.score(query, bm25, &docs, &mut out)?;
                 }
             }

@@ -18,7 +18,7 @@ use crate::fuse::{RouteList, fuse_top};
 use crate::labels::check_count;
 use crate::request::{BATCH_HITS_MAX, BATCH_MAX, Fields, Filter, Fusion, K_MAX, ROUTES_MAX, SearchRequest};
 use crate::response::{Explain, Hit, RouteScore, SearchResponse, Short, Stage};
-use crate::route::{self, CheckedRoute};
+use crate::route::{self, CheckedRoute, Weighed};
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, View};
 
@@ -40,6 +40,8 @@ pub(crate) struct Search<'a> {
     pub scopes: Vec<Scope<'a>>,
     pub stop: &'a Stop,
     pub stages: Vec<Stage>,
+    /// Of each route that has run alone, its terms and what they weigh, where it is by text.
+    pub weighed: Vec<Option<Weighed>>,
 }
 
 /// A segment that holds rows which the search may find.
@@ -268,7 +270,7 @@ impl<'a> Search<'a> {
             .transpose()?;
         let labels = request.labels.as_ref().map(|names| shared.labels.known(names));
         let filter = match &labels {
-            Some(labels) => Some(filter.unwrap_or(CheckedFilter::all()).labelled(labels.clone())),
+            Some(labels) => Some(CheckedFilter::labelled(filter, labels.clone())),
             None => filter,
         };
         let mut scopes = Vec::with_capacity(snapshot.views.len());
@@ -280,6 +282,8 @@ impl<'a> Search<'a> {
                 Some(filter) => Some(filter.docs(view, tenant, &base.range)?),
                 None => None,
             };
+            // One that rules nothing out is none.
+            let passed = passed.filter(|docs| !docs.contains_range(base.range.clone()));
             let scope = Scope { view, filter: passed, base, stop };
             if request.explain {
                 rows_in += scope.base.count();
@@ -291,7 +295,8 @@ impl<'a> Search<'a> {
         }
         // The largest first: what is found there rules out most of the others.
         scopes.sort_by_key(|scope| std::cmp::Reverse(scope.base.range.len()));
-        let mut search = Self { shared, request, snapshot, tenant, labels, scopes, stop, stages: Vec::new() };
+        let (stages, weighed) = (Vec::new(), Vec::new());
+        let mut search = Self { shared, request, snapshot, tenant, labels, scopes, stop, stages, weighed };
         if request.explain {
             let time_us = started.elapsed().as_micros() as u64;
             let name = if filter.is_some() { "filter" } else { "tenant" };
@@ -311,6 +316,7 @@ impl<'a> Search<'a> {
             scopes: Vec::new(),
             stop: self.stop,
             stages: self.stages.clone(),
+            weighed: Vec::new(),
         }
     }
 
