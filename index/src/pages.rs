@@ -56,7 +56,7 @@ struct Shard {
     /// The pages of the slots, [`SLAB_PAGES`] each.
     slabs: Vec<Box<[u8]>>,
     /// The worth of the last page that went.
-    gone: f32,
+    gone: f64,
     random: Random,
 }
 
@@ -65,7 +65,8 @@ struct Slot {
     name: PageName,
     asked: f32,
     cost: f32,
-    worth: f32,
+    /// In 64 bits: it grows by a page's worth with every one that goes.
+    worth: f64,
 }
 
 impl Default for Shard {
@@ -100,7 +101,7 @@ impl PageCache {
         let gone = shard.gone;
         let slot = &mut shard.slots[place];
         slot.asked += 1.0;
-        slot.worth = gone + slot.asked * slot.cost;
+        slot.worth = gone + f64::from(slot.asked * slot.cost);
         out.copy_from_slice(&shard.page(place)[at..at + out.len()]);
         true
     }
@@ -117,30 +118,25 @@ impl PageCache {
         }
         let grown = |bytes: u64| Some(bytes + COST_BYTES).filter(|bytes| *bytes <= limit_bytes);
         let fits = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok();
-        let slot = Slot { name, asked: 1.0, cost, worth: shard.gone + cost };
-        let place = match fits {
-            true => {
-                shard.slots.push(Slot { name, ..slot });
-                if shard.slots.len() > shard.slabs.len() * SLAB_PAGES {
-                    shard.slabs.push(vec![0; SLAB_PAGES * PAGE].into());
-                }
-                shard.slots.len() - 1
+        let slot = Slot { name, asked: 1.0, cost, worth: shard.gone + f64::from(cost) };
+        let place = if fits {
+            shard.slots.push(slot);
+            if shard.slots.len() > shard.slabs.len() * SLAB_PAGES {
+                shard.slabs.push(vec![0; SLAB_PAGES * PAGE].into());
             }
-            false => match shard.victim() {
-                Some(place) if shard.slots[place].worth <= slot.worth => place,
-                Some(_) => {
-                    shard.gone = slot.worth;
-                    return;
-                }
-                None => return,
-            },
+            shard.slots.len() - 1
+        } else {
+            let Some(place) = shard.victim() else { return };
+            // Either it goes, or the new one does.
+            shard.gone = shard.gone.max(shard.slots[place].worth.min(slot.worth));
+            if shard.slots[place].worth > slot.worth {
+                return;
+            }
+            let before = std::mem::replace(&mut shard.slots[place], slot).name;
+            shard.places.remove(&before);
+            place
         };
-        if !fits {
-            shard.gone = shard.gone.max(shard.slots[place].worth);
-        }
-        let before = std::mem::replace(&mut shard.slots[place], slot).name;
         shard.page(place)[..bytes.len()].copy_from_slice(bytes);
-        shard.places.remove(&before);
         shard.places.insert(name, place);
     }
 

@@ -10,6 +10,7 @@ use spandrel_storage::io::Extent;
 use super::VectorIndex;
 use super::vectors::ChunkSource;
 use crate::error::Result;
+use crate::stop::Stop;
 
 /// How vectors are searched where no filter says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,12 +74,14 @@ pub fn standing(index: &dyn VectorIndex, docs: Range<DocId>) -> Standing {
 /// Reads what searches of the vectors of a range of docs will ask for, as far as there is memory for it;
 /// returns the bytes that were read.
 ///
+/// `before` bytes were read for the same, which it is not to push out.
+///
 /// # Errors
-/// They cannot be read.
-pub fn warm(index: &dyn VectorIndex, docs: Range<DocId>) -> Result<u64> {
+/// They cannot be read, or `stop` says so.
+pub fn warm(index: &dyn VectorIndex, docs: Range<DocId>, before: u64, stop: &Stop) -> Result<u64> {
     let mut read = 0;
     for (source, extent) in index.parts(docs).iter().filter_map(Part::extent) {
-        read += source.warm(extent)?;
+        read += source.warm(extent, before + read, stop)?;
     }
     Ok(read)
 }

@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::large::Large;
 use crate::matrix::Matrix;
 use crate::simd::Element;
+use crate::stop::Stop;
 
 /// Pages that files are read and checksummed in.
 pub const PAGE_BYTES: u64 = 4096;
@@ -53,13 +54,13 @@ pub trait ChunkSource: Send + Sync {
         0
     }
 
-    /// Reads an extent for those who will ask for it, as far as there is memory to keep it; returns the bytes
-    /// that were read.
+    /// Reads an extent for those who will ask for it, as far as there is memory to keep it besides the
+    /// `before` bytes that were read for the same; returns the bytes that were read.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
-    fn warm(&self, extent: Extent) -> Result<u64> {
-        let _ = extent;
+    /// As [`read`](Self::read); and `stop` says so.
+    fn warm(&self, extent: Extent, before: u64, stop: &Stop) -> Result<u64> {
+        let _ = (extent, before, stop);
         Ok(0)
     }
 }

@@ -1,7 +1,7 @@
 //! A section of a segment file, for indexes that read it in parts.
 //!
-//! What searches read of it is kept in the [page cache](crate::pages); long scans, and what is loaded into
-//! memory, pass by it.
+//! What searches read of it is kept in the [page cache](crate::pages), but long scans, and what is loaded
+//! into memory: those take what is there and leave nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +13,7 @@ use crate::budget::MemoryBudget;
 use crate::dense::vectors::{ChunkSource, PAGE_BYTES, page_bytes};
 use crate::error::Result;
 use crate::pages;
+use crate::stop::Stop;
 
 /// Longer reads are of long scans, and of what is loaded into memory; the codes of a tenant without cells are
 /// not longer, 96 bytes a vector.
@@ -58,6 +59,13 @@ impl SectionSource {
         }
         true
     }
+
+    /// Keeps the pages of what was read from a page's beginning on.
+    fn keep(&self, (offset, bytes): (u64, &[u8]), cost: f32, limit_bytes: u64) {
+        for (page, bytes) in (offset / PAGE_BYTES..).zip(bytes.chunks(PAGE_BYTES as usize)) {
+            self.memory.pages().keep((self.number, page as u32), (bytes, cost), limit_bytes);
+        }
+    }
 }
 
 impl ChunkSource for SectionSource {
@@ -70,13 +78,7 @@ impl ChunkSource for SectionSource {
     }
 
     fn read_batch(&self, extents: &[Extent], done: &mut dyn FnMut(usize, &[u8])) -> Result<u64> {
-        if extents.iter().any(|extent| extent.len > KEPT_BYTES_MAX) {
-            self.section.read_batch(extents, &mut |index, bytes| {
-                done(index, bytes);
-                Ok(())
-            })?;
-            return Ok(page_bytes(extents));
-        }
+        let keeps = extents.iter().all(|extent| extent.len <= KEPT_BYTES_MAX);
         let (mut indices, mut missing, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
         for (index, extent) in extents.iter().enumerate() {
             bytes.resize(extent.len, 0);
@@ -93,9 +95,9 @@ impl ChunkSource for SectionSource {
         let limit_bytes = self.memory.left_bytes();
         self.section.read_batch(&missing, &mut |at, bytes| {
             let (whole, extent) = (missing[at], extents[indices[at]]);
-            let cost = pages::cost(whole.len.div_ceil(PAGE_BYTES as usize));
-            for (page, bytes) in (whole.offset / PAGE_BYTES..).zip(bytes.chunks(PAGE_BYTES as usize)) {
-                self.memory.pages().keep((self.number, page as u32), (bytes, cost), limit_bytes);
+            if keeps {
+                let cost = pages::cost(whole.len.div_ceil(PAGE_BYTES as usize));
+                self.keep((whole.offset, bytes), cost, limit_bytes);
             }
             let inside = (extent.offset - whole.offset) as usize;
             done(indices[at], &bytes[inside..inside + extent.len]);
@@ -113,7 +115,7 @@ impl ChunkSource for SectionSource {
         (cached * extent.len as u64).checked_div(count).unwrap_or(0)
     }
 
-    fn warm(&self, extent: Extent) -> Result<u64> {
+    fn warm(&self, extent: Extent, before: u64, stop: &Stop) -> Result<u64> {
         let whole = self.pages(&extent);
         let mut read = 0;
         for first in (0..whole.len).step_by(WARM_BYTES) {
@@ -122,16 +124,14 @@ impl ChunkSource for SectionSource {
             if self.cached_bytes(extent) == extent.len as u64 {
                 continue;
             }
+            stop.check()?;
             let limit_bytes = self.memory.left_bytes();
+            if before + read + extent.len as u64 > limit_bytes {
+                break;
+            }
             self.section.read_batch(&[extent], &mut |_, bytes| {
-                for (page, bytes) in (offset / PAGE_BYTES..).zip(bytes.chunks(PAGE_BYTES as usize)) {
-                    // Whoever asks for it pays a whole access otherwise.
-                    self.memory.pages().keep(
-                        (self.number, page as u32),
-                        (bytes, pages::cost(1)),
-                        limit_bytes,
-                    );
-                }
+                // Whoever asks for it pays a whole access otherwise.
+                self.keep((offset, bytes), pages::cost(1), limit_bytes);
                 Ok(())
             })?;
             read += extent.len as u64;

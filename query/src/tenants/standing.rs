@@ -111,9 +111,8 @@ pub fn warm(shared: &Shared, tenant: &str, stop: &Stop) -> Result<u64> {
             continue;
         }
         for field in dense_fields(shared) {
-            stop.check()?;
             if let Some(index) = view.segment.dense(field) {
-                bytes += standing::warm(index, docs.clone())?;
+                bytes += standing::warm(index, docs.clone(), bytes, stop)?;
             }
         }
     }

@@ -15,6 +15,7 @@
 
 mod codes;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use spandrel_storage::{DenseSpec, DocId, IndexKind};
@@ -22,6 +23,7 @@ use spandrel_storage::{DenseSpec, DocId, IndexKind};
 use self::codes::SignQuery;
 pub use self::codes::{Before, Codes};
 use super::flat::FlatBuilder;
+use super::standing::{Part, Reach};
 use super::vectors::ChunkSource;
 use super::{Ask, Flat, VectorIndex};
 use crate::counters::Counters;
@@ -36,7 +38,7 @@ const VECTORS_MIN: u32 = 128;
 const DIM_MIN: u32 = 64;
 /// Blocks scanned at once, the first time and at most, each time twice as many: the threshold falls in
 /// between. Where exact scores need a read there is one round of reads for as many.
-const CHUNK_BLOCKS: std::ops::Range<u32> = 4..64;
+const CHUNK_BLOCKS: Range<u32> = 4..64;
 const CHUNK_BLOCKS_ON_DISK: u32 = 4096;
 /// Candidates scored before there is a threshold, a wanted result.
 const OPENING: usize = 2;
@@ -229,8 +231,7 @@ impl VectorIndex for Signs {
         scratch: &mut Scratch,
         counters: &mut Counters,
     ) -> Result<()> {
-        let few = u64::from(VECTORS_MIN).max(OPENING as u64 * top.k() as u64);
-        if ask.params.exact || top.k() == 0 || ask.allow.count_max() <= few {
+        if top.k() == 0 || self.scans(ask, top.k()) {
             return self.flat.search(query, ask, top, scratch, counters);
         }
         self.flat.check(query, ask.rows)?;
@@ -243,8 +244,23 @@ impl VectorIndex for Signs {
         searched
     }
 
-    fn scans(&self, ask: &Ask<'_>, _: usize) -> bool {
-        ask.params.exact
+    fn scans(&self, ask: &Ask<'_>, k: usize) -> bool {
+        let few = u64::from(VECTORS_MIN).max(OPENING as u64 * k as u64);
+        ask.params.exact || ask.allow.count_max() <= few
+    }
+
+    fn reach(&self, docs: Range<DocId>) -> Option<Reach> {
+        match self.flat.ordinals(docs).len() as u32 {
+            0 => None,
+            1..=VECTORS_MIN => Some(Reach::Scored),
+            _ => Some(Reach::Ranked),
+        }
+    }
+
+    fn parts(&self, docs: Range<DocId>) -> Vec<Part<'_>> {
+        let share = self.flat.ordinals(docs.clone()).len() as f64 / f64::from(self.codes.vectors().max(1));
+        let codes = (self.codes.memory_bytes() as f64 * share) as usize;
+        vec![Part::in_memory(codes), self.flat.part(docs)]
     }
 
     fn memory_bytes(&self) -> usize {
