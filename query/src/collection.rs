@@ -181,8 +181,21 @@ impl Collection {
     /// # Errors
     /// As [`Collection::upsert`].
     pub fn drop_tenant(&self, tenant: &str) -> Result<Written> {
+        self.drop_tenant_rows(tenant, false)
+    }
+
+    /// As [`Collection::drop_tenant`], and the quota of its own that the tenant has stays, in the same
+    /// commit: for callers that may not set quotas.
+    ///
+    /// # Errors
+    /// As [`Collection::upsert`].
+    pub fn empty_tenant(&self, tenant: &str) -> Result<Written> {
+        self.drop_tenant_rows(tenant, true)
+    }
+
+    fn drop_tenant_rows(&self, tenant: &str, keeps_quota: bool) -> Result<Written> {
         check_tenant(tenant)?;
-        queue::write(&self.shared, Work::DropTenant { tenant: tenant.to_owned() }, &self.stop)
+        queue::write(&self.shared, Work::DropTenant { tenant: tenant.to_owned(), keeps_quota }, &self.stop)
     }
 
     /// Rows by key, in the order of `keys`; none where there is no such row.

@@ -116,6 +116,8 @@ pub enum Work {
     },
     /// All rows of a tenant out.
     DropTenant {
+        /// Whether its quota stays.
+        keeps_quota: bool,
         /// The tenant.
         tenant: String,
     },
@@ -174,13 +176,13 @@ fn make_visible(
     snapshot: &Snapshot,
     plan: Plan,
 ) -> Result<Vec<Result<Written>>> {
-    let Plan { commit, docs, removed, trim, dead_rows, dropped, labels, written, next_row } = plan;
+    let Plan { commit, docs, removed, trim, dead_rows, dropped, quotas, labels, written, next_row } = plan;
     let first = RowId(writer.next_row);
     let last = RowId(next_row - 1);
     writer.next_row = next_row;
     writer.trim.extend(trim);
     writer.dead_rows += dead_rows;
-    shared.tenants.note(commit.new_tenants, &commit.bytes, dropped);
+    shared.tenants.note(commit.new_tenants, &commit.bytes, dropped, &quotas);
     let mut views = snapshot.views.clone();
     if !docs.is_empty() {
         views.push(View::new(Arc::new(Segment::from_docs(

@@ -268,6 +268,7 @@ fn run(seed: u64) {
     println!("recall {recall:.4} of {queries} queries with k rows or more that pass; {walked} by walks");
     assert!(shares.iter().all(|count| *count > 0), "shares of rows that pass: {shares:?}");
     assert!(recall >= 0.9, "recall {recall} of {queries} queries");
+    assert!(walked > 0 && deleted > 0, "{walked} walks, {deleted} deletes by filters");
 }
 
 #[test]

@@ -118,6 +118,13 @@ fn what_a_tenant_holds_is_known_after_a_restart_and_forgotten_with_it() {
     let (database, collection) = open(&path, Settings::default());
     assert_eq!((held(&collection, "a"), held(&collection, "b")), (a, b));
     assert_eq!(collection.upsert(rows("b", 50..61)).unwrap_err().kind(), ErrorKind::Exhausted);
+    assert_eq!(collection.empty_tenant("b").unwrap().rows, 50);
+    drop((database, collection));
+    let (database, collection) = open(&path, Settings::default());
+    let emptied = collection.tenant_stats("b").unwrap();
+    assert_eq!((emptied.rows, emptied.bytes, emptied.quota.unwrap().rows_max), (0, 0, Some(60)));
+    assert_eq!(collection.upsert(rows("b", 0..61)).unwrap_err().kind(), ErrorKind::Exhausted);
+    collection.upsert(rows("b", 0..50)).unwrap();
     assert_eq!(collection.drop_tenant("b").unwrap().rows, 50);
     assert_eq!(collection.tenants(), ["a"]);
     assert_eq!(collection.tenant_stats("b").unwrap_err().kind(), ErrorKind::NotFound);
@@ -283,5 +290,11 @@ fn a_cold_tenant_is_loaded_by_its_first_search_or_before() {
     assert_eq!((stats.resident_bytes, stats.state), (stats.index_bytes, TenantState::Medium));
     assert!(collection.warm_tenant("large").unwrap() > 0);
     assert_eq!(read("large"), 0);
+    let exact = SearchRequest { explain: true, fields: Fields::None, exact: true, ..search("large") };
+    let explain = collection.search(&exact).unwrap().explain.unwrap();
+    let bytes: Vec<(u64, u64)> =
+        explain.stages.iter().map(|stage| (stage.scored, stage.read_bytes)).collect();
+    assert!(bytes.iter().any(|(scored, _)| *scored == 9_000), "{bytes:?}");
+    assert!(bytes.iter().all(|(_, read)| *read == 0), "long reads find what is there, too: {bytes:?}");
     assert_eq!(collection.warm_tenant("none").unwrap(), 0);
 }

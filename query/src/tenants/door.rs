@@ -38,13 +38,15 @@ impl Collection {
     }
 
     /// Reads what the first search of a tenant would have to read, as far as the memory budget has room, and
-    /// returns the bytes that were read: 0 where all of it is in memory, or there is no such tenant.
+    /// returns the bytes that were read: 0 where all of it is in memory, or there is no such tenant. It
+    /// counts as a query, as copies and exports do.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) for damage on disk.
     pub fn warm_tenant(&self, tenant: &str) -> Result<u64> {
         self.shared.open()?;
         check_tenant(tenant)?;
+        let _turn = self.permits([tenant])?;
         standing::warm(&self.shared, tenant, &self.stop)
     }
 
@@ -57,8 +59,9 @@ impl Collection {
     pub fn copy_tenant(&self, from: &str, to: &str) -> Result<Written> {
         self.shared.writable()?;
         [from, to].into_iter().try_for_each(check_tenant)?;
-        self.shared.tenants.get(from).ok_or_else(|| no_tenant(from))?;
-        transfer::copy(&self.shared, (from, to), &self.stop)
+        let _turn = self.permits([from])?;
+        let id = self.shared.tenants.get(from).ok_or_else(|| no_tenant(from))?;
+        transfer::copy(&self.shared, (from, id, to), &self.stop)
     }
 
     /// Hands out all rows of a tenant, as they are now, with all fields and labels, in key order, at most 64
@@ -67,11 +70,24 @@ impl Collection {
     /// # Errors
     /// Those of `each`; as [`Collection::get`]; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a
     /// tenant that there is not.
-    pub fn export_tenant(&self, tenant: &str, mut each: impl FnMut(Vec<Row>) -> Result<()>) -> Result<u64> {
+    pub fn export_tenant(&self, tenant: &str, each: impl FnMut(Vec<Row>) -> Result<()>) -> Result<u64> {
+        self.try_export_tenant(tenant, each)
+    }
+
+    /// As [`Collection::export_tenant`], for an `each` that fails in its own ways.
+    ///
+    /// # Errors
+    /// As [`Collection::export_tenant`].
+    pub fn try_export_tenant<E: From<Error>>(
+        &self,
+        tenant: &str,
+        each: impl FnMut(Vec<Row>) -> Result<(), E>,
+    ) -> Result<u64, E> {
         self.shared.open()?;
         check_tenant(tenant)?;
-        self.shared.tenants.get(tenant).ok_or_else(|| no_tenant(tenant))?;
-        transfer::export(&self.shared, tenant, &self.stop, &mut each)
+        let _turn = self.permits([tenant])?;
+        let id = self.shared.tenants.get(tenant).ok_or_else(|| no_tenant(tenant))?;
+        transfer::export(&self.shared, (tenant, id), &self.stop, each)
     }
 
     /// Sets what a tenant may use, durably, or with none leaves it to what holds for all. The tenant need not
@@ -96,9 +112,9 @@ impl Collection {
         self.shared.tenants.quotas.every()
     }
 
-    /// Takes the turn of one query for each of these tenants, as their quotas allow; the queries of the
-    /// handle that is returned count no more. For callers that wait between a query's arrival and its start:
-    /// a tenant's share of the queue is bounded then, too.
+    /// Takes the turn of one query for each of these tenants, as their quotas allow, or none; the queries of
+    /// the handle that is returned count no more. For callers that wait between a query's arrival and its
+    /// start: a tenant's share of the queue is bounded then, too.
     ///
     /// # Errors
     /// [`ErrorKind::Exhausted`](crate::ErrorKind::Exhausted) with when to come back.
@@ -110,11 +126,20 @@ impl Collection {
 
     /// The turns of queries of these tenants, until dropped.
     pub(crate) fn permits<'t>(&self, tenants: impl IntoIterator<Item = &'t str>) -> Result<Vec<Permit>> {
-        let mut permits = Vec::new();
-        if self.permits.is_none() {
-            for name in tenants {
-                if let Some(id) = self.shared.tenants.asked(name) {
-                    permits.extend(self.shared.tenants.quotas.admit(id, name)?);
+        let mut permits: Vec<Permit> = Vec::new();
+        if self.permits.is_some() {
+            return Ok(permits);
+        }
+        let mut names: Vec<&str> = tenants.into_iter().collect();
+        names.sort_unstable();
+        for same in names.chunk_by(|a, b| a == b) {
+            let (name, queries) = (same[0], u32::try_from(same.len()).unwrap_or(u32::MAX));
+            let Some(id) = self.shared.tenants.asked(name, queries) else { continue };
+            match self.shared.tenants.quotas.admit(id, name, queries) {
+                Ok(permit) => permits.extend(permit),
+                Err(error) => {
+                    permits.into_iter().for_each(Permit::refund);
+                    return Err(error);
                 }
             }
         }

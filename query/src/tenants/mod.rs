@@ -14,6 +14,8 @@ mod quota;
 mod standing;
 mod transfer;
 
+use std::collections::BinaryHeap;
+
 use parking_lot::RwLock;
 use spandrel_storage::TenantId;
 use spandrel_storage::store::Store;
@@ -47,9 +49,9 @@ impl Tenants {
         self.names.read().get(name)
     }
 
-    /// As [`get`](Self::get), for a query of the tenant, which is counted.
-    pub fn asked(&self, name: &str) -> Option<TenantId> {
-        self.names.read().asked(name)
+    /// As [`get`](Self::get), for queries of the tenant, which are counted.
+    pub fn asked(&self, name: &str, queries: u32) -> Option<TenantId> {
+        self.names.read().asked(name, queries)
     }
 
     /// The id that the next new name gets.
@@ -62,18 +64,33 @@ impl Tenants {
         self.names.read().bytes(tenant)
     }
 
-    /// Takes in a commit that is durable.
-    pub fn note(&self, new: Vec<(TenantId, String)>, bytes: &[(TenantId, u64)], dropped: Option<TenantId>) {
+    /// Takes in a commit that is durable. One at a time: under the write lock.
+    pub fn note(
+        &self,
+        new: Vec<(TenantId, String)>,
+        bytes: &[(TenantId, u64)],
+        dropped: Option<TenantId>,
+        quotas: &[(TenantId, Option<Quota>)],
+    ) {
+        // Queries find a tenant's quota as soon as they find the tenant.
+        quotas.iter().for_each(|(id, quota)| self.quotas.note(*id, *quota));
         if new.is_empty() && bytes.is_empty() && dropped.is_none() {
             return;
         }
         let mut names = self.names.write();
-        new.into_iter().for_each(|(id, name)| names.insert(id, &name));
-        bytes.iter().for_each(|(id, bytes)| names.set_bytes(*id, *bytes));
         if let Some(id) = dropped {
             names.remove(id);
             self.quotas.forget(id);
         }
+        new.into_iter().for_each(|(id, name)| names.insert(id, &name));
+        bytes.iter().for_each(|(id, bytes)| names.set_bytes(*id, *bytes));
+        if !names.has_many_holes() {
+            return;
+        }
+        drop(names);
+        // Queries go on meanwhile.
+        let closed = self.names.read().without_holes();
+        self.names.write().close_holes(closed);
     }
 
     /// All names, sorted.
@@ -85,7 +102,10 @@ impl Tenants {
 
     /// Up to `limit` names after one, sorted.
     pub fn names_after(&self, after: Option<&str>, limit: usize) -> Vec<String> {
-        self.names.read().after(after, limit)
+        let (mut first, mut id) = (BinaryHeap::new(), TenantId::default());
+        // A few at a time: whoever adds a tenant meanwhile, and all who wait behind, wait for no more.
+        while self.names.read().after(&mut id, after, limit, &mut first) {}
+        first.into_sorted_vec()
     }
 
     /// How often a tenant was asked since the collection was opened.

@@ -15,6 +15,8 @@ use spandrel_storage::TenantId;
 
 /// Holes are closed when there are this many, at least.
 const DROPPED_MIN: usize = 64;
+/// Names that are looked at in one go.
+const PART: usize = if cfg!(test) { 7 } else { 4_096 };
 
 /// Names to ids.
 #[derive(Default)]
@@ -69,10 +71,10 @@ impl Names {
         self.find(name).map(|slot| slot.id)
     }
 
-    /// As [`get`](Self::get), and counts it.
-    pub fn asked(&self, name: &str) -> Option<TenantId> {
+    /// As [`get`](Self::get), and counts so many queries.
+    pub fn asked(&self, name: &str, queries: u32) -> Option<TenantId> {
         let slot = self.find(name)?;
-        slot.queries.fetch_add(1, Ordering::Relaxed);
+        slot.queries.fetch_add(queries, Ordering::Relaxed);
         Some(slot.id)
     }
 
@@ -97,16 +99,29 @@ impl Names {
         self.by_name.iter().map(|at| self.slots[*at as usize].place.name(&self.text))
     }
 
-    /// The first `limit` names after one, sorted.
-    pub fn after(&self, after: Option<&str>, limit: usize) -> Vec<String> {
-        let mut first: BinaryHeap<&str> = BinaryHeap::new();
-        for name in self.all().filter(|name| after.is_none_or(|after| *name > after)) {
-            first.push(name);
-            if first.len() > limit {
-                first.pop();
+    /// Looks at some names, from an id on, which moves: the first `limit` of them after one, with those that
+    /// are there already, are there then. Returns whether there are more.
+    pub fn after(
+        &self,
+        id: &mut TenantId,
+        after: Option<&str>,
+        limit: usize,
+        first: &mut BinaryHeap<String>,
+    ) -> bool {
+        let left = &self.slots[self.slots.partition_point(|slot| slot.id < *id)..];
+        let part = &left[..left.len().min(PART)];
+        for slot in part.iter().filter(|slot| slot.place.0 != Place::NONE.0) {
+            let name = slot.place.name(&self.text);
+            let last = first.peek().filter(|_| first.len() >= limit);
+            if after.is_none_or(|after| name > after) && last.is_none_or(|last| name < last.as_str()) {
+                first.push(name.to_owned());
+                if first.len() > limit {
+                    first.pop();
+                }
             }
         }
-        first.into_sorted_vec().into_iter().map(str::to_owned).collect()
+        *id = part.last().map_or(*id, |last| TenantId(last.id.0.saturating_add(1)));
+        part.len() < left.len()
     }
 
     /// Adds a name, unless it is there.
@@ -144,21 +159,36 @@ impl Names {
             self.slots[at].place = Place::NONE;
             self.dropped += 1;
         }
-        if self.dropped >= DROPPED_MIN.max(self.slots.len() / 4) {
-            self.close_holes();
-        }
     }
 
-    fn close_holes(&mut self) {
-        let text = std::mem::take(&mut self.text);
-        self.slots.retain(|slot| slot.place.0 != Place::NONE.0);
-        (self.dropped, self.by_name) = (0, HashTable::with_capacity(self.slots.len()));
-        for at in 0..self.slots.len() {
-            let start = self.text.len();
-            self.text.push_str(self.slots[at].place.name(&text));
-            self.slots[at].place = Place::of(&self.text, start);
-            self.link(at);
+    /// Whether holes are to be closed.
+    pub fn has_many_holes(&self) -> bool {
+        self.dropped >= DROPPED_MIN.max(self.slots.len() / 4)
+    }
+
+    /// The same names without holes.
+    pub fn without_holes(&self) -> Self {
+        let named = || self.slots.iter().filter(|slot| slot.place.0 != Place::NONE.0);
+        let mut closed = Self { next: self.next, ..Self::default() };
+        closed.text.reserve_exact(named().map(|slot| slot.place.name(&self.text).len()).sum());
+        closed.slots.reserve_exact(self.len());
+        closed.by_name = HashTable::with_capacity(self.len());
+        for slot in named() {
+            closed.insert(slot.id, slot.place.name(&self.text));
+            closed.set_bytes(slot.id, slot.bytes);
         }
+        closed
+    }
+
+    /// Becomes what [`without_holes`](Self::without_holes) has made of it, if it is the same still; queries
+    /// were counted meanwhile.
+    pub fn close_holes(&mut self, mut closed: Self) {
+        let named = self.slots.iter_mut().filter(|slot| slot.place.0 != Place::NONE.0);
+        for (slot, closed) in named.zip(&mut closed.slots) {
+            debug_assert_eq!(slot.id, closed.id, "names change one at a time");
+            *closed.queries.get_mut() = *slot.queries.get_mut();
+        }
+        *self = closed;
     }
 
     fn link(&mut self, at: usize) {
@@ -201,7 +231,12 @@ mod tests {
                 let name = format!("{}-{}", "ü".repeat(below(3) as usize), below(800));
                 match below(3) {
                     0 => match map.remove(&name) {
-                        Some((id, _)) => names.remove(id),
+                        Some((id, _)) => {
+                            names.remove(id);
+                            if names.has_many_holes() {
+                                names.close_holes(names.without_holes());
+                            }
+                        }
                         None => assert_eq!(names.get(&name), None, "seed {seed}, step {step}"),
                     },
                     1 if !map.contains_key(&name) => {
@@ -222,8 +257,13 @@ mod tests {
             }
             let mut all: Vec<&str> = map.keys().map(String::as_str).collect();
             all.sort_unstable();
-            assert_eq!(names.after(None, 10_000), all, "seed {seed}");
-            assert_eq!(names.after(Some(all[4]), 3), all[5..8], "seed {seed}");
+            let after = |after: Option<&str>, limit: usize| {
+                let (mut first, mut id) = (BinaryHeap::new(), TenantId(0));
+                while names.after(&mut id, after, limit, &mut first) {}
+                first.into_sorted_vec()
+            };
+            assert_eq!(after(None, 10_000), all, "seed {seed}");
+            assert_eq!(after(Some(all[4]), 3), all[5..8], "seed {seed}");
             assert!(names.slots.len() <= names.len() * 4 / 3 + DROPPED_MIN);
         }
     }

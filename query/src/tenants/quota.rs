@@ -25,7 +25,7 @@ use crate::shared::Shared;
 const EVERY: TenantId = TenantId(u32::MAX);
 /// Locks of the gates, by tenant.
 const SHARDS: usize = 16;
-/// Gates of a shard that are kept before those of idle tenants are looked for.
+/// Gates of a shard that are kept before those of idle tenants are looked for, at least.
 const IDLE_MAX: usize = 64;
 
 /// What a tenant may use; none of a limit is no limit.
@@ -57,6 +57,12 @@ impl Quota {
             return Err(Error::invalid(format!("queries_per_second is {wrong}; it is a number above 0")));
         }
         Ok(())
+    }
+
+    /// The bytes that the row store keeps of it.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self)
+            .map_err(|error| Error::invalid(format!("the quota cannot be written: {error}")))
     }
 
     fn limits_queries(&self) -> bool {
@@ -97,7 +103,14 @@ struct Set {
 }
 
 #[derive(Default)]
-struct Gates([Mutex<HashMap<TenantId, Gate>>; SHARDS]);
+struct Gates([Mutex<Shard>; SHARDS]);
+
+#[derive(Default)]
+struct Shard {
+    gates: HashMap<TenantId, Gate>,
+    /// Gates that were left when those of idle tenants were looked for.
+    left: usize,
+}
 
 struct Gate {
     in_flight: u32,
@@ -107,10 +120,20 @@ struct Gate {
     refused: u64,
 }
 
-/// A query that is under way, until this is dropped.
+/// Queries of a tenant that are under way, until this is dropped.
 pub(crate) struct Permit {
     gates: Arc<Gates>,
     tenant: TenantId,
+    queries: u32,
+}
+
+impl Permit {
+    /// The queries do not take place: they have used up nothing.
+    pub fn refund(self) {
+        if let Some(gate) = self.gates.shard(self.tenant).lock().gates.get_mut(&self.tenant) {
+            gate.tokens += f64::from(self.queries);
+        }
+    }
 }
 
 impl Quotas {
@@ -118,15 +141,17 @@ impl Quotas {
     pub fn new(entries: Vec<(TenantId, Vec<u8>)>) -> Result<Self> {
         let quotas = Self::default();
         for (tenant, json) in entries {
-            let quota = serde_json::from_slice(&json).map_err(|error| {
+            let not_one = |error: &dyn std::fmt::Display| {
                 Error::new(ErrorKind::Corrupt, format!("the quota of tenant {tenant} is not one: {error}"))
-            })?;
+            };
+            let quota: Quota = serde_json::from_slice(&json).map_err(|error| not_one(&error))?;
+            quota.check().map_err(|error| not_one(&error))?;
             quotas.note(tenant, Some(quota));
         }
         Ok(quotas)
     }
 
-    fn note(&self, tenant: TenantId, quota: Option<Quota>) {
+    pub fn note(&self, tenant: TenantId, quota: Option<Quota>) {
         let mut set = self.set.write();
         match (tenant, quota) {
             (EVERY, quota) => set.every = quota,
@@ -160,36 +185,38 @@ impl Quotas {
         set.own.get(&tenant).copied().or(set.every)
     }
 
-    /// Lets a query of a tenant pass; no permit is needed where nothing limits it.
+    /// Lets queries of a tenant pass, all or none; no permit is needed where nothing limits them.
     ///
     /// # Errors
     /// [`ErrorKind::Exhausted`], with when to come back.
-    pub fn admit(&self, tenant: TenantId, name: &str) -> Result<Option<Permit>> {
+    pub fn admit(&self, tenant: TenantId, name: &str, queries: u32) -> Result<Option<Permit>> {
         let Some(quota) = self.of(tenant).filter(Quota::limits_queries) else { return Ok(None) };
         let now = Instant::now();
-        let mut gates = self.gates.shard(tenant).lock();
-        if gates.len() >= IDLE_MAX && !gates.contains_key(&tenant) {
+        let mut shard = self.gates.shard(tenant).lock();
+        let Shard { gates, left } = &mut *shard;
+        if gates.len() >= IDLE_MAX.max(2 * *left) && !gates.contains_key(&tenant) {
             let set = self.set.read();
             let rate = |id: &TenantId| set.own.get(id).or(set.every.as_ref())?.queries_per_second;
             gates.retain(|id, gate| {
                 gate.in_flight > 0 || rate(id).is_some_and(|rate| !gate.is_full(rate, now))
             });
+            *left = gates.len();
         }
         let full = quota.queries_per_second.map_or(0.0, capacity);
         let new = Gate { in_flight: 0, tokens: full, at: now, refused: 0 };
         let gate = gates.entry(tenant).or_insert(new);
-        if let Err(error) = gate.pass(quota, now, name) {
-            gate.refused += 1;
+        if let Err(error) = gate.pass(quota, now, name, queries) {
+            gate.refused += u64::from(queries);
             return Err(error);
         }
-        drop(gates);
-        Ok(Some(Permit { gates: Arc::clone(&self.gates), tenant }))
+        drop(shard);
+        Ok(Some(Permit { gates: Arc::clone(&self.gates), tenant, queries }))
     }
 
     /// Queries of a tenant under way, and those refused lately, where a quota limits them.
     pub fn traffic(&self, tenant: TenantId) -> (u32, u64) {
-        let gates = self.gates.shard(tenant).lock();
-        gates.get(&tenant).map_or((0, 0), |gate| (gate.in_flight, gate.refused))
+        let shard = self.gates.shard(tenant).lock();
+        shard.gates.get(&tenant).map_or((0, 0), |gate| (gate.in_flight, gate.refused))
     }
 
     /// Whether a tenant may come to hold so much more.
@@ -227,7 +254,7 @@ fn capacity(rate: f64) -> f64 {
 }
 
 impl Gates {
-    fn shard(&self, tenant: TenantId) -> &Mutex<HashMap<TenantId, Gate>> {
+    fn shard(&self, tenant: TenantId) -> &Mutex<Shard> {
         &self.0[tenant.0 as usize % SHARDS]
     }
 }
@@ -241,8 +268,20 @@ impl Gate {
         (self.tokens + (now - self.at).as_secs_f64() * rate).min(capacity(rate))
     }
 
-    fn pass(&mut self, quota: Quota, now: Instant, name: &str) -> Result<()> {
-        if let Some(max) = quota.in_flight_max.filter(|max| self.in_flight >= *max) {
+    fn pass(&mut self, quota: Quota, now: Instant, name: &str, queries: u32) -> Result<()> {
+        let most = quota.queries_per_second.map_or(f64::INFINITY, capacity);
+        let most = quota.in_flight_max.map_or(most, |max| most.min(f64::from(max)));
+        if queries > 1 && f64::from(queries) > most {
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                format!(
+                    "tenant '{name}' asks {queries} queries at once, its quota lets {} pass together; send fewer \
+                     in a batch",
+                    most.floor()
+                ),
+            ));
+        }
+        if let Some(max) = quota.in_flight_max.filter(|max| self.in_flight.saturating_add(queries) > *max) {
             return Err(Error::new(
                 ErrorKind::Exhausted,
                 format!(
@@ -254,8 +293,9 @@ impl Gate {
         }
         if let Some(rate) = quota.queries_per_second {
             (self.tokens, self.at) = (self.filled(rate, now), now);
-            if self.tokens < 1.0 {
-                let wait = Duration::from_secs_f64(((1.0 - self.tokens) / rate).min(86_400.0));
+            let wanted = f64::from(queries);
+            if self.tokens < wanted {
+                let wait = Duration::from_secs_f64(((wanted - self.tokens) / rate).min(86_400.0));
                 return Err(Error::new(
                     ErrorKind::Exhausted,
                     format!(
@@ -265,17 +305,17 @@ impl Gate {
                     ),
                 ));
             }
-            self.tokens -= 1.0;
+            self.tokens -= wanted;
         }
-        self.in_flight += 1;
+        self.in_flight += queries;
         Ok(())
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(gate) = self.gates.shard(self.tenant).lock().get_mut(&self.tenant) {
-            gate.in_flight -= 1;
+        if let Some(gate) = self.gates.shard(self.tenant).lock().gates.get_mut(&self.tenant) {
+            gate.in_flight -= self.queries;
         }
     }
 }
@@ -305,12 +345,9 @@ pub(crate) fn set(shared: &Shared, tenant: Option<&str>, quota: Option<Quota>) -
             }
         }
     };
-    let json = quota.map_or_else(|| Ok(Vec::new()), |quota| serde_json::to_vec(&quota));
-    let json = json.map_err(|error| Error::invalid(format!("the quota cannot be written: {error}")))?;
-    commit.quotas.push((id, json));
+    commit.quotas.push((id, quota.map_or_else(|| Ok(Vec::new()), |quota| quota.encode())?));
     shared.store.commit(&commit, shared.durability())?;
-    shared.tenants.note(commit.new_tenants, &[], None);
-    shared.tenants.quotas.note(id, quota);
+    shared.tenants.note(commit.new_tenants, &[], None, &[(id, quota)]);
     Ok(())
 }
 
@@ -329,15 +366,15 @@ mod tests {
     #[test]
     fn as_many_as_a_second_brings_pass_at_once_and_no_more() {
         let quotas = with(Quota { queries_per_second: Some(5.0), ..Quota::default() });
-        let passed = (0..20).filter(|_| quotas.admit(T, "t").is_ok()).count();
+        let passed = (0..20).filter(|_| quotas.admit(T, "t", 1).is_ok()).count();
         assert_eq!(passed, 5);
-        let error = quotas.admit(T, "t").err().unwrap();
+        let error = quotas.admit(T, "t", 1).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Exhausted);
         assert!(error.message().contains("tenant 't' has used up its 5 queries a second"), "{error}");
-        assert!(quotas.admit(TenantId(4), "u").is_ok(), "another tenant has a bucket of its own");
+        assert!(quotas.admit(TenantId(4), "u", 1).is_ok(), "another tenant has a bucket of its own");
         let now = Instant::now() + Duration::from_millis(500);
-        let mut gates = quotas.gates.shard(T).lock();
-        let gate = gates.get_mut(&T).unwrap();
+        let mut shard = quotas.gates.shard(T).lock();
+        let gate = shard.gates.get_mut(&T).unwrap();
         assert!((gate.filled(5.0, now) - 2.5).abs() < 0.2, "half a second brings half of it");
         assert!(gate.is_full(5.0, now + Duration::from_secs(9)));
     }
@@ -345,13 +382,13 @@ mod tests {
     #[test]
     fn queries_under_way_are_counted_until_they_end() {
         let quotas = with(Quota { in_flight_max: Some(2), ..Quota::default() });
-        let first = quotas.admit(T, "t").unwrap();
-        let second = quotas.admit(T, "t").unwrap();
-        assert!(quotas.admit(T, "t").is_err());
+        let first = quotas.admit(T, "t", 1).unwrap();
+        let second = quotas.admit(T, "t", 1).unwrap();
+        assert!(quotas.admit(T, "t", 1).is_err());
         assert_eq!(quotas.traffic(T), (2, 1));
         drop(first);
-        let third = quotas.admit(T, "t").unwrap();
-        assert!(quotas.admit(T, "t").is_err());
+        let third = quotas.admit(T, "t", 1).unwrap();
+        assert!(quotas.admit(T, "t", 1).is_err());
         drop((second, third));
         assert_eq!(quotas.traffic(T).0, 0);
     }
@@ -366,7 +403,7 @@ mod tests {
         assert!(quotas.check_held(T, "t", (held(11).1, held(11).1)).is_ok(), "no more than before");
         quotas.note(T, Some(Quota::default()));
         assert!(quotas.check_held(T, "t", held(11)).is_ok());
-        assert!(quotas.admit(T, "t").unwrap().is_none(), "nothing limits its queries");
+        assert!(quotas.admit(T, "t", 1).unwrap().is_none(), "nothing limits its queries");
         quotas.forget(T);
         assert!(quotas.check_held(T, "t", held(11)).is_err());
         assert!(Quota { queries_per_second: Some(0.0), ..Quota::default() }.check().is_err());
@@ -376,9 +413,24 @@ mod tests {
     fn gates_of_idle_tenants_go() {
         let quotas = with(Quota { in_flight_max: Some(2), ..Quota::default() });
         for id in 0..10_000 {
-            drop(quotas.admit(TenantId(id), "t").unwrap());
+            drop(quotas.admit(TenantId(id), "t", 1).unwrap());
         }
-        let gates: usize = quotas.gates.0.iter().map(|shard| shard.lock().len()).sum();
+        let gates: usize = quotas.gates.0.iter().map(|shard| shard.lock().gates.len()).sum();
         assert!(gates <= SHARDS * (IDLE_MAX + 1), "{gates} gates");
+    }
+
+    #[test]
+    fn of_a_batch_all_pass_or_none() {
+        let quotas =
+            with(Quota { queries_per_second: Some(5.0), in_flight_max: Some(4), ..Quota::default() });
+        let told = |queries| quotas.admit(T, "t", queries).map(drop).unwrap_err().to_string();
+        assert!(told(5).contains("asks 5 queries at once, its quota lets 4 pass"), "{}", told(5));
+        drop(quotas.admit(T, "t", 3).unwrap());
+        assert!(told(3).contains("try again in"), "what was refused has used up nothing: {}", told(3));
+        let permit = quotas.admit(T, "t", 2).unwrap().unwrap();
+        assert_eq!(quotas.traffic(T).0, 2);
+        permit.refund();
+        assert_eq!(quotas.traffic(T).0, 0);
+        assert!(quotas.admit(T, "t", 2).is_ok());
     }
 }

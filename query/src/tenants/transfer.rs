@@ -16,21 +16,21 @@ use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::write::{PreparedRow, Work};
 
-/// Rows read, and written, at once: few, because one may have megabytes.
+/// Rows read, and written, at once, and the bytes of those after which no other is.
 const PAGE_ROWS: usize = 64;
+const PAGE_BYTES: u64 = 16 << 20;
 
 /// Hands out all rows of a tenant with all fields and labels, in the order of their keys, a page at a time;
 /// returns how many.
 ///
 /// # Errors
 /// Those of `each`; rows cannot be read; `stop`.
-pub fn export(
+pub fn export<E: From<Error>>(
     shared: &Shared,
-    tenant: &str,
+    (tenant, id): (&str, TenantId),
     stop: &Stop,
-    each: &mut dyn FnMut(Vec<Row>) -> Result<()>,
-) -> Result<u64> {
-    let Some(id) = shared.tenants.get(tenant) else { return Ok(0) };
+    mut each: impl FnMut(Vec<Row>) -> Result<(), E>,
+) -> Result<u64, E> {
     let snapshot = shared.snapshot();
     let (mut after, mut count) = (None, 0);
     while let Some((rows, last)) = page(shared, &snapshot, (tenant, id), after.as_deref(), stop)? {
@@ -46,12 +46,12 @@ pub fn export(
 ///
 /// # Errors
 /// The tenants are the same, or the rows do not fit the quota of the second; those of reading and writing.
-pub fn copy(shared: &Shared, (from, to): (&str, &str), stop: &Stop) -> Result<Written> {
+pub fn copy(shared: &Shared, (from, id, to): (&str, TenantId, &str), stop: &Stop) -> Result<Written> {
     if from == to {
         return Err(Error::invalid(format!("tenant '{from}' is to be copied to itself; name another one")));
     }
     let mut total = Written { last_row: shared.snapshot().last_row.0, rows: 0 };
-    export(shared, from, stop, &mut |mut rows| {
+    export(shared, (from, id), stop, |mut rows| {
         rows.iter_mut().for_each(|row| to.clone_into(&mut row.tenant));
         let rows = check_rows(&shared.schema, rows)?;
         let rows = PreparedRow::all(shared, rows)?;
@@ -59,7 +59,7 @@ pub fn copy(shared: &Shared, (from, to): (&str, &str), stop: &Stop) -> Result<Wr
         let written = queue::write(shared, Work::Upsert(rows), stop)
             .map_err(|error| error.context(format!("after {copied} rows, which are copied")))?;
         total = Written { last_row: written.last_row, rows: total.rows + written.rows };
-        Ok(())
+        Ok::<_, Error>(())
     })?;
     Ok(total)
 }
@@ -72,10 +72,16 @@ fn page(
     after: Option<&str>,
     stop: &Stop,
 ) -> Result<Option<(Vec<Row>, String)>> {
-    let keys = snapshot.store.keys_after(shared.id, id, after, PAGE_ROWS)?;
+    let mut keys = snapshot.store.sized_after(shared.id, id, after, PAGE_ROWS)?;
+    let mut bytes = 0;
+    let fits = keys.iter().take_while(|(_, (_, size))| {
+        bytes += u64::from(*size);
+        bytes <= PAGE_BYTES
+    });
+    keys.truncate(fits.count().max(1));
     let Some((last, _)) = keys.last() else { return Ok(None) };
     let last = last.clone();
-    let ids: Vec<RowId> = keys.iter().map(|(_, row)| *row).collect();
+    let ids: Vec<RowId> = keys.iter().map(|(_, (row, _))| *row).collect();
     let found = stored(shared, &snapshot.store, &ids, &FieldSet::ALL, stop)?;
     let rows = ids
         .iter()

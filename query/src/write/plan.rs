@@ -21,7 +21,7 @@ use crate::request::Filter;
 use crate::response::Written;
 use crate::shared::{Shared, Writer};
 use crate::snapshot::Snapshot;
-use crate::tenants::Held;
+use crate::tenants::{Held, Quota};
 
 /// Keys read at once while looking for the chunks of an earlier version of a document.
 const KEYS_PAGE: usize = 1_024;
@@ -37,6 +37,7 @@ pub struct Plan {
     /// Deletes, whose space is to come back.
     pub dead_rows: u64,
     pub dropped: Option<TenantId>,
+    pub quotas: Vec<(TenantId, Option<Quota>)>,
     pub labels: Vec<LabelChange>,
     /// What each work has done, or why it may not.
     pub written: Vec<Result<Written>>,
@@ -69,6 +70,7 @@ pub fn plan(shared: &Shared, snapshot: &Snapshot, writer: &Writer, works: Vec<Wo
             trim: Vec::new(),
             dead_rows: 0,
             dropped: None,
+            quotas: Vec::new(),
             labels: Vec::new(),
             written: Vec::with_capacity(works.len()),
             next_row: writer.next_row,
@@ -76,7 +78,7 @@ pub fn plan(shared: &Shared, snapshot: &Snapshot, writer: &Writer, works: Vec<Wo
     };
     for work in works {
         let rows = match work {
-            Work::Upsert(rows) => planner.upsert(rows)?,
+            Work::Upsert(rows) => planner.upsert(rows, &[])?,
             Work::Document { tenant, document, rows } => planner.document(&tenant, &document, rows)?,
             Work::Delete { tenant, keys } => Ok(planner.delete(&tenant, keys)?),
             Work::DeleteByFilter { tenant, filter, up_to } => {
@@ -85,7 +87,7 @@ pub fn plan(shared: &Shared, snapshot: &Snapshot, writer: &Writer, works: Vec<Wo
             Work::Label { tenant, keys, labels, granted } => {
                 Ok(planner.label(&tenant, &keys, &labels, granted)?)
             }
-            Work::DropTenant { tenant } => Ok(planner.drop_tenant(&tenant)?),
+            Work::DropTenant { tenant, keeps_quota } => Ok(planner.drop_tenant(&tenant, keeps_quota)?),
         };
         let last_row = planner.plan.next_row - 1;
         planner.plan.written.push(rows.map(|rows| Written { last_row, rows }));
@@ -190,13 +192,14 @@ impl Planner<'_> {
         Some(old)
     }
 
-    /// Whether rows fit the quotas of their tenants. A write that takes no more than there was is let
-    /// through, also by a tenant that has too much.
+    /// Whether rows fit the quotas of their tenants once those `leaving` are gone. A write that takes no more
+    /// than there was is let through, also by a tenant that has too much.
     fn check_quotas(
         &mut self,
         rows: &[PreparedRow],
         tenants: &[TenantId],
         stored: &[Option<Sized>],
+        leaving: &[Sized],
     ) -> Outcome {
         let mut after: HashMap<TenantId, (Held, &str)> = HashMap::new();
         for ((row, tenant), stored) in rows.iter().zip(tenants).zip(stored) {
@@ -207,19 +210,21 @@ impl Planner<'_> {
             let (held, _) = after.entry(*tenant).or_insert((before, &row.tenant));
             held.change(self.now(*tenant, &row.key, *stored).map(|(_, bytes)| bytes), Some(row.bytes()));
         }
-        for (tenant, (held, name)) in after {
+        for (tenant, (mut held, name)) in after {
+            leaving.iter().for_each(|(_, bytes)| held.change(Some(*bytes), None));
             self.shared.tenants.quotas.check_held(tenant, name, (*self.held(tenant), held))?;
         }
         Ok(rows.len() as u64)
     }
 
-    fn upsert(&mut self, rows: Vec<PreparedRow>) -> Result<Outcome> {
+    /// Rows in; `leaving` are those of the same tenant that are going to be deleted for them.
+    fn upsert(&mut self, rows: Vec<PreparedRow>, leaving: &[Sized]) -> Result<Outcome> {
         let (first_tenant, known) = (self.next_tenant, self.plan.commit.new_tenants.len());
         let tenants: Vec<TenantId> = rows.iter().map(|row| self.tenant_or_new(&row.tenant)).collect();
         let keys: Vec<_> =
             tenants.iter().zip(&rows).map(|(tenant, row)| (*tenant, row.key.as_str())).collect();
         let stored = self.lookup(&keys)?;
-        let fits = self.check_quotas(&rows, &tenants, &stored);
+        let fits = self.check_quotas(&rows, &tenants, &stored, leaving);
         if fits.is_err() {
             for (tenant, name) in self.plan.commit.new_tenants.drain(known..) {
                 self.new_tenants.remove(&name);
@@ -247,7 +252,14 @@ impl Planner<'_> {
             Some(id) => self.stale_chunks(id, document, count)?,
             None => Vec::new(),
         };
-        let written = self.upsert(rows)?;
+        let leaving = match self.shared.tenants.get(tenant) {
+            Some(id) => {
+                let names: Vec<_> = stale.iter().map(|key| (id, key.as_str())).collect();
+                self.lookup(&names)?.into_iter().flatten().collect()
+            }
+            None => Vec::new(),
+        };
+        let written = self.upsert(rows, &leaving)?;
         if written.is_ok() {
             self.delete(tenant, stale)?;
         }
@@ -346,8 +358,17 @@ impl Planner<'_> {
         Ok(rows.len() as u64)
     }
 
-    fn drop_tenant(&mut self, tenant: &str) -> Result<u64> {
-        let Some(tenant) = self.shared.tenants.get(tenant) else { return Ok(0) };
+    /// Where its quota stays, a tenant of the same name has it, without rows.
+    fn drop_tenant(&mut self, name: &str, keeps_quota: bool) -> Result<u64> {
+        let Some(tenant) = self.shared.tenants.get(name) else { return Ok(0) };
+        if let Some(quota) = self.shared.tenants.quotas.own(tenant).filter(|_| keeps_quota) {
+            let id = TenantId(self.next_tenant);
+            self.next_tenant += 1;
+            self.plan.commit.new_tenants.push((id, name.to_owned()));
+            self.plan.commit.quotas.push((id, quota.encode()?));
+            self.plan.quotas.push((id, Some(quota)));
+        }
+        self.plan.commit.next_tenant = Some(TenantId(self.next_tenant));
         let rows = self.snapshot.tenant_rows(tenant);
         let row = self.next_row();
         self.plan.trim.push(row);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
-use spandrel::{Cancel, Collection, Error, ErrorKind, Fields, Row};
+use spandrel::{Cancel, Collection, Error, Fields, Row};
 use spandrel_proto::v1 as pb;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Permit, Sender, channel};
@@ -60,6 +60,15 @@ pub(super) fn begin(backend: &Arc<Backend>, call: Call, collection: Collection, 
     ReceiverStream::new(receive)
 }
 
+/// How an export ends before its time.
+struct End(Status);
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        Self(status::from_engine(error))
+    }
+}
+
 /// Where rows go out to one client.
 struct Outlet {
     runtime: Handle,
@@ -70,21 +79,10 @@ struct Outlet {
 
 impl Outlet {
     fn read(&self, task: &Task, collection: &Collection) -> Result<(), Status> {
-        let mut refused = None;
-        let read = collection.export_tenant(&self.tenant, |rows| {
-            messages(rows).into_iter().try_for_each(|rows| self.push(task, collection, rows)).map_err(
-                |status| {
-                    // Only ends the reading; the client is told the status.
-                    let error = Error::new(ErrorKind::Closed, status.message());
-                    refused = Some(status);
-                    error
-                },
-            )
+        let read = collection.try_export_tenant(&self.tenant, |rows| {
+            messages(rows).into_iter().try_for_each(|rows| self.push(task, collection, rows)).map_err(End)
         });
-        if let Some(status) = refused {
-            return Err(status);
-        }
-        let rows = read.map_err(status::from_engine)?;
+        let rows = read.map_err(|End(status)| status)?;
         tracing::info!(collection = collection.name(), tenant = self.tenant, rows, "tenant exported");
         Ok(())
     }

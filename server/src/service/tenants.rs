@@ -59,9 +59,9 @@ fn page_of(
     Ok(page)
 }
 
-fn copy(task: &Task, name: &str, (from, to): (&str, &str)) -> Result<Written, Status> {
-    let written = task.collection(name)?.copy_tenant(from, to).map_err(status::from_engine)?;
-    tracing::info!(collection = name, from, to, rows = written.rows, "tenant copied");
+fn copy(task: &Task, collection: &Collection, (from, to): (&str, &str)) -> Result<Written, Status> {
+    let written = collection.copy_tenant(from, to).map_err(status::from_engine)?;
+    tracing::info!(collection = collection.name(), from, to, rows = written.rows, "tenant copied");
     task.metrics.wrote(written.rows);
     Ok(written)
 }
@@ -82,14 +82,13 @@ fn set_quota(task: &Task, request: pb::SetQuotaRequest) -> Result<(), Status> {
 /// Drops a tenant. Who may not set quotas does not rid the tenant of its own in this way, either.
 fn drop_one(task: &Task, caller: &Caller, name: &str, tenant: &str) -> Result<Written, Status> {
     let collection = task.collection(name)?;
-    let bound = caller.require_everywhere(Access::Admin).is_err();
-    let quota = collection.tenant_stats(tenant).ok().and_then(|stats| stats.quota).filter(|_| bound);
-    let written = collection.drop_tenant(tenant).map_err(status::from_engine)?;
+    let written = match caller.require_everywhere(Access::Admin) {
+        Ok(()) => collection.drop_tenant(tenant),
+        Err(_) => collection.empty_tenant(tenant),
+    };
+    let written = written.map_err(status::from_engine)?;
     tracing::info!(collection = name, tenant, rows = written.rows, "tenant dropped");
     task.metrics.deleted(written.rows);
-    if quota.is_some() {
-        collection.set_quota(tenant, quota).map_err(status::from_engine)?;
-    }
     Ok(written)
 }
 
@@ -151,7 +150,8 @@ impl TenantService for Tenants {
         let (from, to) = (said(from, "from")?, said(to, "to")?);
         call.caller.require_tenant(&from)?;
         call.caller.require_tenant(&to)?;
-        let written = self.0.bulk(&call, move |task| copy(task, &collection, (&from, &to)));
+        let admitted = self.0.admit(&collection, [from.as_str()])?;
+        let written = self.0.bulk(&call, move |task| copy(task, &task.within(&admitted), (&from, &to)));
         Ok(Response::new(pb::CopyTenantResponse { written: Some(written_to_wire(written.await?)) }))
     }
 

@@ -47,7 +47,7 @@ impl Store {
 /// [`Error::Exists`] when `to` holds something, [`Error::Version`] for a checkpoint of another format,
 /// [`Error::NoSpace`], [`Error::Io`], [`Error::SyncFailed`].
 pub fn restore(from: &Path, to: &Path) -> Result<()> {
-    if folder::read_marker(from)? != Some(State::Ready) {
+    if folder::read_marker(from)?.is_none_or(|(state, _)| state != State::Ready) {
         return Err(Error::NotFound { what: format!("a whole backup in {}", from.display()) });
     }
     check_empty(to)?;

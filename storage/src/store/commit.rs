@@ -22,6 +22,8 @@ pub struct Commit {
     pub bytes: Vec<(TenantId, u64)>,
     /// Quotas that tenants have from here on, as the engine writes them; empty: none.
     pub quotas: Vec<(TenantId, Vec<u8>)>,
+    /// The id that the next new tenant gets, where those that there are do not say: the last may be dropped.
+    pub next_tenant: Option<TenantId>,
     /// Labels that get a name here, or, where that is empty, lose it for good.
     pub labels: Vec<(LabelId, String)>,
     /// What happens, in this order.
@@ -147,8 +149,9 @@ impl Engine {
         for (tenant, name) in &commit.new_tenants {
             batch.put_cf(meta, layout::tenant(collection, *tenant), name);
         }
-        if let Some(last) = commit.new_tenants.iter().map(|(tenant, _)| tenant.0).max() {
-            batch.put_cf(meta, layout::next_tenant(collection), last.saturating_add(1).to_le_bytes());
+        let after = commit.new_tenants.iter().map(|(tenant, _)| tenant.0.saturating_add(1));
+        if let Some(next) = after.chain(commit.next_tenant.map(|next| next.0)).max() {
+            batch.put_cf(meta, layout::next_tenant(collection), next.to_le_bytes());
         }
         for (tenant, bytes) in &commit.bytes {
             batch.put_cf(meta, layout::size(collection, *tenant), bytes.to_le_bytes());
@@ -249,7 +252,9 @@ impl Commit {
         let adds = self.entries.iter().any(|entry| matches!(entry, Entry::Put { .. }));
         // Taking a label away may not wait for space.
         let names = self.labels.iter().any(|(_, name)| !name.is_empty());
-        if adds || names || !self.new_tenants.is_empty() || !self.quotas.is_empty() {
+        // A tenant that is dropped and keeps its quota gives back more than it takes.
+        let drops = self.entries.iter().any(|entry| matches!(entry, Entry::DropTenant { .. }));
+        if adds || names || (!drops && (!self.new_tenants.is_empty() || !self.quotas.is_empty())) {
             Purpose::Add
         } else if erases {
             Purpose::Erase

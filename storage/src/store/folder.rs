@@ -20,7 +20,9 @@ use crate::durable;
 use crate::error::{Error, Result};
 
 /// The format that this build writes and reads.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
+/// The first that this build reads: without the bytes of records beside keys.
+const FORMAT_VERSION_MIN: u32 = 1;
 const MAGIC: &str = "spandrel-store";
 const FORMAT: &str = "FORMAT";
 /// Longest marker that is read; a whole one has about 50 bytes.
@@ -76,7 +78,12 @@ impl Folder {
         let folder = Self { path: path.to_path_buf(), _lock: Lock(lock) };
         // Read under the lock: another process may have created the store since the look above.
         let state = match read_marker(path)? {
-            Some(state) => state,
+            Some((state, FORMAT_VERSION)) => state,
+            Some((state, _)) => {
+                // An older build is not to take what is written from now on for damage.
+                write_marker(path, state)?;
+                state
+            }
             None => {
                 write_marker(path, State::Creating)?;
                 State::Creating
@@ -155,16 +162,18 @@ fn marker_text(version: u32, state: State) -> String {
     format!("{body}check {:08x}\n", crc32c::crc32c(body.as_bytes()))
 }
 
-/// The state in the marker of a folder; none when there is no marker.
+/// The state in the marker of a folder, and its version; none when there is no marker.
 ///
 /// # Errors
 /// [`Error::Version`] for another format, [`Error::Corrupt`] when the marker is damaged.
-pub(super) fn read_marker(folder: &Path) -> Result<Option<State>> {
+pub(super) fn read_marker(folder: &Path) -> Result<Option<(State, u32)>> {
     let path = folder.join(FORMAT);
     let Some(bytes) = durable::read_bounded(&path, FORMAT_BYTES_MAX)? else { return Ok(None) };
-    for state in [State::Creating, State::Ready] {
-        if bytes == marker_text(FORMAT_VERSION, state).as_bytes() {
-            return Ok(Some(state));
+    for version in FORMAT_VERSION_MIN..=FORMAT_VERSION {
+        for state in [State::Creating, State::Ready] {
+            if bytes == marker_text(version, state).as_bytes() {
+                return Ok(Some((state, version)));
+            }
         }
     }
     // Not ours byte for byte: a whole marker of another version, or damage.
@@ -175,7 +184,7 @@ pub(super) fn read_marker(folder: &Path) -> Result<Option<State>> {
         .rsplit_once("check ")
         .is_some_and(|(body, check)| check.trim() == format!("{:08x}", crc32c::crc32c(body.as_bytes())));
     match version {
-        Some(version) if intact && version != FORMAT_VERSION => {
+        Some(version) if intact && !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version) => {
             let what = if version > FORMAT_VERSION {
                 format!(
                     "format {version} was written by a newer Spandrel, this build reads {FORMAT_VERSION}; \

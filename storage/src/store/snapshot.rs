@@ -233,6 +233,22 @@ impl StoreSnapshot {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(String, RowId)>> {
+        let keys = self.sized_after(collection, tenant, after, limit)?;
+        Ok(keys.into_iter().map(|(key, (row, _))| (key, row)).collect())
+    }
+
+    /// As [`keys_after`](Self::keys_after), with the bytes of the rows' records: 0 where an earlier build
+    /// wrote them.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`](crate::Error::Corrupt).
+    pub fn sized_after(
+        &self,
+        collection: CollectionId,
+        tenant: TenantId,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, (RowId, u32))>> {
         let engine = self.engine();
         let mut options = self.read_options();
         options.set_iterate_upper_bound(layout::tenant_keys_end(collection, tenant));
@@ -251,10 +267,10 @@ impl StoreSnapshot {
                 break;
             };
             let name = key.get(layout::KEY_PREFIX_BYTES..).and_then(|name| std::str::from_utf8(name).ok());
-            let (Some(name), Some((row, _))) = (name, layout::named(value)) else {
+            let (Some(name), Some(sized)) = (name, layout::named(value)) else {
                 return Err(engine.corrupt("an entry of `keys`"));
             };
-            keys.push((name.to_owned(), row));
+            keys.push((name.to_owned(), sized));
             cursor.next();
         }
         Ok(keys)

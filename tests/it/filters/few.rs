@@ -188,6 +188,7 @@ fn fewer_than_k_are_found_only_where_fewer_pass() {
     for (Seen { queries, full, recall }, kind) in seen.iter().zip(KINDS) {
         let recall = recall / *full as f64;
         println!("{kind}: {queries} queries, recall {recall:.4} of {full} with k rows that pass");
+        assert!(*full == 0 || recall >= 0.85, "{kind}: recall {recall} of {full} queries");
     }
     let full: usize = seen.iter().map(|seen| seen.full).sum();
     let recall = seen.iter().map(|seen| seen.recall).sum::<f64>() / full as f64;

@@ -3,7 +3,7 @@
 //! A line is an object of the row's key, its fields by their names, and, where it has them, its access labels
 //! and the document that it is a piece of. Floats of 32 bits are written so that they are read back the same.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -121,25 +121,32 @@ impl Serialize for Cell<'_> {
     }
 }
 
-/// Where lines go.
+/// Where lines go; a file has its name when it is whole.
 struct Out {
     /// What it is, for messages.
     name: String,
     writer: BufWriter<Box<dyn Write>>,
+    /// Where a file is written, and where it belongs.
+    place: Option<(PathBuf, PathBuf)>,
     /// The reader went away, as `head` does.
     is_closed: bool,
 }
 
 impl Out {
     fn open(path: Option<&PathBuf>) -> Result<Self, CliError> {
-        let (name, writer): (String, Box<dyn Write>) = match path {
-            None => ("standard output".to_owned(), Box::new(std::io::stdout().lock())),
-            Some(path) => {
-                let failed = |error| CliError::usage(format!("--out {}: {error}", path.display()));
-                (path.display().to_string(), Box::new(File::create(path).map_err(failed)?))
-            }
+        let Some(path) = path else {
+            let (name, writer) = ("standard output".to_owned(), Box::new(std::io::stdout().lock()));
+            return Ok(Self { name, writer: BufWriter::new(writer), place: None, is_closed: false });
         };
-        Ok(Self { name, writer: BufWriter::new(writer), is_closed: false })
+        // A pipe or a device is written to as it is.
+        let is_file = path.metadata().map_or(true, |there| there.is_file());
+        let mut part = path.clone().into_os_string();
+        part.push(".part");
+        let place = is_file.then(|| (PathBuf::from(part), path.clone()));
+        let at = place.as_ref().map_or(path, |(part, _)| part);
+        let failed = |error| CliError::usage(format!("--out {}: {error}", path.display()));
+        let writer = BufWriter::new(Box::new(File::create(at).map_err(failed)?) as Box<dyn Write>);
+        Ok(Self { name: at.display().to_string(), writer, place, is_closed: false })
     }
 
     fn done<T>(&mut self, result: std::io::Result<T>) -> Result<(), CliError> {
@@ -159,7 +166,9 @@ impl Out {
 
     fn finish(&mut self) -> Result<(), CliError> {
         let flushed = self.writer.flush();
-        self.done(flushed)
+        self.done(flushed)?;
+        let named = self.place.as_ref().map_or(Ok(()), |(part, path)| fs::rename(part, path));
+        self.done(named)
     }
 }
 
@@ -186,7 +195,10 @@ pub(super) fn run(common: &Common, args: &ExportArgs) -> Result<(), CliError> {
     progress.finish();
     let exported = exported.and_then(|()| out.finish());
     if !out.is_closed {
-        let so_far = format!("{} rows were written; what is there is not whole", thousands(rows));
+        let so_far = match out.name.as_str() {
+            name if out.place.is_some() => format!("{} rows were written to {name}", thousands(rows)),
+            _ => format!("{} rows were written; what is there is not whole", thousands(rows)),
+        };
         exported.map_err(|error| error.hint(&so_far))?;
     }
     let seconds = started.elapsed().as_secs_f64();

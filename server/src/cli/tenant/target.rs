@@ -1,6 +1,6 @@
 //! What commands ask of tenants, of a folder or of a server.
 
-use spandrel::{Error, ErrorKind, Quota, Row, TenantStats, TenantsRequest, TenantsResponse, Written};
+use spandrel::{Quota, Row, TenantStats, TenantsRequest, TenantsResponse, Written};
 
 use super::super::CliError;
 use super::super::target::{Target, local};
@@ -51,22 +51,11 @@ impl Target {
         &self,
         collection: &str,
         tenant: &str,
-        mut each: impl FnMut(Vec<Row>) -> Result<(), CliError>,
+        each: impl FnMut(Vec<Row>) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
         match self {
             Self::Local(database) => {
-                let mut failed = None;
-                let done = local(database, collection)?.export_tenant(tenant, |rows| {
-                    each(rows).map_err(|error| {
-                        // Only ends the export; what is told is the error itself.
-                        let end = Error::new(ErrorKind::Closed, error.message.clone());
-                        failed = Some(error);
-                        end
-                    })
-                });
-                failed.map_or(Ok(()), Err)?;
-                done?;
-                Ok(())
+                Ok(local(database, collection)?.try_export_tenant(tenant, each).map(drop)?)
             }
             Self::Remote(client) => client.export_tenant(collection, tenant, each),
         }

@@ -42,7 +42,9 @@ fn row(at: u32) -> Row {
     // Some fields are left out.
     let row = match at % 4 {
         0 => row.sparse("s", SparseVector { dims: vec![at, at + 7], weights: vec![odd(at), 0.5] }),
-        1 => row.payload("f", f64::from(at) / 8.0).payload("b", at % 8 == 1),
+        1 => row
+            .payload("f", f64::from_bits(0x3fb0_0000_0000_0000 + u64::from(at) * 0x1357_9bdf_1357))
+            .payload("b", at % 8 == 1),
         2 => row.payload("when", "2026-07-28T12:00:00.000001Z").payload("tags", vec!["a", "b"]),
         _ => row.payload("json", r#"{"a":[1,{"b":null}]}"#).payload("tags", Value::List(Vec::new())),
     };

@@ -36,7 +36,7 @@ fn other_formats_are_refused() {
     drop(open(dir.path()));
     let marker = dir.path().join("FORMAT");
     let ours = fs::read(&marker).unwrap();
-    for (version, hint) in [(2, "newer"), (0, "older")] {
+    for (version, hint) in [(folder::FORMAT_VERSION + 1, "newer"), (0, "older")] {
         let body = format!("spandrel-store {version}\nsomething else\n");
         fs::write(&marker, format!("{body}check {:08x}\n", crc32c::crc32c(body.as_bytes()))).unwrap();
         let error = Store::open(dir.path(), &small()).unwrap_err();
@@ -49,8 +49,11 @@ fn other_formats_are_refused() {
         let error = Store::open(dir.path(), &small()).unwrap_err();
         assert!(matches!(error, Error::Corrupt { .. }), "byte {at}: {error}");
     }
-    fs::write(&marker, ours).unwrap();
+    // The first format is read, and is the present one from then on.
+    let body = "spandrel-store 1\nstate ready\n";
+    fs::write(&marker, format!("{body}check {:08x}\n", crc32c::crc32c(body.as_bytes()))).unwrap();
     drop(open(dir.path()));
+    assert_eq!(fs::read(&marker).unwrap(), ours);
 }
 
 #[test]
