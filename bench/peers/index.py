@@ -37,6 +37,13 @@ class Point:
     tuned_qps: float
 
 
+def make_anew(folder, label):
+    """An empty folder for an index, whose label is written when it is built."""
+    label.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
 class Index:
     """One build setting of one peer. `run` has what all indexes of a run share (run.py)."""
 
@@ -63,9 +70,7 @@ class Index:
             say(self.peer, f"{self.settings} is there, in {self.folder}")
         else:
             say(self.peer, f"building {self.settings}")
-            label.unlink(missing_ok=True)
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
+            make_anew(self.folder, label)
             worker = Worker(
                 self.python, self.peer, self.run.shape, self.run.build_threads, self.log, self.memory_mb
             )

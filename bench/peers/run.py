@@ -9,13 +9,9 @@ Writes the JSON of `spandrel-bench ann`, with a row for each peer and target, an
 """
 
 import argparse
-import contextlib
-import json
 import os
 import pathlib
-import signal
 import sys
-import tempfile
 
 import numpy as np
 
@@ -26,6 +22,7 @@ import process
 import recall
 import report
 import table
+import whole
 from also import Also
 
 
@@ -64,24 +61,14 @@ def parse(words):
     add("--k", type=int, default=10, help="hits a query")
     add("--recall", type=listed(float), default=[0.90, 0.95, 0.99], help="recall targets")
     add("--threads", type=int, default=1, help="threads that search, each with its own queries")
-    add("--build-threads", type=int, default=len(os.sched_getaffinity(0)), help="threads that build")
     add("--runs", type=int, default=3, help="rounds over all queries; the middle QPS is reported")
     add("--builds", type=int, help="only the first so many build settings of each peer")
-    add("--tune-s", type=float, default=300, help="seconds of tuning a peer; then the best so far is taken")
     add("--queries", type=int, help="only the first so many queries")
     add("--base-limit", type=int, help="only the first so many base vectors; true neighbours are computed")
     add("--memory-mb", type=int, help="for peers on disk: what they may use, and cold reads in every run")
     add("--evict", action="store_true", help="holds cached pages of an index to --memory-mb, too")
-    add("--keep", help="folder where indexes stay, to be used again without a build")
-    add(
-        "--also",
-        action="append",
-        default=[],
-        metavar="NAME=COMMAND",
-        help="a command that takes part in every round; {json}: a file for its JSON, {recall}: a target",
-    )
+    whole.add_options(add)
     add("--base", help="the name that ratios are over; left out: the first --also, or the first peer")
-    add("--out", help="write the JSON to this file")
     args = parser.parse_args(words)
     args.recall.sort()
     if args.evict and (not args.memory_mb or args.threads > 1):
@@ -102,21 +89,11 @@ def selected(names, known=tuple(adapters.PEERS)):
 
 def main(words):
     args = parse(words)
-    # Ended from outside, it still removes its folder and lets its processes end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("peers: ended"))
-    try:
-        with contextlib.ExitStack() as stack:
-            scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="peers-")))
-            done = measured(args, scratch, stack)
-    except (ValueError, OSError) as error:
-        sys.exit(f"peers: {error}")
-    if args.out:
-        pathlib.Path(args.out).write_text(json.dumps(done, indent=2) + "\n")
-    print(table.render([done], args.base))
+    whole.run("peers", args.out, lambda scratch, stack: measured(args, scratch, stack))
 
 
 def measured(args, scratch, stack):
-    """The whole report."""
+    """The whole report, and its table."""
     machine = report.machine()
     peers, others = selected(args.peers), [Also(text, scratch) for text in args.also]
     run = Run(args, scratch)
@@ -140,7 +117,9 @@ def measured(args, scratch, stack):
         "not_available": failed,
         "tuning_cut_short": cut_short,
     }
-    return {"machine": machine, "settings": settings, "rows": rows, "goals": goals_of(rows, missed, args.k)}
+    goals = goals_of(rows, missed, args.k)
+    done = {"machine": machine, "settings": settings, "rows": rows, "goals": goals}
+    return done, table.render([done], args.base)
 
 
 def prepare_all(run, peers, builds_max, stack):

@@ -10,13 +10,9 @@ Writes JSON with a row for each peer and class of scopes, and prints a table.
 """
 
 import argparse
-import contextlib
-import json
 import os
 import pathlib
-import signal
 import sys
-import tempfile
 
 import numpy as np
 
@@ -24,6 +20,7 @@ import dataset
 import process
 import report
 import scoped
+import whole
 from also import Also
 from index import say
 from run import selected
@@ -62,39 +59,19 @@ def parse(words):
     add("--peers", type=listed, default=list(scoped.PEERS), help="names or their beginnings, or all")
     add("--recall", type=float, default=0.95, help="recall target of each class")
     add("--rounds", type=int, default=3, help="rounds; ratios are taken in each, and the middle one counts")
-    add("--tune-s", type=float, default=300, help="seconds of tuning a peer; then the best so far is taken")
     add("--pass-s", type=float, default=20, help="seconds a peer has in a round; a slower one asks a sample")
-    add("--build-threads", type=int, default=len(os.sched_getaffinity(0)), help="threads that build")
-    add("--keep", help="folder where indexes stay, to be used again without a build")
-    add(
-        "--also",
-        action="append",
-        default=[],
-        metavar="NAME=COMMAND",
-        help="a command that takes part in every round; {json}: a file for its JSON, {recall}: the target",
-    )
+    whole.add_options(add)
     add("--over", help="the name that ratios are over; left out: the first --also, or the first peer")
-    add("--out", help="write the JSON to this file")
     return parser.parse_args(words)
 
 
 def main(words):
     args = parse(words)
-    # Ended from outside, it still removes its folder and lets its processes end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("tenants: ended"))
-    try:
-        with contextlib.ExitStack() as stack:
-            scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tenants-")))
-            done, over = measured(args, scratch, stack)
-    except (ValueError, OSError) as error:
-        sys.exit(f"tenants: {error}")
-    if args.out:
-        pathlib.Path(args.out).write_text(json.dumps(done, indent=2) + "\n")
-    print(figures.render(done, over))
+    whole.run("tenants", args.out, lambda scratch, stack: measured(args, scratch, stack))
 
 
 def measured(args, scratch, stack):
-    """The whole report, and the name that its ratios are over."""
+    """The whole report, and its table."""
     machine = report.machine()
     peers, others = selected(args.peers, tuple(scoped.PEERS)), [Also(text, scratch) for text in args.also]
     run = Run(args, scratch)
@@ -124,7 +101,8 @@ def measured(args, scratch, stack):
         "tuning_cut_short": cut_short,
     }
     goals = figures.goals_of(rows, over, args.recall)
-    return {"machine": machine, "settings": settings, "rows": rows, "goals": goals}, over
+    done = {"machine": machine, "settings": settings, "rows": rows, "goals": goals}
+    return done, figures.render(done, over)
 
 
 def rows_of_other(run, other):

@@ -94,7 +94,6 @@ class Worker:
     def memory(self, _):
         return {"idle": self.idle, "now": measure.memory(self.peer.process)}
 
-
     def verbs(self):
         return {
             "describe": self.describe,

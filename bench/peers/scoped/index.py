@@ -3,13 +3,12 @@
 import json
 import pathlib
 import re
-import shutil
 import time
 
 import measure
 import process
 import scoped
-from index import sample, say
+from index import make_anew, sample, say
 from scoped import tuning
 from scoped.dump import ALL
 from tune import OutOfTime, Sweep, Trial
@@ -58,9 +57,7 @@ class Index:
             say(self.peer, f"is there, in {self.folder}")
         else:
             say(self.peer, f"building {self.settings}")
-            label.unlink(missing_ok=True)
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
+            make_anew(self.folder, label)
             worker = self.worker_of(self.run.build_threads)
             try:
                 threads = self.run.build_threads

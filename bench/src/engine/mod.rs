@@ -178,6 +178,6 @@ pub fn vector_schema(spec: DenseSpec) -> Schema {
 ///
 /// # Errors
 /// It is not a key that a bench wrote.
-fn row_of(key: &str) -> Result<u32> {
+pub fn row_of(key: &str) -> Result<u32> {
     key.parse().map_err(|_| Error::from(format!("the engine returned a row '{key}' that was not written")))
 }

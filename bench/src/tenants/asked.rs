@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use spandrel::{Collection, Fields, Route, SearchRequest};
+use spandrel::{Collection, SearchRequest};
 
 use super::class::{ALL, Class};
 use super::workload::Workload;
 use super::{Args, dump};
+use crate::Result;
 use crate::dataset::Matrix;
-use crate::engine::VECTOR;
+use crate::engine::row_of;
 use crate::exact::Exact;
 use crate::report::{self, Row};
-use crate::{Error, Result};
+use crate::tenants::search_for;
 
 /// Relative slack on the last true score.
 const SLACK: f64 = 1e-6;
@@ -45,11 +46,8 @@ impl Asked {
                 tenant: scope.tenant.clone(),
                 filter: scope.filter.clone(),
                 labels: scope.labels.clone(),
-                k: args.k,
-                recall: args.recall as f32,
                 rescore: !args.no_rescore,
-                fields: Fields::None,
-                ..SearchRequest::new(Route::dense(VECTOR, queries.row(*query as usize).to_vec()))
+                ..search_for(queries.row(*query as usize), (args.k, args.recall))
             }
         };
         let requests: Vec<SearchRequest> = workload.asks.iter().map(request).collect();
@@ -71,7 +69,7 @@ impl Asked {
             let answer = collection.search(request)?;
             self.times_us[at] = begin.elapsed().as_secs_f64() * 1e6;
             for (to, hit) in self.found[at * request.k..].iter_mut().zip(&answer.hits) {
-                *to = hit.row.key.parse().map_err(|_| Error::from("a row that was not written"))?;
+                *to = row_of(&hit.row.key)?;
             }
         }
         Ok(())
@@ -124,8 +122,11 @@ impl Asked {
             let (scope, truth) = (&workload.scopes[*scope as usize], &truth[at]);
             let query = Exact::new(queries.row(*query as usize));
             let floor = truth.last().map_or(f64::NEG_INFINITY, |last| last - SLACK * last.abs());
+            let mut found = self.found[at * args.k..][..args.k].to_vec();
+            found.sort_unstable();
+            found.dedup();
             let (mut hits, mut good) = (0, 0);
-            for row in self.found[at * args.k..][..args.k].iter().filter(|row| **row != NONE) {
+            for row in found.iter().filter(|row| **row != NONE) {
                 if scope.rows.binary_search(row).is_err() {
                     let what = format!("row {row} was found that is not of {}", scope.class);
                     return Err(format!("{}: {what}", workload.name).into());

@@ -9,10 +9,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
-use spandrel::{Database, Fields, Metric, Residency, Route, Row, Schema, SearchRequest, Settings};
+use spandrel::{Database, Metric, Residency, Row, Schema, Settings};
 use tempfile::TempDir;
 
-use super::{Args, LOAD_ROWS};
+use super::{Args, load, search_for};
 use crate::ann::place::forget_pages;
 use crate::dataset::Matrix;
 use crate::engine::{Process, VECTOR};
@@ -95,13 +95,10 @@ fn build(metric: Metric, folder: &Path, (tenants, rows): (usize, usize), base: &
     let database = Database::open(folder, settings())?;
     let schema = Schema::new().dense(VECTOR, u32::try_from(base.dim)?, metric);
     let collection = database.create_collection("bench", schema)?;
-    for start in (0..rows).step_by(LOAD_ROWS) {
-        let row = |at: usize| {
-            let vector = base.row(at % base.rows()).to_vec();
-            Row::new(at.to_string()).tenant(name(at % tenants)).dense(VECTOR, vector)
-        };
-        collection.upsert((start..rows.min(start + LOAD_ROWS)).map(row).collect())?;
-    }
+    load(&collection, rows, |at| {
+        let vector = base.row(at % base.rows()).to_vec();
+        Row::new(at.to_string()).tenant(name(at % tenants)).dense(VECTOR, vector)
+    })?;
     collection.optimize()?;
     database.close()?;
     Ok(begin.elapsed().as_secs_f64())
@@ -131,13 +128,8 @@ fn cold(args: &Args, folder: &Path, (tenants, rows): (usize, usize), queries: &M
     for at in 0..COLD.min(tenants) {
         let step = tenants / COLD.min(tenants);
         let tenant = at * step + random.below(step);
-        let request = SearchRequest {
-            k: args.k,
-            recall: args.recall as f32,
-            fields: Fields::None,
-            ..SearchRequest::new(Route::dense(VECTOR, queries.row(at % queries.rows()).to_vec()))
-        }
-        .tenant(name(tenant));
+        let query = queries.row(at % queries.rows());
+        let request = search_for(query, (args.k, args.recall)).tenant(name(tenant));
         let begin = Instant::now();
         let answer = collection.search(&request)?;
         latency.record(begin.elapsed());

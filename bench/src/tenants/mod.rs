@@ -19,12 +19,15 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
-use serde_json::json;
-use spandrel::{Collection, Database, Metric, PayloadKind, Row, Schema, Settings};
+use serde_json::{Value, json};
+use spandrel::{
+    Collection, Database, Fields, Metric, PayloadKind, Route, Row, Schema, SearchRequest, Settings,
+};
 use tempfile::TempDir;
 
 use self::asked::Asked;
-use self::workload::{WORDS, Workload};
+use self::class::ALL;
+use self::workload::{UNFILTERED, WORDS, Workload};
 use crate::Result;
 use crate::ann::{named, positive, progress, share};
 use crate::dataset::{self, Matrix};
@@ -33,6 +36,8 @@ use crate::machine::{self, Machine};
 use crate::report::{self, Column, Goal, Report};
 
 const LOAD_ROWS: usize = 1_024;
+/// The slowest hundredth with a filter, by that without.
+const FILTER_P99_GOAL: f64 = 3.0;
 const COLUMNS: [Column; 22] = [
     ("workload", 0),
     ("class", 0),
@@ -133,7 +138,11 @@ pub fn run(args: &Args) -> Result<()> {
                 let truth = workload.truth(&base, &queries, args.metric, args.k);
                 dump::write(folder, &workload, &truth, args.metric, args.k)?;
             }
-            None => rows.extend(measure(args, &workload, &base, &queries)?),
+            None => {
+                let measured = measure(args, &workload, &base, &queries)?;
+                goals.extend(filter_goals(&measured, args.recall));
+                rows.extend(measured);
+            }
         }
     }
     if args.dump.is_some() {
@@ -141,6 +150,22 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let settings = json!({"command": "tenants", "arguments": args, "rows": base.rows(), "dim": base.dim});
     Report { machine, settings, rows, goals }.publish(&COLUMNS, args.json.as_deref())
+}
+
+/// What is asked of filters: the recall, and a slowest hundredth that is not much slower than without one.
+fn filter_goals(rows: &[report::Row], recall: f64) -> Vec<Goal> {
+    let number = |row: &report::Row, what: &str| row.get(what).and_then(Value::as_f64).unwrap_or(f64::NAN);
+    let class = |row: &report::Row| row.get("class").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let Some(none) = rows.iter().find(|row| class(row) == UNFILTERED) else { return Vec::new() };
+    let filtered = rows.iter().filter(|row| ![UNFILTERED, ALL].contains(&&*class(row)));
+    let goals = |row: &report::Row| {
+        let p99 = number(row, "p99_us") / number(none, "p99_us");
+        [
+            Goal::at_least(format!("recall of {}", class(row)), number(row, "recall"), recall),
+            Goal::at_most(format!("p99 of {} by none", class(row)), p99, FILTER_P99_GOAL),
+        ]
+    };
+    filtered.flat_map(goals).collect()
 }
 
 /// Measures what is no list of questions with their truth; none for other workloads.
@@ -228,22 +253,28 @@ fn build(
     if !database.collections().is_empty() {
         return Err(format!("{} holds a collection already; measure it with --open", folder.display()).into());
     }
-    load(&*database.create_collection(COLLECTION, schema.clone())?, workload, base)?;
+    let collection = database.create_collection(COLLECTION, schema.clone())?;
+    load(&collection, base.rows(), |at| workload.row(at, base.row(at)))?;
+    collection.optimize()?;
     let build_s = begin.elapsed().as_secs_f64();
     database.close()?;
     Ok(build_s)
 }
 
-fn load(collection: &Collection, workload: &Workload, base: &Matrix) -> Result<()> {
-    let bar = progress(base.rows() as u64, "load")?;
-    for start in (0..base.rows()).step_by(LOAD_ROWS) {
-        let end = base.rows().min(start + LOAD_ROWS);
-        let rows: Vec<Row> = (start..end).map(|at| workload.row(at, base.row(at))).collect();
-        collection.upsert(rows)?;
+/// Writes so many rows.
+fn load(collection: &Collection, count: usize, mut row: impl FnMut(usize) -> Row) -> Result<()> {
+    let bar = progress(count as u64, "load")?;
+    for start in (0..count).step_by(LOAD_ROWS) {
+        let end = count.min(start + LOAD_ROWS);
+        collection.upsert((start..end).map(&mut row).collect())?;
         bar.inc((end - start) as u64);
     }
-    bar.set_message("build");
-    collection.optimize()?;
     bar.finish_and_clear();
     Ok(())
+}
+
+/// A search for the best `k` keys.
+fn search_for(query: &[f32], (k, recall): (usize, f64)) -> SearchRequest {
+    let route = Route::dense(VECTOR, query.to_vec());
+    SearchRequest { k, recall: recall as f32, fields: Fields::None, ..SearchRequest::new(route) }
 }

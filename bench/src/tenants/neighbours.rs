@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use spandrel::{Database, ErrorKind, Fields, Quota, Route, Row, Schema, SearchRequest, Settings};
+use spandrel::{Database, ErrorKind, Quota, Row, Schema, SearchRequest, Settings};
 use tempfile::TempDir;
 
-use super::{Args, LOAD_ROWS};
+use super::{Args, load, search_for};
 use crate::Result;
 use crate::dataset::Matrix;
 use crate::engine::VECTOR;
@@ -48,22 +48,13 @@ pub fn measure(args: &Args, base: &Matrix, queries: &Matrix) -> Result<(Vec<repo
         Database::open(folder.path(), Settings { learn_from_queries: false, ..Settings::default() })?;
     let schema = Schema::new().dense(VECTOR, u32::try_from(base.dim)?, args.metric);
     let collection = database.create_collection("bench", schema)?;
-    for start in (0..base.rows()).step_by(LOAD_ROWS) {
-        let row = |at: usize| {
-            let tenant = if at.is_multiple_of(2) { "calm" } else { "busy" };
-            Row::new(at.to_string()).tenant(tenant).dense(VECTOR, base.row(at).to_vec())
-        };
-        collection.upsert((start..base.rows().min(start + LOAD_ROWS)).map(row).collect())?;
-    }
+    load(&collection, base.rows(), |at| {
+        let tenant = if at.is_multiple_of(2) { "calm" } else { "busy" };
+        Row::new(at.to_string()).tenant(tenant).dense(VECTOR, base.row(at).to_vec())
+    })?;
     collection.optimize()?;
     let request = |tenant: &str, at: usize| {
-        SearchRequest {
-            k: args.k,
-            recall: args.recall as f32,
-            fields: Fields::None,
-            ..SearchRequest::new(Route::dense(VECTOR, queries.row(at % queries.rows()).to_vec()))
-        }
-        .tenant(tenant)
+        search_for(queries.row(at % queries.rows()), (args.k, args.recall)).tenant(tenant)
     };
     let of = |tenant: &str| -> Vec<SearchRequest> { (0..1_000).map(|at| request(tenant, at)).collect() };
     let (calm, busy) = (of("calm"), of("busy"));

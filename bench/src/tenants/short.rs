@@ -3,16 +3,16 @@
 
 use rayon::prelude::*;
 use serde_json::json;
-use spandrel::{Database, Fields, Filter, PayloadKind, Route, Row, Schema, SearchRequest, Settings, Value};
+use spandrel::{Database, Filter, PayloadKind, Row, Schema, Settings, Value};
 use tempfile::TempDir;
 
-use super::{Args, LOAD_ROWS};
+use super::{Args, load, search_for};
+use crate::Result;
 use crate::dataset::Matrix;
-use crate::engine::VECTOR;
+use crate::engine::{VECTOR, row_of};
 use crate::exact::Exact;
 use crate::random::Random;
 use crate::report::{self, Goal};
-use crate::{Error, Result};
 
 /// Words drawn at random, and words of the rows nearest to a query.
 const RANDOM_WORDS: usize = 40;
@@ -46,15 +46,12 @@ pub fn measure(
         .dense(VECTOR, u32::try_from(base.dim)?, args.metric)
         .payload(WORDS, PayloadKind::Keyword);
     let collection = database.create_collection("bench", schema)?;
-    for start in (0..base.rows()).step_by(LOAD_ROWS) {
-        let row = |at: usize| {
-            let has = |(_, bits): &(usize, &Vec<u64>)| bits[at / 64] >> (at % 64) & 1 == 1;
-            let of = words.iter().enumerate().filter(has).map(|(word, _)| word_name(word).as_str().into());
-            let row = Row::new(at.to_string()).dense(VECTOR, base.row(at).to_vec());
-            row.payload(WORDS, Value::List(of.collect()))
-        };
-        collection.upsert((start..base.rows().min(start + LOAD_ROWS)).map(row).collect())?;
-    }
+    load(&collection, base.rows(), |at| {
+        let has = |(_, bits): &(usize, &Vec<u64>)| bits[at / 64] >> (at % 64) & 1 == 1;
+        let of = words.iter().enumerate().filter(has).map(|(word, _)| word_name(word).as_str().into());
+        let row = Row::new(at.to_string()).dense(VECTOR, base.row(at).to_vec());
+        row.payload(WORDS, Value::List(of.collect()))
+    })?;
     collection.optimize()?;
     let (mut short, mut all_found, mut matches_mean) = (0_usize, 0_usize, 0.0);
     for ask in 0..asks {
@@ -67,16 +64,10 @@ pub fn measure(
             _ => 1 + random.below(2_000),
         };
         let recall = [0.8, 0.95, 0.99][random.below(3)];
-        let request = SearchRequest {
-            k,
-            recall,
-            filter: Some(filter),
-            fields: Fields::None,
-            ..SearchRequest::new(Route::dense(VECTOR, queries.row(ask % queries.rows()).to_vec()))
-        };
+        let request = search_for(queries.row(ask % queries.rows()), (k, recall)).filter(filter);
         let answer = collection.search(&request)?;
         for hit in &answer.hits {
-            let row: usize = hit.row.key.parse().map_err(|_| Error::from("a row that was not written"))?;
+            let row = row_of(&hit.row.key)? as usize;
             if bits[row / 64] >> (row % 64) & 1 == 0 {
                 return Err(format!("row {row} does not pass {:?}", request.filter).into());
             }

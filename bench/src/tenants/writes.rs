@@ -7,7 +7,7 @@ use serde_json::json;
 use spandrel::{Database, Row, Schema, Settings};
 use tempfile::TempDir;
 
-use super::{Args, LOAD_ROWS};
+use super::{Args, load};
 use crate::dataset::Matrix;
 use crate::engine::VECTOR;
 use crate::random::Random;
@@ -44,15 +44,9 @@ pub fn measure(args: &Args, base: &Matrix) -> Result<(Vec<report::Row>, Vec<Goal
         row.labels = (0..3).map(|_| format!("label-{}", random.below(LABELS))).collect();
         row
     };
-    for start in (0..base.rows()).step_by(LOAD_ROWS) {
-        let rows = (start..base.rows().min(start + LOAD_ROWS)).map(|at| row(at, format!("t{}", at % 100)));
-        collection.upsert(rows.collect())?;
-    }
+    load(&collection, base.rows(), |at| row(at, format!("t{}", at % 100)))?;
     for drop in 0..DROPS {
-        for start in (0..DROPPED_ROWS).step_by(LOAD_ROWS) {
-            let rows = (start..DROPPED_ROWS.min(start + LOAD_ROWS)).map(|at| row(at, format!("drop-{drop}")));
-            collection.upsert(rows.collect())?;
-        }
+        load(&collection, DROPPED_ROWS, |at| row(at, format!("drop-{drop}")))?;
     }
     collection.settle()?;
     let keys = |start: usize, count: usize| -> Vec<String> {
