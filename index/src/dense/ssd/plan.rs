@@ -62,7 +62,7 @@ impl Ssd {
         };
         let exact = (Plan::Exact, cost::scored_ns(scored(count, in_a_row)));
         // As many as are ranked are scored.
-        if ask.params.exact || count <= depth {
+        if ask.params.exact || (self.rescores(ask) && count <= depth) {
             return exact;
         }
         let best = scored(if self.rescores(ask) { depth } else { 0 }, false);
