@@ -21,7 +21,8 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::{Value, json};
 use spandrel::{
-    Collection, Database, Fields, Metric, PayloadKind, Route, Row, Schema, SearchRequest, Settings,
+    Collection, Database, DenseSpec, Element, FieldKind, Fields, IndexKind, Metric, PayloadKind, Route, Row,
+    Schema, SearchRequest, Settings,
 };
 use tempfile::TempDir;
 
@@ -81,6 +82,9 @@ pub struct Args {
     /// Recall asked of the engine
     #[arg(long, default_value_t = 0.95, value_parser = share)]
     recall: f64,
+    /// Elements kept in segments, of workloads with a truth: f32, f16 or i8
+    #[arg(long, default_value = "f32", value_parser = named::<Element>)]
+    element: Element,
     /// Leave hits the scores of their codes, where those are fine enough: no vector is read
     #[arg(long)]
     no_rescore: bool,
@@ -201,7 +205,9 @@ fn measure(args: &Args, workload: &Workload, base: &Matrix, queries: &Matrix) ->
     if let Some(mb) = args.memory_mb {
         settings.memory_budget_bytes = mb << 20;
     }
-    let mut schema = Schema::new().dense(VECTOR, u32::try_from(base.dim)?, args.metric);
+    let dim = u32::try_from(base.dim)?;
+    let spec = DenseSpec { dim, metric: args.metric, element: args.element, index: IndexKind::Auto };
+    let mut schema = Schema::new().field(VECTOR, FieldKind::Dense(spec));
     if workload.has_words() {
         schema = schema.payload(WORDS, PayloadKind::Keyword);
     }
