@@ -280,7 +280,10 @@ async fn raw_call(
         let mut frame = vec![0];
         frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
         frame.extend(message);
-        body.send_data(frame.into(), false).unwrap();
+        // The server may have answered already.
+        if body.send_data(frame.into(), false).is_err() {
+            break;
+        }
     }
     let head = tokio::time::timeout(Duration::from_secs(30), answer).await.unwrap().unwrap();
     head.headers().clone()
