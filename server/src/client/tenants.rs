@@ -7,7 +7,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::{ANSWER_BYTES_MAX, Client, bad_answer};
-use crate::convert::{response, row, tenant};
+use crate::convert::{required, response, row, tenant};
 
 impl Client {
     fn tenants_client(&self) -> TenantServiceClient<Channel> {
@@ -21,7 +21,7 @@ impl Client {
     pub fn tenants(&self, collection: &str, page: TenantsRequest) -> Result<TenantsResponse, Status> {
         let request = self.request(tenant::list_to_wire(collection, page));
         let answer = self.runtime.block_on(self.tenants_client().list(request))?.into_inner();
-        tenant::page_from_wire(answer).map_err(|error| bad_answer(&error))
+        Ok(tenant::page_from_wire(answer))
     }
 
     /// What a tenant has and uses.
@@ -32,7 +32,8 @@ impl Client {
         let (collection, tenant) = (collection.to_owned(), tenant.to_owned());
         let request = self.request(pb::GetTenantRequest { collection, tenant });
         let answer = self.runtime.block_on(self.tenants_client().get(request))?.into_inner();
-        tenant::stats_from_wire(answer.tenant).map_err(|error| bad_answer(&error))
+        let stats = required(answer.tenant, "tenant").map_err(|error| bad_answer(&error))?;
+        Ok(tenant::stats_from_wire(stats))
     }
 
     /// Reads what a tenant's first search would have to; returns the bytes read.

@@ -64,7 +64,7 @@ impl From<Invalid> for Status {
 }
 
 /// A message that must be there.
-fn required<T>(value: Option<T>, path: &str) -> Result<T> {
+pub fn required<T>(value: Option<T>, path: &str) -> Result<T> {
     value.ok_or_else(|| Invalid::new(path, "is required"))
 }
 

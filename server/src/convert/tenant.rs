@@ -3,7 +3,7 @@
 use spandrel::{Quota, TenantState, TenantStats, TenantsRequest, TenantsResponse};
 use spandrel_proto::v1 as pb;
 
-use super::{Result, count, required, size};
+use super::{count, size};
 
 /// A quota, for the wire.
 pub fn quota_to_wire(quota: Quota) -> pb::Quota {
@@ -65,9 +65,8 @@ pub fn stats_to_wire(stats: TenantStats) -> pb::TenantStats {
 }
 
 /// What a tenant has and uses.
-pub fn stats_from_wire(stats: Option<pb::TenantStats>) -> Result<TenantStats> {
-    let stats = required(stats, "tenant")?;
-    Ok(TenantStats {
+pub fn stats_from_wire(stats: pb::TenantStats) -> TenantStats {
+    TenantStats {
         tenant: stats.tenant,
         state: state_from_wire(stats.state),
         rows: stats.rows,
@@ -79,7 +78,7 @@ pub fn stats_from_wire(stats: Option<pb::TenantStats>) -> Result<TenantStats> {
         in_flight: stats.in_flight,
         refused: stats.refused,
         quota: stats.quota.map(quota_from_wire),
-    })
+    }
 }
 
 /// Which page.
@@ -102,10 +101,8 @@ pub fn page_to_wire(page: TenantsResponse) -> pb::ListTenantsResponse {
 }
 
 /// A page.
-pub fn page_from_wire(page: pb::ListTenantsResponse) -> Result<TenantsResponse> {
-    let tenants =
-        page.tenants.into_iter().map(|stats| stats_from_wire(Some(stats))).collect::<Result<_>>()?;
-    Ok(TenantsResponse { tenants, next: page.next })
+pub fn page_from_wire(page: pb::ListTenantsResponse) -> TenantsResponse {
+    TenantsResponse { tenants: page.tenants.into_iter().map(stats_from_wire).collect(), next: page.next }
 }
 
 #[cfg(test)]
@@ -143,9 +140,8 @@ mod tests {
         };
         let tenants = states.into_iter().zip(quotas).map(stats).collect();
         let page = TenantsResponse { tenants, next: Some(String::new()) };
-        assert_eq!(page_from_wire(page_to_wire(page.clone())).unwrap(), page);
+        assert_eq!(page_from_wire(page_to_wire(page.clone())), page);
         let request = TenantsRequest { after: Some(String::new()), limit: 7 };
         assert_eq!(list_from_wire(list_to_wire("docs", request.clone())), request);
-        assert!(stats_from_wire(None).is_err());
     }
 }
