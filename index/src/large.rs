@@ -7,8 +7,8 @@
 
 use std::ops::{Deref, DerefMut};
 
-/// Buffers below this many bytes are left alone: they would hold one or two large pages at most.
-const BYTES_MIN: usize = 8 << 20;
+/// Buffers below this many bytes are left alone: they would hold one large page at most.
+const BYTES_MIN: usize = 4 << 20;
 /// What addresses given to the system are multiples of. Larger real pages only make it refuse, which is
 /// harmless.
 const PAGE_BYTES: usize = 4096;

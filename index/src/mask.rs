@@ -2,7 +2,8 @@
 //!
 //! A roaring bitmap has no way to hand out its words but its portable format, which is specified
 //! (<https://github.com/RoaringBitmap/RoaringFormatSpec>): it is written to a buffer and taken apart there.
-//! Cost: the bytes of the bitmap, and an eighth of a byte a doc of the range; 3 us for 100,000 docs.
+//! Cost: the bytes of the bitmap, and three bits a doc of the range, of which a third counts what is before;
+//! 3 us for 100,000 docs.
 
 use std::ops::Range;
 
@@ -24,6 +25,8 @@ const OFFSETS_MIN: usize = 4;
 pub(crate) struct Mask {
     first: DocId,
     words: Vec<u64>,
+    /// Docs in the words before each.
+    before: Vec<u32>,
     buffer: Vec<u8>,
 }
 
@@ -32,6 +35,7 @@ impl Mask {
     pub(crate) fn set(&mut self, docs: Option<&RoaringBitmap>, range: &Range<DocId>) {
         self.first = range.start / CONTAINER_DOCS * CONTAINER_DOCS;
         self.words.clear();
+        self.before.clear();
         if range.is_empty() {
             return;
         }
@@ -51,6 +55,13 @@ impl Mask {
         let last = self.words.len() - 1;
         let beyond = self.words.len() * 64 - (range.end - self.first) as usize;
         self.words[last] &= u64::MAX >> beyond;
+        let mut count = 0;
+        self.before.extend(self.words.iter().map(|word| {
+            let before = count;
+            count += word.count_ones();
+            before
+        }));
+        self.before.push(count);
     }
 
     /// Whether a doc is among them; none outside of the range is.
@@ -62,9 +73,17 @@ impl Mask {
 
     /// How many docs of a range are among them.
     pub(crate) fn count(&self, docs: Range<DocId>) -> u32 {
-        let mut count = 0;
-        self.each_word(docs, |_, word| count += word.count_ones());
-        count
+        self.count_before(docs.end).saturating_sub(self.count_before(docs.start))
+    }
+
+    /// How many docs before one are among them.
+    #[inline]
+    fn count_before(&self, doc: DocId) -> u32 {
+        let at = doc.saturating_sub(self.first) as usize;
+        match (self.words.get(at / 64), self.before.get(at / 64)) {
+            (Some(word), Some(before)) => before + (word & !(u64::MAX << (at % 64))).count_ones(),
+            _ => self.before.last().copied().unwrap_or(0),
+        }
     }
 
     /// Calls `each` with those of a range, ascending.

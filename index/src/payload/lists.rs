@@ -275,6 +275,13 @@ impl DocLists {
     }
 }
 
+/// Fewer documents are added to a bitmap one by one.
+const WRITTEN_DOCS_MIN: usize = 32;
+/// Roaring keeps as many of 65,536 documents as a list at most.
+const LIST_DOCS_MAX: usize = 4_096;
+/// What its format begins with where there are no runs.
+const COOKIE: u32 = 12_346;
+
 /// Whether so many documents of a range go through a bitset.
 fn is_bitset(docs: usize, within: &Range<DocId>) -> bool {
     docs >= BITSET_DOCS_MIN && docs * BITSET_SHARE >= within.len()
@@ -292,8 +299,29 @@ fn bitset(docs: &[DocId], within: &Range<DocId>) -> RoaringBitmap {
 }
 
 /// A bitmap of ascending documents.
+///
+/// Written as roaring's format (<https://github.com/RoaringBitmap/RoaringFormatSpec>) and read again, which
+/// takes a fourth of adding them one by one.
 pub(crate) fn sorted_bitmap(docs: &[DocId]) -> RoaringBitmap {
-    RoaringBitmap::from_sorted_iter(docs.iter().copied()).expect("lists of documents ascend")
+    let containers: Vec<&[DocId]> = docs.chunk_by(|a, b| a >> 16 == b >> 16).collect();
+    let one_by_one =
+        || RoaringBitmap::from_sorted_iter(docs.iter().copied()).expect("lists of documents ascend");
+    if docs.len() < WRITTEN_DOCS_MIN || containers.iter().any(|list| list.len() > LIST_DOCS_MAX) {
+        return one_by_one();
+    }
+    let mut bytes = Vec::with_capacity(8 + 8 * containers.len() + 2 * docs.len());
+    bytes.extend_from_slice(&COOKIE.to_le_bytes());
+    bytes.extend_from_slice(&(containers.len() as u32).to_le_bytes());
+    for list in &containers {
+        bytes.extend_from_slice(&(list[0] & !0xffff | (list.len() as u32 - 1)).rotate_left(16).to_le_bytes());
+    }
+    let mut offset = 8 + 8 * containers.len();
+    for list in &containers {
+        bytes.extend_from_slice(&(offset as u32).to_le_bytes());
+        offset += 2 * list.len();
+    }
+    bytes.extend(docs.iter().flat_map(|doc| (*doc as u16).to_le_bytes()));
+    RoaringBitmap::deserialize_from(&*bytes).unwrap_or_else(|_| one_by_one())
 }
 
 /// Appends a bitmap as length and roaring's portable format.

@@ -7,6 +7,7 @@ use super::bytes::{HALF_GROUP, put_half, query_max};
 use super::nibble::{
     self, BLOCK_ROWS, Bounds, Candidates, Factors, GROUP, LOOKUPS_MAX, block_bytes, code_bytes,
 };
+use super::nibble_rows::{self, put_row, put_unknown, row_bytes};
 use super::tests::{Random, exact_size, levels};
 use super::{Kernels, scalar};
 
@@ -74,6 +75,67 @@ fn nibble_kernels_agree_with_the_oracle_bit_for_bit() {
             assert!(run(kernels) == expected, "{} at {lookups} lookups", kernels.level());
         }
     }
+}
+
+#[test]
+fn bounds_one_by_one_are_those_of_postings() {
+    let mut random = Random(17);
+    for lookups in (GROUP..=LOOKUPS_MAX).step_by(GROUP) {
+        let most = lookups % 5 == 0;
+        let table: Vec<u8> =
+            (0..lookups * 16).map(|_| if most { 255 } else { random.next() as u8 }).collect();
+        let table = exact_size(&table, 0, table.len());
+        let (blocks, stride) = (2, row_bytes(lookups));
+        let posting = posting(&mut random, lookups, blocks);
+        let distances: Vec<f32> = (0..5).map(|_| 40.0 * random.float().abs()).collect();
+        let count = blocks * BLOCK_ROWS;
+        let mut rows = vec![0xff; (count + 1) * stride];
+        for (row, bytes) in rows.chunks_exact_mut(stride).enumerate() {
+            // What a row is relative to may be beyond the last.
+            match posting.chunks(block_bytes(lookups)).nth(row / BLOCK_ROWS) {
+                Some(block) => put_row(bytes, block, lookups, row % BLOCK_ROWS, row as u32 % 7),
+                None => put_unknown(bytes, lookups, 2),
+            }
+        }
+        let rows = exact_size(&rows, 0, rows.len());
+        let (step, bias, slack) = (0.013, -3.25, 1.7);
+        // The bound of a row alone, by the scan of its block.
+        let bound = |row: usize| -> f32 {
+            let distance = distances[(row % 7).min(distances.len() - 1)];
+            let slack = slack * distance.sqrt();
+            let bounds = Bounds { base: distance, step, bias, slack, threshold: f32::INFINITY };
+            let mut found = Candidates::default();
+            let block = &posting[row / BLOCK_ROWS * block_bytes(lookups)..][..block_bytes(lookups)];
+            scalar::KERNELS.nibble_scan(&table, block, &bounds, &mut found);
+            let before =
+                (0..row % BLOCK_ROWS).filter(|row| nibble::factors(block, lookups, *row).add.is_finite());
+            let is_there = nibble::factors(block, lookups, row % BLOCK_ROWS).add.is_finite();
+            if is_there { found.bounds[before.count()] } else { f32::INFINITY }
+        };
+        let picks: Vec<u32> =
+            (0..1 + lookups % 45).map(|_| random.next() as u32 % (count as u32 + 1)).collect();
+        let expected: Vec<u32> = picks
+            .iter()
+            .map(|row| {
+                if *row as usize == count { f32::NEG_INFINITY } else { bound(*row as usize) }.to_bits()
+            })
+            .collect();
+        let bounds = nibble_rows::Bounds { distances: &distances, step, bias, slack };
+        for kernels in levels() {
+            let mut found = vec![0.0; picks.len()];
+            kernels.nibble_bounds_picked(&table, &rows, &picks, &bounds, &mut found);
+            let found: Vec<u32> = found.iter().map(|bound| bound.to_bits()).collect();
+            assert_eq!(found, expected, "{} at {lookups} lookups", kernels.level());
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "bytes of rows in")]
+fn a_picked_code_that_is_not_there_panics() {
+    let bounds = nibble_rows::Bounds { distances: &[1.0], step: 1.0, bias: 0.0, slack: 1.0 };
+    let rows = vec![0; 2 * row_bytes(GROUP)];
+    Kernels::best().nibble_bounds_picked(&[0; GROUP * 16], &rows, &[2], &bounds, &mut [0.0]);
 }
 
 #[test]

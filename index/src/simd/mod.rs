@@ -21,6 +21,7 @@ mod dispatch;
 mod element;
 pub(crate) mod lanes;
 pub mod nibble;
+pub mod nibble_rows;
 mod norm;
 mod portable;
 mod scalar;

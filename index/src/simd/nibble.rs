@@ -26,6 +26,7 @@
 use half::f16;
 
 use super::dispatch::Kernels;
+use super::nibble_rows::{Picked, by_blocks};
 
 /// Vectors of a block.
 pub const BLOCK_ROWS: usize = 32;
@@ -102,6 +103,7 @@ pub(super) struct NibbleKernels {
     pub(super) sums: fn(&[u8], &[u8], &mut [i32]),
     /// `(table, blocks, bounds, candidates)`.
     pub(super) scan: fn(&[u8], &[u8], &Bounds, &mut Candidates),
+    pub(super) picked: Picked,
 }
 
 impl Kernels {
@@ -195,7 +197,11 @@ pub fn pad(block: &mut [u8], lookups: usize, row: usize) {
 pub(super) mod scalar {
     use super::*;
 
-    pub(in crate::simd) const KERNELS: NibbleKernels = NibbleKernels { sums, scan };
+    pub(in crate::simd) const KERNELS: NibbleKernels = NibbleKernels {
+        sums,
+        scan,
+        picked: |table, rows, picks, bounds, out| by_blocks(sums, (table, rows, picks), bounds, out),
+    };
 
     fn sums(table: &[u8], codes: &[u8], out: &mut [i32]) {
         let lookups = table.len() / ENTRIES;
@@ -245,7 +251,11 @@ fn scan_by(
 pub(super) mod portable {
     use super::*;
 
-    pub(in crate::simd) const KERNELS: NibbleKernels = NibbleKernels { sums, scan };
+    pub(in crate::simd) const KERNELS: NibbleKernels = NibbleKernels {
+        sums,
+        scan,
+        picked: |table, rows, picks, bounds, out| by_blocks(sums, (table, rows, picks), bounds, out),
+    };
 
     #[inline(always)]
     fn sums(table: &[u8], codes: &[u8], out: &mut [i32]) {

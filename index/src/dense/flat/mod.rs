@@ -163,6 +163,11 @@ impl Flat {
         self.present.binary_search(&doc).ok().map(|at| at as u32)
     }
 
+    /// Whether every doc has a vector, so that positions are docs.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.layout.is_complete()
+    }
+
     /// Positions of the vectors of ascending docs; none for a doc without one.
     pub(crate) fn positions(&self, docs: impl Iterator<Item = DocId>) -> impl Iterator<Item = Option<u32>> {
         let mut places = Places::new(self);

@@ -67,6 +67,23 @@ impl ByteRows {
         );
     }
 
+    /// The same for some rows.
+    pub(super) fn products_picked(
+        &self,
+        kernels: &Kernels,
+        picks: &[u32],
+        query: &ByteQuery,
+        sums: &mut Vec<i32>,
+        products: &mut Vec<f32>,
+    ) {
+        sums.resize(picks.len(), 0);
+        kernels.byte_dots_picked(&query.values, &self.bytes, self.stride, picks, sums);
+        products.extend(picks.iter().zip(sums.iter()).map(|(row, sum)| {
+            let (step, zero) = (self.steps[*row as usize], self.zeros[*row as usize]);
+            *sum as f32 * (step * query.step) + zero * query.sum
+        }));
+    }
+
     /// Bytes of memory.
     pub(super) fn memory_bytes(&self) -> usize {
         self.bytes.bytes() + 8 * self.steps.len()

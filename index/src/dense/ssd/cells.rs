@@ -15,6 +15,7 @@ use super::layout::{Layout, Part};
 use super::partition::{self, Among, Partition};
 use super::parts::{Parts, read, read_layout, read_parts};
 use super::refine::{self, Refine};
+use super::singles::{self, Singles};
 use super::space::Space;
 use super::spill::Spill;
 use crate::counters::Counters;
@@ -33,8 +34,8 @@ pub enum Tier {
     Lean,
     /// Postings, and half a byte for the dimensions that matter: about two vectors are read for a result.
     Default,
-    /// Postings, and a byte a dimension to rank candidates by: next to no vector needs to be read that is not
-    /// a result.
+    /// Postings, the same codes vector by vector for filters, and a byte a dimension to rank candidates by:
+    /// next to no vector needs to be read that is not a result.
     Hot,
 }
 
@@ -180,6 +181,8 @@ pub(super) struct Cells {
     pub(super) postings: Rows,
     pub(super) fine: Fine,
     pub(super) fine_rows: Rows,
+    /// The codes in postings by vector, where there is memory for all that helps.
+    pub(super) singles: Option<Singles>,
 }
 
 impl Cells {
@@ -230,8 +233,18 @@ impl Cells {
             postings,
             fine,
             fine_rows,
+            singles: None,
             layout,
         }
+    }
+
+    /// The same with the codes of vectors one by one, where as much is to be in memory.
+    fn with_singles(mut self, tier: Tier) -> Self {
+        if let (Tier::Hot, true, Some(postings)) = (tier, self.layout.ordered, self.postings.at_hand()) {
+            let (lookups, vectors) = (self.codebook.lookups(), self.layout.vectors as usize);
+            self.singles = Some(Singles::of(postings, lookups, (&self.starts, &self.firsts), vectors));
+        }
+        self
     }
 
     /// Opens the section named `section` of the field `spec`, whose vectors are `vectors` in number.
@@ -267,7 +280,7 @@ impl Cells {
         if let Some(postings) = postings.at_hand() {
             check_postings(&layout, postings).map_err(damaged)?;
         }
-        let cells = Self::new(layout, parts, fineness, (postings, fine_rows));
+        let cells = Self::new(layout, parts, fineness, (postings, fine_rows)).with_singles(tier);
         Ok(Self { section: section.into(), ..cells })
     }
 
@@ -287,7 +300,7 @@ impl Cells {
             Fineness::Halves => rows(Part::Halves, halves),
         };
         let postings = rows(Part::Postings, postings);
-        let cells = Self::new(layout, parts, fineness, (postings, fine_rows));
+        let cells = Self::new(layout, parts, fineness, (postings, fine_rows)).with_singles(tier);
         Self { section: section.into(), ..cells }
     }
 
@@ -415,6 +428,7 @@ impl Cells {
             + self.groups.memory_bytes()
             + self.postings.memory_bytes()
             + self.fine_rows.memory_bytes()
+            + self.singles.as_ref().map_or(0, Singles::memory_bytes)
             + fine
     }
 }
@@ -432,9 +446,13 @@ pub fn resident_bytes(section: &str, source: &dyn ChunkSource, tier: Tier) -> Re
         Fineness::Halves => (layout.halves as usize).saturating_sub(coded) * dim,
     };
     let quantized = (coded * dim + more_axes + (layout.cells + layout.groups) as usize * coded) as u64;
+    let each = if layout.ordered { singles::stride(layout.lookups as usize) } else { 0 };
+    let singles = u64::from(layout.vectors) * each as u64;
+    let rows = layout.bytes(Part::Postings) + layout.bytes(fineness.part());
     let rows = match tier {
+        Tier::Hot => rows + singles,
+        Tier::Default => rows,
         Tier::Lean => 0,
-        _ => layout.bytes(Part::Postings) + layout.bytes(fineness.part()),
     };
     Ok(quantized
         + rows

@@ -19,6 +19,10 @@ const CELL_NS: f32 = 20.0;
 const RANKED_NS: f32 = 8.0;
 const RANKED_BYTE_NS: f32 = 0.11;
 const RANKED_BYTE_IN_A_ROW_NS: f32 = 0.05;
+/// Vectors by their posting codes: before the first one, one, and how many are ranked then.
+const SIFT_NS: f32 = 5_000.0;
+const SIFTED_NS: f32 = 12.0;
+const SIFTED_LEFT: u64 = 100;
 /// A vector scored, which lies somewhere or beside the one before.
 const SCORED_NS: f32 = 15.0;
 const SCORED_BYTE_NS: f32 = 0.1;
@@ -65,12 +69,26 @@ pub(super) fn ranked_ns(codes: Read, best: Read) -> f32 {
     ranked + codes.disk_ns() + scored_ns(best)
 }
 
+/// Every vector is looked at by its posting code, those that it does not rule out are ranked, and the best
+/// are scored.
+pub(super) fn sifted_ns(count: u64, codes: Read, best: Read) -> f32 {
+    let left = Read { count: count.min(SIFTED_LEFT), ..codes };
+    SIFT_NS + count as f32 * SIFTED_NS + ranked_ns(left, best)
+}
+
 /// So many of `vectors` in `cells` may be found, and cells are visited for `cost` of the calibration: their
 /// postings are scanned, or what passes in them is ranked one by one, as it takes less.
-pub(super) fn walked_ns(cost: f32, (vectors, cells): (u32, usize), codes: Read, best: Read) -> f32 {
+pub(super) fn walked_ns(
+    cost: f32,
+    (vectors, cells): (u32, usize),
+    (codes, sifts): (Read, bool),
+    best: Read,
+) -> f32 {
     let visited = (cost / (vectors as f32 * ALL_SCANNED)).min(1.0);
     let scanned = cost.min(vectors as f32 * ALL_SCANNED) * SCANNED_NS;
-    let few = visited * (ranked_ns(codes, Read { count: 0, ..best }) + cells as f32 * CELL_NS);
+    let none = Read { count: 0, ..best };
+    let each = if sifts { codes.count as f32 * SIFTED_NS } else { ranked_ns(codes, none) };
+    let few = visited * (each + cells as f32 * CELL_NS);
     MEET_NS + scanned.min(few) + scored_ns(best)
 }
 
@@ -84,6 +102,10 @@ mod tests {
     fn estimates_are_near_what_was_measured() {
         let of = |count: u64, bytes: usize| Read { count, bytes, at_hand: true, in_a_row: false };
         let best = of(12, 768);
+        for (count, us) in [(1_000, 22.0), (10_000, 140.0)] {
+            let ratio = sifted_ns(count, of(count, 384), best) / 1e3 / us;
+            assert!((0.5..2.0).contains(&ratio), "{count} sifted: {ratio}");
+        }
         for (count, scan_us, walk) in [
             (1_000, 62.0, (231e3, 116.0)),
             (10_000, 650.0, (54.6e3, 165.0)),
@@ -95,7 +117,7 @@ mod tests {
                 assert!((0.4..2.5).contains(&ratio), "{count}: {estimate_ns} ns, measured {us} us");
             };
             near(ranked_ns(of(count, 384), best), scan_us);
-            near(walked_ns(walk.0, (100_000, 3_125), of(count, 384), best), walk.1);
+            near(walked_ns(walk.0, (100_000, 3_125), (of(count, 384), false), best), walk.1);
         }
     }
 

@@ -14,9 +14,10 @@ use spandrel_storage::DocId;
 use crate::allow::Allow;
 use crate::mask::Mask;
 
-/// In a cell of which at most one in so many vectors may be found, those are ranked one by one instead of
-/// scanning its posting.
-const FEW: u32 = 24;
+/// In a cell of which at most one in so many vectors may be found, those are looked at one by one instead of
+/// scanning its posting: by their codes, or, where those are not in memory one by one, by ranking them.
+const FEW_CODED: u32 = 6;
+const FEW_RANKED: u32 = 24;
 
 /// Which vectors may be found.
 #[derive(Clone, Copy)]
@@ -38,6 +39,13 @@ pub(super) struct Bits<'a> {
     /// First vector of each cell, and the end of the partition's.
     pub(super) firsts: &'a [u32],
     pub(super) end: u32,
+    /// One in so many are few.
+    pub(super) few: u32,
+}
+
+/// One in how many are few, where there are codes one by one or not.
+pub(super) fn few(has_singles: bool) -> u32 {
+    if has_singles { FEW_CODED } else { FEW_RANKED }
 }
 
 impl Filter<'_> {
@@ -77,7 +85,7 @@ impl Bits<'_> {
     /// Whether few of a cell's vectors may be found.
     pub(super) fn are_few(&self, cell: u32) -> bool {
         let docs = self.docs(cell..cell + 1);
-        self.mask.count(docs.clone()) * FEW <= docs.len() as u32
+        self.mask.count(docs.clone()) * self.few <= docs.len() as u32
     }
 
     /// Calls `each` with the vectors of a cell that may be found, ascending.

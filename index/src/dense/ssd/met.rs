@@ -169,6 +169,18 @@ impl Met {
             self.distances[cell] = place.distance((&self.products[0], &cells.centroid_norms[cell]));
         }
     }
+
+    /// Measures cells, whether their distances are known or not.
+    pub(super) fn measure_all(&mut self, place: Place<'_>, picks: &[u32]) {
+        let Place { cells, kernels, query, .. } = place;
+        self.products.clear();
+        let products = &mut self.products;
+        cells.centroids.products_picked(kernels, picks, query, &mut self.sums, products);
+        for (cell, product) in picks.iter().zip(products) {
+            let cell = *cell as usize;
+            self.distances[cell] = place.distance((product, &cells.centroid_norms[cell]));
+        }
+    }
 }
 
 /// Fills `order` with those not visited, by distance.

@@ -8,7 +8,8 @@
 //! far-off queries), are left to the [`Flat`] index over the same vectors.
 //!
 //! Memory ([`Tier`]): centroids, about 70 bytes a vector for postings, and a byte or a third of one a
-//! dimension for what candidates are ranked by.
+//! dimension for what candidates are ranked by. Where a byte is, another 48 bytes a vector hold the codes of
+//! postings one by one, for what a filter lets through ([`singles`]).
 
 mod build;
 mod bytes;
@@ -33,6 +34,7 @@ mod points;
 mod refine;
 mod scan;
 mod search;
+mod singles;
 mod spill;
 mod together;
 mod walk;

@@ -5,7 +5,7 @@ use spandrel_storage::DocId;
 
 use super::Ssd;
 use super::cost::{self, Read};
-use super::filter::{Bits, Filter};
+use super::filter::{Bits, Filter, few};
 use super::partition::{self, Among};
 use super::search::{CellsScratch, Effort, Query};
 use crate::allow::Allow;
@@ -16,8 +16,9 @@ use crate::mask::Mask;
 
 /// Where a filter may let through far ones only, distances lie the closer together the further off they are,
 /// and codes tell them apart no better: so many more are scored, and bounds have a slack of so many standard
-/// errors. A bound of slack 1 is out by the whole length of what codes leave out, which in so many dimensions
-/// is as many standard errors as the root of those.
+/// errors. Of those scored, what follows the best by more than codes can be wrong about is left out. A bound
+/// of slack 1 is out by the whole length of what codes leave out, which in so many dimensions is as many
+/// standard errors as the root of those.
 const FILTERED_MORE: usize = 32;
 const FILTERED_ERRORS: f32 = 2.0;
 
@@ -75,12 +76,15 @@ impl Ssd {
             Among::Several => return exact,
         };
         let of = self.cells.partitions[at].vectors.len() as u32;
+        let sifted = self.cells.sifts(Some(at), count, depth as usize);
+        let ranked = if sifted { cost::sifted_ns(count, codes, best) } else { ranked };
         let scan = less(exact, (Plan::Scan(Some(at)), ranked));
         if k as u64 * 8 >= u64::from(of) {
             return scan;
         }
         let (effort, scanned) = self.effort(ask, k, of);
         let cells = self.cells.partitions[at].cells.len();
+        let codes = (codes, self.cells.singles.is_some());
         less(scan, (Plan::Walk(at, effort), cost::walked_ns(scanned, (of, cells), codes, best)))
     }
 
@@ -109,8 +113,8 @@ impl Ssd {
             // Which of them a filter lets through may have to do with where they are.
             (true, _) => {
                 let yield_for = Some(ask.params.recall);
-                let slack = effort.slack.max(FILTERED_ERRORS / (self.cells.layout.coded() as f32).sqrt());
-                Effort { yield_for, ..Effort::new(effort.missing_far, slack.min(1.0)) }
+                let slack = effort.slack.max(self.filtered_slack());
+                Effort { yield_for, ..Effort::new(effort.missing_far, slack) }
             }
             // Deletions hit all cells alike, but nothing was learned with them.
             (false, _) if share < 1.0 => Effort::new(effort.missing_far, effort.slack),
@@ -119,6 +123,11 @@ impl Ssd {
             (false, None) => effort,
         };
         (effort, scanned)
+    }
+
+    /// The slack of bounds where a filter may let through far vectors only.
+    fn filtered_slack(&self) -> f32 {
+        (FILTERED_ERRORS / (self.cells.layout.coded() as f32).sqrt()).min(1.0)
     }
 
     /// Whether the search may find all that is in a partition.
@@ -146,7 +155,8 @@ impl Ssd {
         }
         mask.set(allow.filter, &allow.range);
         let (shift, firsts) = (self.flat.doc(vectors.start) - vectors.start, &self.cells.firsts[..]);
-        Some(Filter::Bits(Bits { mask, shift, deleted: allow.deleted, firsts, end: vectors.end }))
+        let (deleted, end, few) = (allow.deleted, vectors.end, few(self.cells.singles.is_some()));
+        Some(Filter::Bits(Bits { mask, shift, deleted, firsts, end, few }))
     }
 
     /// Searches by codes; false when the query cannot be compared by them.
@@ -162,12 +172,22 @@ impl Ssd {
         match plan {
             Plan::Exact => Ok(false),
             Plan::Scan(partition) => {
-                let asked = self.asked(query, ask, k, (partition, Effort::ALL));
+                let asked = self.asked(query, ask, k, (partition, Effort::new(0.0, self.filtered_slack())));
                 if ask.allow.is_unrestricted_within() {
-                    let all = self.flat.ordinals(ask.allow.range.clone());
-                    return self.cells.scan(self.kernels, asked, all, scratch, found, counters);
+                    let mut all = self.flat.ordinals(ask.allow.range.clone());
+                    let ids = |ids: &mut Vec<u32>, count: usize| ids.extend(all.by_ref().take(count));
+                    return self.cells.scan(self.kernels, asked, ids, scratch, found, counters);
                 }
-                let ids = self.flat.positions(ask.allow.iter()).flatten();
+                let mut docs = ask.allow.iter();
+                if self.flat.is_complete() {
+                    let ids = |ids: &mut Vec<u32>, count: usize| {
+                        docs.take_to(ids, count);
+                        ids.truncate(ids.partition_point(|doc| *doc < self.flat.docs()));
+                    };
+                    return self.cells.scan(self.kernels, asked, ids, scratch, found, counters);
+                }
+                let mut positions = self.flat.positions(docs).flatten();
+                let ids = |ids: &mut Vec<u32>, count: usize| ids.extend(positions.by_ref().take(count));
                 self.cells.scan(self.kernels, asked, ids, scratch, found, counters)
             }
             Plan::Walk(at, effort) => {

@@ -49,6 +49,14 @@ pub(super) struct Refine {
 }
 
 impl Refine {
+    /// The standard error of the squared distance to a row, by a query of this squared norm: a value is off
+    /// by a step in either direction, all the same.
+    pub(super) fn error(&self, rows: &[u8], ordinal: u32, query_squared: f32) -> f32 {
+        let factor = &rows[ordinal as usize * stride(self.dim) + self.dim + 4..][..4];
+        let step = f32::from_le_bytes([factor[0], factor[1], factor[2], factor[3]]).abs();
+        step * (query_squared / 12.0).sqrt()
+    }
+
     /// Squared distances of the query to the rows of `ordinals`.
     ///
     /// # Panics

@@ -1,7 +1,8 @@
 //! Ranks vectors by their codes alone, without a look at cells: those of a tenant that has none, and those
-//! that a selective filter lets through.
+//! that a selective filter lets through. Many of these are looked at by their posting codes first
+//! ([`singles`](super::singles)).
 //!
-//! Cost: 10 to 30 ns a vector, whose rows are asked for ahead; from disk one round of reads for each
+//! Cost: 30 to 50 ns a vector, whose rows are asked for ahead; from disk one round of reads for each
 //! [`READ_BYTES`] of rows, neighbours in one read.
 
 use spandrel_storage::io::Extent;
@@ -10,47 +11,69 @@ use super::cells::{Cells, Fine};
 use super::met::Place;
 use super::search::{CellsScratch, Query, Ready};
 use super::walk::Walk;
+use crate::allow::Allow;
 use crate::counters::Counters;
 use crate::error::Result;
 use crate::simd::Kernels;
 
+/// At least so many times as many vectors as are wanted are looked at by their codes in postings first.
+const SIFTED: usize = 4;
 /// Rows that are ranked at once where they are in memory: those of the next turn are on their way meanwhile.
 const TURN_ROWS: usize = 32;
 /// Bytes of rows that are read at once.
 const READ_BYTES: usize = 1 << 20;
 
 impl Cells {
-    /// The nearest of the vectors `ids` as `(distance, ordinal)`, nearest first, in `found`; false when the
-    /// query cannot be compared by codes.
+    /// The nearest of the vectors that `ids` appends, so many at a time, as `(distance, ordinal)`, nearest
+    /// first, in `found`; false when the query cannot be compared by codes.
     pub(super) fn scan(
         &self,
         kernels: &Kernels,
         asked: Query<'_>,
-        ids: impl Iterator<Item = u32>,
+        ids: impl FnMut(&mut Vec<u32>, usize),
         scratch: &mut CellsScratch,
         found: &mut Vec<(f32, u32)>,
         counters: &mut Counters,
     ) -> Result<bool> {
         found.clear();
+        let count = asked.allow.map_or(0, Allow::count_max);
+        let sifts = self.sifts(asked.partition, count, asked.depth + asked.more);
+        let sifted = self.singles.as_ref().filter(|_| sifts).zip(self.fine_rows.at_hand());
+        let at = asked.partition.map(|at| &self.partitions[at]);
         let ready = match &self.fine {
-            Fine::Halves { .. } => self.ready(kernels, asked.query, scratch),
-            Fine::Bytes(_) => self.placed(kernels, asked.query, scratch).map(Ready::placed),
+            Fine::Bytes(_) if sifted.is_none() => {
+                self.placed(kernels, asked.query, scratch).map(Ready::placed)
+            }
+            _ => self.ready(kernels, asked.query, scratch),
         };
         let Some(ready) = ready else { return Ok(false) };
         let query = &scratch.projected_query;
         let place = Place { cells: self, bits: None, kernels, query, squared: ready.squared };
-        let of = asked.partition.map_or(0..0, |at| self.partitions[at].cells.clone());
+        let of = at.filter(|_| sifted.is_none()).map_or(0..0, |at| at.cells.clone());
         scratch.met.forget(place, of.start as usize..of.end as usize);
-        let scanned = Walk::new(self, kernels, ready, asked, None).scan(ids, scratch, counters);
+        let ready_squared = ready.own_squared;
+        let mut walk = Walk::new(self, kernels, ready, asked, None);
+        let scanned = match sifted {
+            Some(sifted) => walk.scan_sifted(sifted, ids, scratch, counters),
+            None => walk.scan(ids, scratch, counters),
+        };
         scratch.finish(found);
+        self.trim(asked, ready_squared, found);
         scanned.map(|()| true)
+    }
+}
+
+impl Cells {
+    /// Whether so many vectors are looked at by their posting codes before they are ranked.
+    pub(super) fn sifts(&self, partition: Option<usize>, count: u64, depth: usize) -> bool {
+        partition.is_some() && self.singles.is_some() && count > (SIFTED * depth) as u64
     }
 }
 
 impl Walk<'_> {
     fn scan(
         &mut self,
-        mut ids: impl Iterator<Item = u32>,
+        mut ids: impl FnMut(&mut Vec<u32>, usize),
         scratch: &mut CellsScratch,
         counters: &mut Counters,
     ) -> Result<()> {
@@ -58,7 +81,7 @@ impl Walk<'_> {
         if let Some(rows) = self.cells.fine_rows.at_hand() {
             loop {
                 let CellsScratch { picked, pending, .. } = &mut *scratch;
-                pending.extend(ids.by_ref().take(TURN_ROWS));
+                ids(pending, TURN_ROWS);
                 for id in &*pending {
                     self.kernels.prefetch(&rows[*id as usize * stride..][..stride]);
                 }
@@ -72,7 +95,7 @@ impl Walk<'_> {
         let mut rows = std::mem::take(&mut scratch.rows);
         let read = loop {
             let CellsScratch { picked, extents, .. } = &mut *scratch;
-            picked.extend(ids.by_ref().take((READ_BYTES / stride).max(1)));
+            ids(picked, (READ_BYTES / stride).max(1));
             if picked.is_empty() {
                 break Ok(());
             }

@@ -28,6 +28,9 @@ use super::halves::HalfQuery;
 use super::met::{Met, Place};
 use super::walk::Walk;
 
+/// What follows the wanted vectors by so many standard errors of a code is not among them.
+const TRIM_ERRORS: f32 = 6.0;
+
 /// How hard to search.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Effort {
@@ -104,6 +107,9 @@ pub(crate) struct CellsScratch {
     /// Vectors to refine now, and those of the posting scanned last, whose rows are on their way.
     pub(super) picked: Vec<u32>,
     pub(super) pending: Vec<u32>,
+    /// Vectors whose codes are on their way, one by one, and the bounds of some.
+    pub(super) strewn: Vec<u32>,
+    pub(super) bounds: Vec<f32>,
     /// What was read: postings of a round, and rows of what is refined.
     pub(super) extents: Vec<Extent>,
     pub(super) postings: Vec<u8>,
@@ -237,8 +243,10 @@ impl Cells {
         let Some(mut walk) = self.begin(kernels, asked, filter, scratch) else {
             return Ok(false);
         };
+        let own_squared = walk.ready.own_squared;
         let walked = walk.run(scratch, counters);
         scratch.finish(found);
+        self.trim(asked, own_squared, found);
         walked.map(|()| true)
     }
 
@@ -260,6 +268,17 @@ impl Cells {
     }
 }
 
+impl Cells {
+    /// Leaves those out that follow the wanted ones, nearest first, by more than codes can be wrong about.
+    pub(super) fn trim(&self, asked: Query<'_>, own_squared: f32, found: &mut Vec<(f32, u32)>) {
+        let (Fine::Bytes(refine), Some(rows)) = (&self.fine, self.fine_rows.at_hand()) else { return };
+        let Some((last, id)) = found.get(asked.depth.wrapping_sub(1)).copied() else { return };
+        let margin = TRIM_ERRORS * refine.error(rows, id, own_squared);
+        let kept = found[asked.depth..].partition_point(|(distance, _)| *distance <= last + margin);
+        found.truncate(asked.depth + kept);
+    }
+}
+
 impl CellsScratch {
     /// Ends a search, whole or not: what it found, nearest first, goes to `found`.
     pub(super) fn finish(&mut self, found: &mut Vec<(f32, u32)>) {
@@ -267,6 +286,7 @@ impl CellsScratch {
         self.marked.drain(..).for_each(|id| self.seen[id as usize / 64] = 0);
         self.picked.clear();
         self.pending.clear();
+        self.strewn.clear();
         self.keys.clear();
         found.clear();
         let keys = self.best.drain().chain(self.next.drain(..));

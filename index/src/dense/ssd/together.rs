@@ -53,15 +53,17 @@ pub(super) fn search(
     let begun = asked.iter().zip(&mut each);
     let mut walks: Vec<Option<Walk<'_>>> =
         begun.map(|(asked, own)| cells.begin(kernels, *asked, filter, own)).collect();
-    let known: Vec<bool> = walks.iter().map(Option::is_some).collect();
+    let own_squared = |walk: &Option<Walk<'_>>| walk.as_ref().map(|walk| walk.ready.own_squared);
+    let known: Vec<Option<f32>> = walks.iter().map(own_squared).collect();
     let walked = walk((cells, kernels), &mut walks, &mut each, scratch, counters);
     let mut vectors = Vec::new();
     for (at, (known, own)) in known.into_iter().zip(&mut each).enumerate() {
-        if known {
+        if let Some(own_squared) = known {
             own.finish(&mut vectors);
+            cells.trim(asked[at], own_squared, &mut vectors);
         }
         if walked.is_ok() {
-            found(at, known.then_some(&*vectors));
+            found(at, known.map(|_| &*vectors));
         }
     }
     scratch.each = each;

@@ -15,6 +15,7 @@ use super::cells::{Cells, Fine};
 use super::filter::{Bits, Filter};
 use super::met::{Met, Place, enough, least};
 use super::search::{CellsScratch, Effort, Query, Ready, distance_of, key};
+use super::singles::TURN;
 
 /// Cells visited before there is a threshold.
 const NEAREST: usize = 2;
@@ -26,7 +27,7 @@ const GROUP_MISSING: f32 = 0.5;
 const PART: usize = 8;
 const GROWTH: usize = 4;
 /// Candidates of the first cells that are refined before there is a threshold, a wanted result.
-const OPENING: usize = 2;
+pub(super) const OPENING: usize = 2;
 /// A filtered walk goes on for one more in so many cells that it has visited, as long as more than such a
 /// share of what may be missed came from as many before.
 const LONGER: usize = 2;
@@ -40,14 +41,14 @@ const PREFETCH_BYTES: usize = 1024;
 pub(super) struct Walk<'a> {
     pub(super) cells: &'a Cells,
     pub(super) kernels: &'a Kernels,
-    ready: Ready,
+    pub(super) ready: Ready,
     pub(super) asked: Query<'a>,
     filter: Option<Filter<'a>>,
     /// Squared distance of the worst of the best, once there are enough.
-    limit: f32,
+    pub(super) limit: f32,
     /// Share of the wanted vectors that may be in the cells left out, and the slack of bounds.
     missing: f32,
-    slack: f32,
+    pub(super) slack: f32,
     /// Whether all groups are open that are worth it.
     is_open: bool,
     /// Cells chosen so far.
@@ -195,6 +196,7 @@ impl<'a> Walk<'a> {
 
     /// Everything that waits to be refined is to be refined now; whether there is anything.
     pub(super) fn settle(&self, scratch: &mut CellsScratch) -> bool {
+        self.sift(scratch.strewn.len(), scratch);
         let CellsScratch { picked, pending, .. } = scratch;
         picked.append(pending);
         !picked.is_empty()
@@ -259,6 +261,24 @@ impl<'a> Walk<'a> {
     /// The vectors of a cell that may be found wait to be refined, and those of the one before are.
     fn pick_few(&self, cell: usize, scratch: &mut CellsScratch, counters: &mut Counters) {
         let Some(bits) = self.bits() else { return };
+        if let Some(singles) = self.cells.singles.as_ref().filter(|_| self.limit.is_finite()) {
+            let CellsScratch { picked, pending, seen, strewn, .. } = &mut *scratch;
+            if pending.len() >= TURN / 2 {
+                std::mem::swap(picked, pending);
+            }
+            let first = strewn.len();
+            bits.each(cell as u32, |id| {
+                if seen[id as usize / 64] >> (id % 64) & 1 == 0 {
+                    strewn.push(id);
+                }
+            });
+            counters.scored += (strewn.len() - first) as u64;
+            singles.ask_for(self.kernels, &strewn[first..]);
+            if strewn.len() >= 2 * TURN {
+                self.sift(TURN, scratch);
+            }
+            return;
+        }
         let CellsScratch { picked, pending, seen, marked, .. } = scratch;
         let rows = self.cells.fine_rows.at_hand();
         if rows.is_some() {
@@ -276,7 +296,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Rows that are going to be refined are to be at hand then.
-    fn ask_for(&self, ids: &[u32]) {
+    pub(super) fn ask_for(&self, ids: &[u32]) {
         let stride = self.cells.fine_stride();
         if let Some(rows) = self.cells.fine_rows.at_hand() {
             for id in ids {
@@ -433,7 +453,7 @@ pub(super) fn prefetch(kernels: &Kernels, posting: &[u8]) {
 }
 
 /// Notes that these vectors were picked.
-fn mark(ids: &[u32], seen: &mut [u64], marked: &mut Vec<u32>) {
+pub(super) fn mark(ids: &[u32], seen: &mut [u64], marked: &mut Vec<u32>) {
     ids.iter().for_each(|id| seen[*id as usize / 64] |= 1 << (id % 64));
     marked.extend_from_slice(ids);
 }

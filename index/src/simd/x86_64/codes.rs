@@ -5,6 +5,7 @@
 
 use std::arch::x86_64::*;
 
+use super::strewn;
 use crate::simd::bytes::{self, ByteKernels};
 use crate::simd::nibble::{
     BLOCK_ROWS, Bounds, Candidates, ENTRIES, GROUP, IDS_AT, NibbleKernels, block_bytes, code_bytes, factors,
@@ -23,8 +24,10 @@ macro_rules! with_features {
     };
 }
 
-pub(super) const NIBBLE_AVX2: NibbleKernels = NibbleKernels { sums: sums_avx2, scan: scan_avx2 };
-pub(super) const NIBBLE_VBMI: NibbleKernels = NibbleKernels { sums: sums_vbmi, scan: scan_vbmi };
+pub(super) const NIBBLE_AVX2: NibbleKernels =
+    NibbleKernels { sums: sums_avx2, scan: scan_avx2, picked: strewn::picked_avx2 };
+pub(super) const NIBBLE_VBMI: NibbleKernels =
+    NibbleKernels { sums: sums_vbmi, scan: scan_vbmi, picked: strewn::picked_vbmi };
 pub(super) const BYTES_AVX2: ByteKernels =
     ByteKernels { dots: dots_avx2, picked: picked_avx2, half_picked: half_picked_avx2, prefetch };
 pub(super) const BYTES_VNNI: ByteKernels =
@@ -36,7 +39,8 @@ const LINE_BYTES: usize = 64;
 /// Into the second-level cache: rows that are asked for while a posting is scanned would push each other, and
 /// it, out of the first. Measured on an AMD EPYC (Zen 4) this makes whole searches 6 to 10 % faster.
 fn prefetch(from: *const u8, bytes: usize) {
-    for at in (0..bytes).step_by(LINE_BYTES) {
+    // What does not begin at a line may end in one more.
+    for at in (0..bytes).step_by(LINE_BYTES).chain([bytes.saturating_sub(1)]) {
         // SAFETY: a hint, which may be given any address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(at).cast()) };
     }
@@ -340,12 +344,20 @@ macro_rules! byte_kernels {
         with_features! {
             $features,
             $picked(query: &[i16], rows: &[u8], stride: usize, picks: &[u32], products: &mut [i32]) {
-                for (at, (pick, product)) in picks.iter().zip(products).enumerate() {
-                    if let Some(next) = bytes::ahead(picks, at) {
-                        prefetch(rows[next * stride..].as_ptr(), query.len());
+                let (fours, rest) = picks.as_chunks::<ROWS>();
+                let (sums, rest_sums) = products.as_chunks_mut::<ROWS>();
+                for (at, (picks, sums)) in fours.iter().zip(sums).enumerate() {
+                    for next in fours.get(at + 1).into_iter().flatten() {
+                        prefetch(rows[*next as usize * stride..].as_ptr(), query.len());
                     }
                     // SAFETY: the front checked that every picked row is there.
-                    [*product] = unsafe { $rows(query, [rows.as_ptr().add(*pick as usize * stride)]) };
+                    *sums = unsafe {
+                        $rows(query, picks.map(|pick| rows.as_ptr().add(pick as usize * stride)))
+                    };
+                }
+                for (pick, sum) in rest.iter().zip(rest_sums) {
+                    // SAFETY: as above.
+                    [*sum] = unsafe { $rows(query, [rows.as_ptr().add(*pick as usize * stride)]) };
                 }
             }
         }

@@ -14,6 +14,7 @@ mod avx512;
 mod codes;
 mod float;
 mod int;
+mod strewn;
 
 use super::dispatch::{Kernels, Vectors};
 

@@ -3,6 +3,8 @@
 use super::*;
 use crate::dense::ssd::incremental::NONE;
 use crate::dense::ssd::partition::VECTORS_MIN;
+use crate::dense::ssd::plan::Plan;
+use crate::simd::{nibble, nibble_rows};
 
 /// Tenants of these sizes, each with clusters of its own, so that neighbours of another tenant would be seen.
 fn tenants_of(random: &mut Random, sizes: &[usize]) -> (Vec<Vec<f32>>, Vec<u32>) {
@@ -132,6 +134,90 @@ fn filters_find_what_they_let_through_wherever_it_lies() {
                 assert!(found >= floor, "{metric:?}: {share} of the vectors, {what}: {found}");
             }
         }
+    }
+}
+
+/// Every vector of a partition has the code of its own cell's posting by its position, and no other has one.
+#[test]
+fn codes_one_by_one_are_those_of_postings() {
+    let mut random = Random(44);
+    let many = VECTORS_MIN as usize;
+    let (vectors, starts) = tenants_of(&mut random, &[70, many, 300, 2 * many]);
+    let case = Case::of(Metric::Ip, Element::F32, (&vectors, &starts), None);
+    let [hot, others @ ..] = case.with_vectors_on_disk(&vectors);
+    assert!(others.iter().all(|(_, ssd)| ssd.cells.singles.is_none()), "there is memory for less");
+    let cells = &hot.1.cells;
+    let (singles, lookups) = (cells.singles.as_ref().unwrap(), cells.codebook.lookups());
+    let postings = cells.postings.at_hand().unwrap();
+    let mut expected = vec![0; vectors.len() * super::super::singles::stride(lookups)];
+    let rows = expected.chunks_exact_mut(super::super::singles::stride(lookups));
+    let mut rows: Vec<&mut [u8]> = rows.collect();
+    rows.iter_mut().for_each(|row| nibble_rows::put_unknown(row, lookups, cells.radii.len() as u32));
+    let mut coded = 0;
+    for partition in &cells.partitions {
+        for vector in partition.vectors.clone() {
+            let mut own = partition.cells.clone().rev();
+            let cell = own.find(|cell| cells.firsts[*cell as usize] <= vector).unwrap();
+            for block in postings[cells.posting(cell as usize)].chunks_exact(nibble::block_bytes(lookups)) {
+                for at in 0..nibble::BLOCK_ROWS {
+                    if nibble::factors(block, lookups, at).id == vector {
+                        nibble_rows::put_row(rows[vector as usize], block, lookups, at, cell);
+                        coded += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(coded, 3 * many, "each has one in its own cell");
+    for (vector, row) in rows.iter().enumerate() {
+        assert!(singles.row(vector as u32) == &**row, "vector {vector}");
+    }
+}
+
+/// Looking at codes first finds what ranking all does, but for what bounds are wrong about.
+#[test]
+fn a_sifted_scan_finds_what_a_whole_one_does() {
+    let mut random = Random(45);
+    let mixture = Mixture::new(&mut random, 48, 50);
+    let count = 3 * VECTORS_MIN as usize;
+    let vectors: Vec<Vec<f32>> = (0..count).map(|_| mixture.vector(&mut random, 0.6)).collect();
+    for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
+        let mut case = Case::new(metric, Element::F32, &vectors);
+        let deleted: RoaringBitmap = (0..count as u32).filter(|_| random.below(9) == 0).collect();
+        let mut asked = Vec::new();
+        for passing in [200, 900, 6_000] {
+            for _ in 0..10 {
+                let filter: RoaringBitmap = (0..passing).map(|_| random.below(count) as u32).collect();
+                asked.push((mixture.vector(&mut random, 0.8), filter));
+            }
+        }
+        let found = |case: &Case, sifts: bool| {
+            let mut all = Vec::new();
+            for (at, (query, filter)) in asked.iter().enumerate() {
+                let deleted = Some(&deleted).filter(|_| at % 2 == 0);
+                let allow = Allow { filter: Some(filter), deleted, ..Allow::all(count as u32) };
+                let k = [1, 10, 40][at % 3];
+                let ask = Ask::new(&case.rows, &allow);
+                let (scratch, mut ids) = (&mut Scratch::new(), Vec::new());
+                let depth = case.ssd.cells.fineness().depth(k) + 32;
+                let sifts = sifts && filter.len() > 4 * depth as u64;
+                assert_eq!(case.ssd.cells.sifts(Some(0), filter.len(), depth), sifts);
+                let buffers = (&mut scratch.cells, &mut ids);
+                let plan = Plan::Scan(Some(0));
+                let counters = &mut Counters::default();
+                assert!(case.ssd.by_codes(plan, query, &ask, k, buffers, counters).unwrap());
+                assert!(ids.iter().all(|(_, id)| allow.contains(case.ssd.flat.doc(*id))));
+                ids.truncate(k);
+                all.extend(ids.iter().map(|(_, id)| (at, *id)));
+            }
+            all
+        };
+        let sifted = found(&case, true);
+        case.ssd.cells.singles = None;
+        let whole = found(&case, false);
+        assert_eq!(sifted.len(), whole.len(), "{metric:?}: none is short");
+        let same = sifted.iter().filter(|hit| whole.contains(hit)).count();
+        assert!(same * 1000 >= whole.len() * 990, "{metric:?}: {same} of {}", whole.len());
     }
 }
 
