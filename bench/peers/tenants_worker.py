@@ -76,9 +76,12 @@ class Worker:
         return self.peer.request(self.queries[query : query + 1], scope, knobs)
 
     def run(self, ask):
-        requests = [self.request(at, ask["knobs"][self.dump.class_of(at)]) for at in ask["asks"]]
-        self.timed(requests[:WARM_UP])
-        times, found = self.timed(requests)
+        def requests(asks):
+            # Each is made right before its call.
+            return (self.request(at, ask["knobs"][self.dump.class_of(at)]) for at in asks)
+
+        self.timed(requests(ask["asks"][:WARM_UP]))
+        times, found = self.timed(requests(ask["asks"]))
         return {"times_ns": times, "found": found}
 
     def timed(self, requests):

@@ -1,8 +1,8 @@
 //! Codes of nibbles one by one: the sums of vectors that lie anywhere, where few of a posting's matter.
 //!
 //! A block of [`nibble`] holds 32 vectors side by side; one of them alone is strewn over all its lines. Here
-//! a vector is a row: half a byte a lookup, and the factors of its bound, which for 64 lookups are 48 bytes and
-//! one or two cache lines. Rows are put back side by side and summed as blocks are; AVX-512 does so in
+//! a vector is a row: half a byte a lookup, and the factors of its bound, which for 64 lookups are 48 bytes
+//! and one or two cache lines. Rows are put back side by side and summed as blocks are; AVX-512 does so in
 //! registers.
 //!
 //! | bytes of a row | what |

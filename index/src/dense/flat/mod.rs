@@ -14,6 +14,7 @@ mod layout;
 mod lists;
 mod near;
 mod place;
+mod positions;
 mod query;
 mod scan;
 
@@ -24,6 +25,7 @@ use half::f16;
 use spandrel_storage::{DenseSpec, DocId, Element, Metric, RowId};
 
 use self::layout::{HEADER_BYTES, Layout, read_list};
+use self::positions::Places;
 use self::query::{Queries, check_query};
 use self::scan::{Block, Docs, Scan, ScoreBuffers, Scoring};
 use super::vectors::{ChunkSource, Residency, Stored, VectorBuffers, Vectors};
@@ -374,37 +376,6 @@ impl Flat {
     fn prepare(&self, queries: Matrix<'_, f32>, scratch: &mut FlatScratch) -> Result<()> {
         let Layout { dim, element, metric, .. } = self.layout;
         scratch.queries.prepare(queries, dim as usize, element, metric)
-    }
-}
-
-/// Positions of the vectors of ascending docs. A doc costs `O(log g)`, where `g` docs with a vector lie
-/// between it and the one before it.
-struct Places<'a> {
-    flat: &'a Flat,
-    /// Docs with a vector that lie behind.
-    passed: usize,
-}
-
-impl<'a> Places<'a> {
-    fn new(flat: &'a Flat) -> Self {
-        Self { flat, passed: 0 }
-    }
-
-    /// Position of the doc's vector; `None` when it has none. Docs do not descend.
-    fn next(&mut self, doc: DocId) -> Option<u32> {
-        if self.flat.layout.is_complete() {
-            return (doc < self.flat.layout.docs).then_some(doc);
-        }
-        let ahead = &self.flat.present[self.passed..];
-        let mut reach = 1;
-        while ahead.get(reach - 1).is_some_and(|present| *present < doc) {
-            reach *= 2;
-        }
-        // All before half of the reach are smaller than the doc.
-        let known = reach / 2;
-        let near = &ahead[known..reach.min(ahead.len())];
-        self.passed += known + near.partition_point(|present| *present < doc);
-        (self.flat.present.get(self.passed) == Some(&doc)).then_some(self.passed as u32)
     }
 }
 

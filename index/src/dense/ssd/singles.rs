@@ -8,8 +8,6 @@
 //! Memory: 48 bytes a vector of 64 lookups, made from the postings when those are opened. Cost: about 10 ns a
 //! vector, most of it the memory's, and 40 ns and more for each that is worth ranking.
 
-use std::ops::Range;
-
 use super::met::Place;
 use super::search::CellsScratch;
 use super::walk::{OPENING, Walk, mark};
@@ -116,10 +114,9 @@ impl Walk<'_> {
         self.bound(singles, &strewn[..count], (table, &met.distances), bounds);
         let first = pending.len();
         // A vector may have been found in another posting since.
-        let worthy = strewn
-            .drain(..count)
-            .zip(&*bounds)
-            .filter(|(id, bound)| !(**bound >= self.limit) && seen[*id as usize / 64] >> (id % 64) & 1 == 0);
+        let worthy = strewn.drain(..count).zip(&*bounds).filter(|(id, bound)| {
+            !rules_out(**bound, self.limit) && seen[*id as usize / 64] >> (id % 64) & 1 == 0
+        });
         pending.extend(worthy.map(|(id, _)| id));
         self.ask_for(&pending[first..]);
         mark(&pending[first..], seen, marked);
@@ -169,27 +166,39 @@ impl Walk<'_> {
         if !self.has_limit() {
             let CellsScratch { bounds, distances: sample, .. } = &mut *scratch;
             ranked = promising(bounds, 2 * OPENING * self.asked.depth, sample);
-            self.pick_between(f32::NEG_INFINITY..ranked, scratch);
+            pick(scratch, |bound| is_below(bound, ranked));
             self.rank(rows, true, scratch, counters);
         }
-        // What has no limit yet takes them all.
-        self.pick_between(ranked..self.limit, scratch);
+        // As long as there is no limit, all others.
+        pick(scratch, |bound| !is_below(bound, ranked) & !rules_out(bound, self.limit));
         self.ask_for(&scratch.picked);
         self.rank(rows, true, scratch, counters);
     }
+}
 
-    /// Picks those of what is strewn that have their bound in a range.
-    fn pick_between(&self, range: Range<f32>, scratch: &mut CellsScratch) {
-        let CellsScratch { bounds, strewn, picked, .. } = scratch;
-        picked.resize(strewn.len(), 0);
-        let mut count = 0;
-        // Without a branch: which are worth it cannot be foreseen. What is no number rules nothing out.
-        for (id, bound) in strewn.iter().zip(&*bounds) {
-            picked[count] = *id;
-            count += usize::from(!(*bound < range.start) & !(*bound >= range.end));
-        }
-        picked.truncate(count);
+/// Whether a bound rules a vector out: one that is no number does not.
+#[inline(always)]
+fn rules_out(bound: f32, limit: f32) -> bool {
+    bound >= limit
+}
+
+#[inline(always)]
+fn is_below(bound: f32, limit: f32) -> bool {
+    bound < limit
+}
+
+/// Picks those of what is strewn whose bound is wanted.
+#[inline(always)]
+fn pick(scratch: &mut CellsScratch, wanted: impl Fn(f32) -> bool) {
+    let CellsScratch { bounds, strewn, picked, .. } = scratch;
+    picked.resize(strewn.len(), 0);
+    let mut count = 0;
+    // Without a branch: which are wanted cannot be foreseen.
+    for (id, bound) in strewn.iter().zip(&*bounds) {
+        picked[count] = *id;
+        count += usize::from(wanted(*bound));
     }
+    picked.truncate(count);
 }
 
 /// What about `count` of the bounds are below, from a sample of them.
