@@ -5,6 +5,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use roaring::RoaringBitmap;
 use spandrel_storage::io::Extent;
 use spandrel_storage::{DenseSpec, Element, IndexKind, LabelId, Metric, RowId, SparseVector, Value};
 
@@ -142,6 +143,9 @@ pub fn cells(bytes: &[u8]) {
     let count = u32::from_le_bytes(*count).min(4 * ROWS);
     let source: Arc<dyn ChunkSource> = Arc::new(Bytes(bytes.to_vec()));
     let rows: Vec<RowId> = (0..u64::from(count)).map(RowId).collect();
+    // So many that their posting codes are looked at one by one, and so many that cells are visited.
+    let [some, most]: [RoaringBitmap; 2] =
+        [(0..count).step_by(5).collect(), (0..count).filter(|doc| doc % 7 > 0).collect()];
     for metric in [Metric::L2, Metric::Ip, Metric::Cosine] {
         let spec = DenseSpec { dim: 8, metric, element: Element::F32, index: Default::default() };
         for tier in [Tier::Hot, Tier::Default, Tier::Lean] {
@@ -149,9 +153,11 @@ pub fn cells(bytes: &[u8]) {
             let Ok(index) = Ssd::open("fuzz", &spec, flat.finish(), &source, tier) else { continue };
             let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
             for query in [[1.0, -2.0, 0.5, 3.0, 0.0, 90.0, -7.0, 1.0], [1e18; 8]] {
-                let (mut top, allow) = (TopK::new(10), Allow::all(count));
-                let ask = Ask::new(&rows, &allow);
-                let _ = index.search(&query, &ask, &mut top, &mut scratch, &mut counters);
+                for filter in [None, Some(&some), Some(&most)] {
+                    let (mut top, allow) = (TopK::new(10), Allow { filter, ..Allow::all(count) });
+                    let ask = Ask::new(&rows, &allow);
+                    let _ = index.search(&query, &ask, &mut top, &mut scratch, &mut counters);
+                }
             }
             let _ = index.trained();
         }

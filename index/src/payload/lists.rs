@@ -346,6 +346,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_bitmap_of_ascending_documents_holds_them() {
+        let lists: [Vec<DocId>; 6] = [
+            Vec::new(),
+            vec![7, 65_535, 65_536, u32::MAX],
+            (0..100).collect(),
+            (0..4_096).map(|doc| 3 * doc).collect(),
+            (0..9_000).map(|doc| 70_000 + 211 * doc).collect(),
+            (60_000..70_000).collect(),
+        ];
+        for docs in lists {
+            let bitmap = sorted_bitmap(&docs);
+            assert_eq!(bitmap, docs.iter().copied().collect(), "{} documents", docs.len());
+            assert!(bitmap.iter().eq(docs.iter().copied()));
+        }
+    }
+
+    #[test]
     fn runs_short_and_dense_agree_with_sets() {
         let doc_count = 20_000;
         // Ordinal 3 is dense, 0 is empty, the others are short; documents have several ordinals.

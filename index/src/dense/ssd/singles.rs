@@ -27,6 +27,8 @@ const SAMPLE: usize = 128;
 pub(super) struct Singles {
     rows: Large<u8>,
     stride: usize,
+    /// The cell of those that have none.
+    outside: u32,
 }
 
 /// Bytes of memory for each vector.
@@ -60,7 +62,7 @@ impl Singles {
                 }
             }
         }
-        Self { rows, stride }
+        Self { rows, stride, outside }
     }
 
     /// The row of a vector.
@@ -88,8 +90,8 @@ impl Singles {
         // Without a branch: whether two lie in one cell cannot be foreseen.
         for id in ids {
             let cell = nibble_rows::factors(self.row(*id)).1;
-            count += usize::from(cell != before);
-            cells[count - 1] = cell;
+            cells[count] = cell;
+            count += usize::from((cell != before) & (cell != self.outside));
             before = cell;
         }
         cells.truncate(count);
