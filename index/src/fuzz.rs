@@ -151,6 +151,7 @@ pub fn cells(bytes: &[u8]) {
         for tier in [Tier::Hot, Tier::Default, Tier::Lean] {
             let Ok(flat) = some_vectors(&spec, count) else { continue };
             let Ok(index) = Ssd::open("fuzz", &spec, flat.finish(), &source, tier) else { continue };
+            let index = index.with_singles();
             let (mut scratch, mut counters) = (Scratch::new(), Counters::default());
             for query in [[1.0, -2.0, 0.5, 3.0, 0.0, 90.0, -7.0, 1.0], [1e18; 8]] {
                 for filter in [None, Some(&some), Some(&most)] {

@@ -167,10 +167,12 @@ fn open_dense(
         _ => Residency::Disk,
     };
     let flat = flat(vectors, residency)?;
+    let singles = cells.as_ref().is_some_and(|cells| cells.singles);
+    let singled = |ssd: Ssd| if singles { ssd.with_singles() } else { ssd };
     Ok(match (cells, signs) {
-        (Some((cells, tier)), _) => match warm_cells {
-            Some(built) => Box::new(Ssd::built(&cells_name(at), flat, &cells, tier, built)),
-            None => Box::new(Ssd::open(&cells_name(at), spec, flat, &cells, tier)?),
+        (Some(Opened { source, tier, .. }), _) => match warm_cells {
+            Some(built) => Box::new(singled(Ssd::built(&cells_name(at), flat, &source, tier, built))),
+            None => Box::new(singled(Ssd::open(&cells_name(at), spec, flat, &source, tier)?)),
         },
         (None, Some(codes)) => match warm_signs {
             Some(signs) => Box::new(Signs::new(flat, signs)),
@@ -180,19 +182,28 @@ fn open_dense(
     })
 }
 
+/// Cells, how much of them there is room for, and whether for codes one by one besides.
+struct Opened {
+    source: Arc<dyn ChunkSource>,
+    tier: Tier,
+    singles: bool,
+}
+
 /// The cells of a field, when it has some, and as much of them as the budget has room for.
 fn open_cells(
     file: &SegmentFile,
     name: &str,
     memory: &Arc<MemoryBudget>,
     reserved: &mut Vec<Reservation>,
-) -> Result<Option<(Arc<dyn ChunkSource>, Tier)>> {
+) -> Result<Option<Opened>> {
     let Some(section) = file.section(name) else { return Ok(None) };
     let source = SectionSource::open(section, memory);
     for tier in Tier::ALL.into_iter().filter(|tier| *tier <= memory.tier_max()) {
         let bytes = ssd::resident_bytes(name, source.as_ref(), tier)?;
         if residency(memory, bytes, reserved) == Residency::Memory {
-            return Ok(Some((source, tier)));
+            let bytes = ssd::singles_bytes(name, source.as_ref(), tier)?;
+            let singles = bytes > 0 && residency(memory, bytes, reserved) == Residency::Memory;
+            return Ok(Some(Opened { source, tier, singles }));
         }
     }
     Ok(None)

@@ -238,13 +238,14 @@ impl Cells {
         }
     }
 
-    /// The same with the codes of vectors one by one, where as much is to be in memory.
-    fn with_singles(mut self, tier: Tier) -> Self {
-        if let (Tier::Hot, true, Some(postings)) = (tier, self.layout.ordered, self.postings.at_hand()) {
+    /// Makes the codes of vectors one by one, where that helps.
+    pub(super) fn make_singles(&mut self) {
+        if let (Fineness::Bytes, true, Some(postings)) =
+            (self.fineness(), self.layout.ordered, self.postings.at_hand())
+        {
             let (lookups, vectors) = (self.codebook.lookups(), self.layout.vectors as usize);
             self.singles = Some(Singles::of(postings, lookups, (&self.starts, &self.firsts), vectors));
         }
-        self
     }
 
     /// Opens the section named `section` of the field `spec`, whose vectors are `vectors` in number.
@@ -280,7 +281,7 @@ impl Cells {
         if let Some(postings) = postings.at_hand() {
             check_postings(&layout, postings).map_err(damaged)?;
         }
-        let cells = Self::new(layout, parts, fineness, (postings, fine_rows)).with_singles(tier);
+        let cells = Self::new(layout, parts, fineness, (postings, fine_rows));
         Ok(Self { section: section.into(), ..cells })
     }
 
@@ -300,7 +301,7 @@ impl Cells {
             Fineness::Halves => rows(Part::Halves, halves),
         };
         let postings = rows(Part::Postings, postings);
-        let cells = Self::new(layout, parts, fineness, (postings, fine_rows)).with_singles(tier);
+        let cells = Self::new(layout, parts, fineness, (postings, fine_rows));
         Self { section: section.into(), ..cells }
     }
 
@@ -446,19 +447,26 @@ pub fn resident_bytes(section: &str, source: &dyn ChunkSource, tier: Tier) -> Re
         Fineness::Halves => (layout.halves as usize).saturating_sub(coded) * dim,
     };
     let quantized = (coded * dim + more_axes + (layout.cells + layout.groups) as usize * coded) as u64;
-    let each = if layout.ordered { singles::stride(layout.lookups as usize) } else { 0 };
-    let singles = u64::from(layout.vectors) * each as u64;
-    let rows = layout.bytes(Part::Postings) + layout.bytes(fineness.part());
     let rows = match tier {
-        Tier::Hot => rows + singles,
-        Tier::Default => rows,
         Tier::Lean => 0,
+        _ => layout.bytes(Part::Postings) + layout.bytes(fineness.part()),
     };
     Ok(quantized
         + rows
         + layout.bytes(Part::Words)
         + u64::from(layout.cells + layout.groups) * 24
         + layout.bytes(Part::Partitions))
+}
+
+/// Bytes of memory that the codes of its vectors one by one take besides, where they help.
+///
+/// # Errors
+/// As [`resident_bytes`].
+pub fn singles_bytes(section: &str, source: &dyn ChunkSource, tier: Tier) -> Result<u64> {
+    let layout = read_layout(section, source)?;
+    let helps = layout.ordered && tier == Tier::Hot;
+    let each = if helps { singles::stride(layout.lookups as usize) as u64 } else { 0 };
+    Ok(u64::from(layout.vectors) * each)
 }
 
 /// Every id of a vector that can be found is that of a vector: one that is infinitely far (padding), or at a

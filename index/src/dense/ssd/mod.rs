@@ -8,8 +8,8 @@
 //! far-off queries), are left to the [`Flat`] index over the same vectors.
 //!
 //! Memory ([`Tier`]): centroids, about 70 bytes a vector for postings, and a byte or a third of one a
-//! dimension for what candidates are ranked by. Where a byte is, another 48 bytes a vector hold the codes of
-//! postings one by one, for what a filter lets through ([`singles`]).
+//! dimension for what candidates are ranked by. Where there is room beside a byte, another 48 bytes a vector
+//! hold the codes of postings one by one, for what a filter lets through ([`singles`]).
 
 mod build;
 mod bytes;
@@ -47,7 +47,7 @@ use spandrel_storage::{DenseSpec, DocId, RowId};
 
 pub use self::build::{Room, Vectors};
 use self::cells::Cells;
-pub use self::cells::{Tier, resident_bytes};
+pub use self::cells::{Tier, resident_bytes, singles_bytes};
 use self::cluster::Work;
 use self::filter::Filter;
 pub use self::incremental::NONE;
@@ -213,6 +213,13 @@ impl Ssd {
     fn new(section: &str, flat: Flat, source: &Arc<dyn ChunkSource>, cells: Cells) -> Self {
         let (section, source) = (section.into(), Arc::clone(source));
         Self { flat, cells, section, source, kernels: Kernels::best() }
+    }
+
+    /// The same index with the codes of its vectors one by one, where those help: they take
+    /// [`singles_bytes`] of memory, and filters less time.
+    pub fn with_singles(mut self) -> Self {
+        self.cells.make_singles();
+        self
     }
 
     /// The same index with the kernels of another level, for tests and measurements.

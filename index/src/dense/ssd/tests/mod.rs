@@ -114,8 +114,9 @@ impl Case {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a file was left behind");
         let source: Arc<dyn ChunkSource> = Arc::new(Bytes(section.clone()));
         let open = |tier: Tier| {
-            let resident = resident_bytes("test", source.as_ref(), tier).unwrap();
-            let ssd = Ssd::open("test", &spec, flat().finish(), &source, tier).unwrap();
+            let resident = resident_bytes("test", source.as_ref(), tier).unwrap()
+                + singles_bytes("test", source.as_ref(), tier).unwrap();
+            let ssd = Ssd::open("test", &spec, flat().finish(), &source, tier).unwrap().with_singles();
             let takes = ssd.cells.memory_bytes() as u64;
             assert!(takes <= resident + resident / 5 + (1 << 20), "{takes} bytes, {resident} were announced");
             ssd
@@ -136,7 +137,7 @@ impl Case {
             (Arc::new(Bytes(section)), Arc::new(Bytes(self.section.clone())));
         TIERS.map(|tier| {
             let flat = Flat::open("flat", &self.spec, Arc::clone(&section), Residency::Disk).unwrap();
-            (tier, Ssd::open("cells", &self.spec, flat, &cells, tier).unwrap())
+            (tier, Ssd::open("cells", &self.spec, flat, &cells, tier).unwrap().with_singles())
         })
     }
 
