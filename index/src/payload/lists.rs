@@ -22,6 +22,7 @@ use spandrel_storage::codec::{Decoder, Encoder};
 
 use super::damaged;
 use crate::error::Result;
+use crate::mask::{COOKIE, LIST_MAX};
 
 /// A list this long is kept as a bitmap.
 const DENSE_DOCS_MIN: usize = 1024;
@@ -277,10 +278,6 @@ impl DocLists {
 
 /// Fewer documents are added to a bitmap one by one.
 const WRITTEN_DOCS_MIN: usize = 32;
-/// Roaring keeps as many of 65,536 documents as a list at most.
-const LIST_DOCS_MAX: usize = 4_096;
-/// What its format begins with where there are no runs.
-const COOKIE: u32 = 12_346;
 
 /// Whether so many documents of a range go through a bitset.
 fn is_bitset(docs: usize, within: &Range<DocId>) -> bool {
@@ -306,7 +303,7 @@ pub(crate) fn sorted_bitmap(docs: &[DocId]) -> RoaringBitmap {
     let containers: Vec<&[DocId]> = docs.chunk_by(|a, b| a >> 16 == b >> 16).collect();
     let one_by_one =
         || RoaringBitmap::from_sorted_iter(docs.iter().copied()).expect("lists of documents ascend");
-    if docs.len() < WRITTEN_DOCS_MIN || containers.iter().any(|list| list.len() > LIST_DOCS_MAX) {
+    if docs.len() < WRITTEN_DOCS_MIN || containers.iter().any(|list| list.len() > LIST_MAX) {
         return one_by_one();
     }
     let mut bytes = Vec::with_capacity(8 + 8 * containers.len() + 2 * docs.len());

@@ -34,8 +34,8 @@ pub enum Tier {
     Lean,
     /// Postings, and half a byte for the dimensions that matter: about two vectors are read for a result.
     Default,
-    /// Postings, the same codes vector by vector for filters, and a byte a dimension to rank candidates by:
-    /// next to no vector needs to be read that is not a result.
+    /// Postings, and a byte a dimension to rank candidates by: next to no vector needs to be read that is not
+    /// a result. Where there is room, the codes of postings vector by vector besides ([`singles_bytes`]).
     Hot,
 }
 

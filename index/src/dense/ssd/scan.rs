@@ -61,9 +61,7 @@ impl Cells {
         self.trim(asked, ready_squared, found);
         scanned.map(|()| true)
     }
-}
 
-impl Cells {
     /// Whether so many vectors are looked at by their posting codes before they are ranked.
     pub(super) fn sifts(&self, partition: Option<usize>, count: u64, depth: usize) -> bool {
         partition.is_some() && self.singles.is_some() && count > (SIFTED * depth) as u64
@@ -82,9 +80,7 @@ impl Walk<'_> {
             loop {
                 let CellsScratch { picked, pending, .. } = &mut *scratch;
                 ids(pending, TURN_ROWS);
-                for id in &*pending {
-                    self.kernels.prefetch(&rows[*id as usize * stride..][..stride]);
-                }
+                self.ask_for(pending);
                 if picked.is_empty() && pending.is_empty() {
                     return Ok(());
                 }

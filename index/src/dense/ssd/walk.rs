@@ -82,8 +82,9 @@ impl<'a> Walk<'a> {
             }
             if let Some(all) = self.cells.postings.at_hand() {
                 for at in 0..part {
-                    if at + 1 < part {
-                        prefetch(self.kernels, &all[self.cells.posting(scratch.cell(at + 1))]);
+                    let next = (at + 1 < part).then(|| scratch.cell(at + 1));
+                    if let Some(next) = next.filter(|next| !self.passes_by(*next)) {
+                        prefetch(self.kernels, &all[self.cells.posting(next)]);
                     }
                     let cell = scratch.cell(at);
                     self.visit(cell, &all[self.cells.posting(cell)], scratch, counters)?;
@@ -266,14 +267,9 @@ impl<'a> Walk<'a> {
             if pending.len() >= TURN / 2 {
                 std::mem::swap(picked, pending);
             }
-            let first = strewn.len();
-            bits.each(cell as u32, |id| {
-                if seen[id as usize / 64] >> (id % 64) & 1 == 0 {
-                    strewn.push(id);
-                }
-            });
-            counters.scored += (strewn.len() - first) as u64;
-            singles.ask_for(self.kernels, &strewn[first..]);
+            let few = unseen(bits, cell, seen, strewn);
+            counters.scored += few.len() as u64;
+            singles.ask_for(self.kernels, few);
             if strewn.len() >= 2 * TURN {
                 self.sift(TURN, scratch);
             }
@@ -284,15 +280,10 @@ impl<'a> Walk<'a> {
         if rows.is_some() {
             std::mem::swap(picked, pending);
         }
-        let first = pending.len();
-        bits.each(cell as u32, |id| {
-            if seen[id as usize / 64] >> (id % 64) & 1 == 0 {
-                pending.push(id);
-            }
-        });
-        counters.scored += (pending.len() - first) as u64;
-        self.ask_for(&pending[first..]);
-        mark(&pending[first..], seen, marked);
+        let few = unseen(bits, cell, seen, pending);
+        counters.scored += few.len() as u64;
+        self.ask_for(few);
+        mark(few, seen, marked);
     }
 
     /// Rows that are going to be refined are to be at hand then.
@@ -450,6 +441,17 @@ impl<'a> Walk<'a> {
 /// Asks for the beginning of a posting.
 pub(super) fn prefetch(kernels: &Kernels, posting: &[u8]) {
     kernels.prefetch(&posting[..posting.len().min(PREFETCH_BYTES)]);
+}
+
+/// Appends the vectors of a cell that may be found and were not picked yet; returns them.
+fn unseen<'a>(bits: &Bits<'_>, cell: usize, seen: &[u64], to: &'a mut Vec<u32>) -> &'a [u32] {
+    let first = to.len();
+    bits.each(cell as u32, |id| {
+        if seen[id as usize / 64] >> (id % 64) & 1 == 0 {
+            to.push(id);
+        }
+    });
+    &to[first..]
 }
 
 /// Notes that these vectors were picked.
