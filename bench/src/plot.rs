@@ -1,7 +1,9 @@
 //! Curves of a report as a picture: one SVG file, drawn by plotters.
 
+use std::ops::Range;
 use std::path::Path;
 
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::{Error, Result};
@@ -15,7 +17,7 @@ const MARGIN_FACTOR: f64 = 1.25;
 pub struct Curve {
     /// What the legend calls it.
     pub name: String,
-    /// Recall and queries a second.
+    /// What is on the two axes.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -24,40 +26,73 @@ pub struct Curve {
 /// # Errors
 /// There is no point above 0; the file cannot be written.
 pub fn recall_over_rate(path: &Path, title: &str, curves: &[Curve]) -> Result<()> {
+    let ((left, right), y) = ranges(curves)?;
+    let margin = (right - left).max(0.01) * MARGIN;
+    let x = left - margin..right + margin;
+    let drawn = draw(path, [title, "recall", "queries a second"], (x, y), curves);
+    drawn.map_err(|error| cannot(path, &error))
+}
+
+/// Draws microseconds over rows, both on logarithmic axes.
+///
+/// # Errors
+/// As [`recall_over_rate`].
+pub fn time_over_rows(path: &Path, title: &str, curves: &[Curve]) -> Result<()> {
+    let ((left, right), y) = ranges(curves)?;
+    if left <= 0.0 {
+        return Err(cannot(path, &"a point has no rows".into()));
+    }
+    let x = (left / MARGIN_FACTOR..right * MARGIN_FACTOR).log_scale();
+    let drawn = draw(path, [title, "rows that may be found", "microseconds"], (x, y), curves);
+    drawn.map_err(|error| cannot(path, &error))
+}
+
+fn cannot(path: &Path, error: &Error) -> Error {
+    format!("cannot draw {}: {error}", path.display()).into()
+}
+
+/// From where to where points lie on the first axis, and the range of the second.
+fn ranges(curves: &[Curve]) -> Result<((f64, f64), Range<f64>)> {
     let all = || curves.iter().flat_map(|curve| curve.points.iter().copied());
     let range = |of: fn((f64, f64)) -> f64| {
         all().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), at| (low.min(at), high.max(at)))
     };
-    let ((left, right), (low, high)) = (range(|at| at.0), range(|at| at.1));
-    if !(left.is_finite() && low > 0.0) {
+    let (x, (low, high)) = (range(|at| at.0), range(|at| at.1));
+    if !(x.0.is_finite() && low > 0.0) {
         return Err("there is no point to draw".into());
     }
-    let margin = (right - left).max(0.01) * MARGIN;
-    let draw = || -> Result<()> {
-        let area = SVGBackend::new(path, SIZE).into_drawing_area();
-        area.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&area)
-            .caption(title, ("sans-serif", 18))
-            .margin(12)
-            .x_label_area_size(44)
-            .y_label_area_size(72)
-            .build_cartesian_2d(
-                left - margin..right + margin,
-                (low / MARGIN_FACTOR..high * MARGIN_FACTOR).log_scale(),
-            )?;
-        chart.configure_mesh().x_desc("recall").y_desc("queries a second").draw()?;
-        for (at, curve) in curves.iter().enumerate() {
-            let color = Palette99::pick(at).to_rgba();
-            chart
-                .draw_series(LineSeries::new(curve.points.iter().copied(), color.stroke_width(2)))?
-                .label(&curve.name)
-                .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], color.filled()));
-            chart.draw_series(curve.points.iter().map(|at| Circle::new(*at, 4, color.filled())))?;
-        }
-        chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
-        Ok(area.present()?)
-    };
-    draw().map_err(|error| -> Error { format!("cannot draw {}: {error}", path.display()).into() })
+    Ok((x, low / MARGIN_FACTOR..high * MARGIN_FACTOR))
+}
+
+fn draw<X>(
+    path: &Path,
+    [title, x_name, y_name]: [&str; 3],
+    (x, y): (X, Range<f64>),
+    curves: &[Curve],
+) -> Result<()>
+where
+    X: AsRangedCoord<Value = f64>,
+    X::CoordDescType: ValueFormatter<f64>,
+{
+    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(72)
+        .build_cartesian_2d(x, y.log_scale())?;
+    chart.configure_mesh().x_desc(x_name).y_desc(y_name).draw()?;
+    for (at, curve) in curves.iter().enumerate() {
+        let color = Palette99::pick(at).to_rgba();
+        chart
+            .draw_series(LineSeries::new(curve.points.iter().copied(), color.stroke_width(2)))?
+            .label(&curve.name)
+            .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], color.filled()));
+        chart.draw_series(curve.points.iter().map(|at| Circle::new(*at, 4, color.filled())))?;
+    }
+    chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
+    Ok(area.present()?)
 }
 
 #[cfg(test)]
@@ -77,7 +112,15 @@ mod tests {
         for part in ["a set", "1 thread", "2 threads", "recall", "queries a second"] {
             assert!(text.contains(part), "{part}");
         }
+        let curves = [curve("p50", &[(10.0, 5.0), (1e5, 40.0)]), curve("p99", &[(10.0, 9.0)])];
+        time_over_rows(&path, "a set", &curves).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.matches("<circle").count(), 3);
+        for part in ["rows that may be found", "microseconds", "p50", "p99"] {
+            assert!(text.contains(part), "{part}");
+        }
         assert!(recall_over_rate(&path, "nothing", &[]).is_err());
+        assert!(time_over_rows(&path, "no rows", &[curve("c", &[(0.0, 1.0)])]).is_err());
         assert!(
             recall_over_rate(&folder.path().join("no/such.svg"), "t", &[curve("c", &[(1.0, 1.0)])]).is_err()
         );

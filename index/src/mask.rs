@@ -77,8 +77,8 @@ impl Mask {
     }
 
     /// How many docs before one are among them.
-    #[inline]
-    fn count_before(&self, doc: DocId) -> u32 {
+    #[inline(always)]
+    pub(crate) fn count_before(&self, doc: DocId) -> u32 {
         let at = doc.saturating_sub(self.first) as usize;
         match (self.words.get(at / 64), self.before.get(at / 64)) {
             (Some(word), Some(before)) => before + (word & !(u64::MAX << (at % 64))).count_ones(),

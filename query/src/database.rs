@@ -24,6 +24,7 @@ use spandrel_storage::{Schema, durable};
 
 use crate::collection::Collection;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filter_cache::FilterCache;
 use crate::labels::Labels;
 use crate::maintain::{self, Lane, Served, Wake};
 use crate::publish;
@@ -51,6 +52,7 @@ struct Inner {
     store: Arc<Store>,
     reader: Arc<dyn BatchRead>,
     memory: Arc<MemoryBudget>,
+    filters: Arc<FilterCache>,
     collections: Served,
     /// Held while collections are created or dropped.
     catalogue: Mutex<()>,
@@ -86,6 +88,7 @@ impl Database {
             memory: Arc::new(
                 MemoryBudget::new(settings.memory_budget_bytes).with_tier_max(settings.residency.tier_max()),
             ),
+            filters: Arc::new(FilterCache::new(settings.filter_cache_bytes)),
             path,
             settings,
             components,
@@ -171,6 +174,7 @@ impl Database {
             self.inner.store.drop_collection(shared.id).inspect_err(|_| shared.end(None))?;
         }
         self.inner.collections.write().remove(name);
+        self.inner.filters.forget(shared.id, None);
         remove_folder(&shared.folder)
     }
 
@@ -237,6 +241,7 @@ impl Inner {
             store: Arc::clone(&self.store),
             reader: Arc::clone(&self.reader),
             memory: Arc::clone(&self.memory),
+            filters: Arc::clone(&self.filters),
             folder: self.path.join(SEGMENTS).join(meta.id.to_string()),
             wake: Arc::clone(&self.wake),
             pace: Arc::clone(&self.pace),

@@ -5,10 +5,13 @@
 //! left, and stops when nothing is. The cost is that of the bitmaps named, not of the rows.
 
 use std::ops::{Bound, Range};
+use std::sync::Arc;
+use std::time::Instant;
 
 use roaring::RoaringBitmap;
 use spandrel_index::payload::{Predicate, datetime};
 use spandrel_index::segment::Segment;
+use spandrel_storage::codec::Encoder;
 use spandrel_storage::store::StoreSnapshot;
 use spandrel_storage::{
     CollectionId, DocId, FieldId, FieldKind, LabelId, PayloadKind, RowId, Schema, TenantId, Value,
@@ -16,13 +19,17 @@ use spandrel_storage::{
 
 use crate::check::{check_key, unknown_field};
 use crate::error::{Error, Result};
+use crate::filter_cache::{self, Passing};
 use crate::labels::{Labels, check_label};
 use crate::request::{FILTER_DEPTH_MAX, FILTER_TERMS_MAX, Filter};
+use crate::shared::Shared;
 use crate::snapshot::View;
 
 /// A filter checked against the schema, with its keys resolved to rows: one for all segments of a search.
 pub struct CheckedFilter {
     root: Node,
+    /// What it is called, where what it lets through of a segment never changes.
+    lasting: Option<Vec<u8>>,
 }
 
 enum Node {
@@ -59,7 +66,9 @@ impl CheckedFilter {
     pub fn new(schema: &Schema, filter: &Filter, keys: &KeyLookup<'_>) -> Result<Self> {
         let mut terms = 0;
         let root = check(schema, filter, Some(keys), 0, &mut terms)?;
-        Ok(Self { root })
+        let mut name = Encoder::default();
+        let lasting = (root.name(&mut name) && name.len() <= KEPT_NAME_BYTES_MAX).then(|| name.finish());
+        Ok(Self { root, lasting })
     }
 
     /// As [`CheckedFilter::new`], without looking up keys: only whether the filter fits the schema.
@@ -82,7 +91,35 @@ impl CheckedFilter {
                 }
                 Some(root) => Node::And(vec![root, labels]),
             },
+            lasting: None,
         }
+    }
+
+    /// As [`docs`](Self::docs), from a cache where it was asked before.
+    ///
+    /// # Errors
+    /// As [`docs`](Self::docs).
+    pub fn passing(
+        &self,
+        shared: &Shared,
+        view: &View,
+        tenant: TenantId,
+        range: &Range<DocId>,
+    ) -> Result<Arc<Passing>> {
+        let cache = &shared.filters;
+        let Some(filter) = self.lasting.as_ref().filter(|_| cache.keeps() && view.segment.on_disk()) else {
+            return Ok(Passing::once(self.docs(view, tenant, range)?));
+        };
+        let mut name = filter_cache::beginning(shared.id, Some(&view.segment));
+        name.u32(tenant.0).raw(filter);
+        let name = name.finish();
+        if let Some(passing) = cache.get(&name) {
+            return Ok(passing);
+        }
+        let started = Instant::now();
+        let docs = self.docs(view, tenant, range)?;
+        let took_ns = started.elapsed().as_nanos() as f64;
+        Ok(cache.offer(&name, docs, took_ns, view.segment.schema().fields.len()))
     }
 
     /// The docs of `range` in a segment that pass.
@@ -94,6 +131,9 @@ impl CheckedFilter {
         within.eval(&self.root, range)
     }
 }
+
+/// Longest name of a filter that is kept: longer ones take as long to compare as to evaluate.
+const KEPT_NAME_BYTES_MAX: usize = 4_096;
 
 const RANGE_KINDS: [PayloadKind; 4] =
     [PayloadKind::Integer, PayloadKind::Float, PayloadKind::Datetime, PayloadKind::Keyword];
@@ -243,7 +283,67 @@ fn bound(
     }
 }
 
+/// Appends what tells values from others.
+fn name_values(out: &mut Encoder, values: &[Value]) {
+    out.u32(values.len() as u32);
+    for value in values {
+        match value {
+            Value::Bool(value) => {
+                out.u8(0).u8(u8::from(*value));
+            }
+            Value::Integer(value) => {
+                out.u8(1).i64(*value);
+            }
+            Value::Float(value) => {
+                out.u8(2).f64(*value);
+            }
+            Value::String(text) => {
+                out.u8(3).str(text);
+            }
+            Value::List(values) => name_values(out.u8(4), values),
+        }
+    }
+}
+
 impl Node {
+    /// Appends what tells this from every other node; false when what it lets through of a segment changes.
+    fn name(&self, out: &mut Encoder) -> bool {
+        let many = |out: &mut Encoder, tag: u8, nodes: &[Self]| {
+            out.u8(tag).u32(nodes.len() as u32);
+            nodes.iter().all(|node| node.name(out))
+        };
+        match self {
+            Self::And(nodes) => return many(out, 0, nodes),
+            Self::Or(nodes) => return many(out, 1, nodes),
+            Self::Not(node) => return node.name(out.u8(2)),
+            Self::Rows(_) | Self::Labels(_) => return false,
+            Self::Equals(id, value) => name_values(out.u8(3).u16(id.0), std::slice::from_ref(value)),
+            Self::In(id, values) => name_values(out.u8(4).u16(id.0), values),
+            Self::Range(id, lower, upper) => {
+                out.u8(5).u16(id.0);
+                for bound in [lower, upper] {
+                    match bound {
+                        Bound::Unbounded => {
+                            out.u8(0);
+                        }
+                        Bound::Included(value) => name_values(out.u8(1), std::slice::from_ref(value)),
+                        Bound::Excluded(value) => name_values(out.u8(2), std::slice::from_ref(value)),
+                    }
+                }
+            }
+            Self::Exists(id) => {
+                out.u8(6).u16(id.0);
+            }
+            Self::Prefix(id, prefix) => {
+                out.u8(7).u16(id.0).str(prefix);
+            }
+            Self::Match(id, text) => {
+                out.u8(8).u16(id.0).str(text);
+            }
+        }
+        true
+    }
+
     /// The field and the test of it, for a condition that one payload index answers.
     fn leaf(&self) -> Option<(FieldId, Predicate<'_>)> {
         Some(match self {

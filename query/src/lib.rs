@@ -32,6 +32,7 @@ pub mod database;
 pub mod error;
 mod fetch;
 mod filter;
+mod filter_cache;
 pub mod fuse;
 #[cfg(feature = "import")]
 pub mod import;
@@ -47,6 +48,7 @@ pub mod request;
 pub mod response;
 mod retrieve;
 mod route;
+mod scope;
 mod scratch;
 mod search;
 pub mod settings;

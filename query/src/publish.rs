@@ -90,6 +90,7 @@ fn disk(shared: &Shared, inputs: &[View], output: Option<Arc<Segment>>, id: u64)
     drop(writer);
     failpoint::reach("inputs.removing");
     for view in inputs.iter().filter(|view| view.segment.on_disk()) {
+        shared.filters.forget(shared.id, Some(&view.segment));
         let path = shared.segment_path(view.segment.id());
         if let Err(error) = std::fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), %error, "a merged segment could not be removed");

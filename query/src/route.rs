@@ -163,7 +163,7 @@ pub(crate) fn run(search: &mut Search<'_>, route: &CheckedRoute, limit: usize) -
         match route {
             CheckedRoute::Dense { field, query } => {
                 if let Some(index) = segment.dense(*field) {
-                    let ask = search.ask(*field, scope, &allow);
+                    let ask = scope.ask((search.shared, search.request), (*field, limit), &allow);
                     let planned = search.request.explain.then(|| (index.choice(&ask, limit), Instant::now()));
                     let before = counters.scored;
                     with_scratch(|scratch| index.search(query, &ask, &mut top, scratch, &mut counters))?;
@@ -219,7 +219,7 @@ pub(crate) fn run_together(
         queries.extend_from_slice(query);
     }
     let Some((field, dim)) = on else { return Ok(Vec::new()) };
-    let queries = Matrix::new(&queries, dim);
+    let (queries, most) = (Matrix::new(&queries, dim), limits.iter().copied().max().unwrap_or(0));
     for scope in &search.scopes {
         search.stop.check()?;
         let segment = &scope.view.segment;
@@ -228,7 +228,7 @@ pub(crate) fn run_together(
             with_scratch(|scratch| {
                 index.search_batch(
                     queries,
-                    &search.ask(field, scope, &allow),
+                    &scope.ask((search.shared, search.request), (field, most), &allow),
                     &mut tops,
                     scratch,
                     &mut counters,

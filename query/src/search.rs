@@ -1,11 +1,9 @@
 //! The read path on one page: check, filter, routes, fuse, fetch. Nothing here calls upward; no stage knows
 //! its neighbour. Everything runs on the caller's thread over one snapshot, without a lock.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
-use roaring::RoaringBitmap;
-use spandrel_index::allow::Allow;
-use spandrel_index::dense::{Ask, SearchParams};
 use spandrel_index::stop::Stop;
 use spandrel_index::topk::Scored;
 use spandrel_storage::{DocId, FieldId, LabelId, Row, RowId, TenantId};
@@ -19,8 +17,9 @@ use crate::labels::check_count;
 use crate::request::{BATCH_HITS_MAX, BATCH_MAX, Fields, Filter, Fusion, K_MAX, ROUTES_MAX, SearchRequest};
 use crate::response::{Explain, Hit, RouteScore, SearchResponse, Short, Stage};
 use crate::route::{self, CheckedRoute, Weighed};
+use crate::scope::Scope;
 use crate::shared::Shared;
-use crate::snapshot::{Snapshot, View};
+use crate::snapshot::Snapshot;
 
 /// Candidates a route contributes to a fusion at least, so that rows ranked lower by each route can still win
 /// together.
@@ -42,21 +41,6 @@ pub(crate) struct Search<'a> {
     pub stages: Vec<Stage>,
     /// Of each route that has run alone, its terms and what they weigh, where it is by text.
     pub weighed: Vec<Option<Weighed>>,
-}
-
-/// A segment that holds rows which the search may find.
-pub(crate) struct Scope<'a> {
-    pub view: &'a View,
-    pub filter: Option<RoaringBitmap>,
-    pub base: Allow<'a>,
-    pub stop: &'a Stop,
-}
-
-impl Scope<'_> {
-    /// The docs the search may find.
-    pub fn allow(&self) -> Allow<'_> {
-        Allow { filter: self.filter.as_ref(), stop: Some(self.stop), ..self.base.clone() }
-    }
 }
 
 /// Finds the best rows.
@@ -156,19 +140,24 @@ fn check_batch(shared: &Shared, requests: &[SearchRequest]) -> Result<Vec<Vec<Ch
 /// Positions of requests that are scored together, in order of their first.
 fn groups(requests: &[SearchRequest], checked: &[Vec<CheckedRoute>]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
+    // The groups of each tenant: of a batch for many tenants few are compared.
+    let mut known: HashMap<&str, Vec<usize>> = HashMap::new();
     for (at, request) in requests.iter().enumerate() {
-        let joins = |group: &&mut Vec<usize>| {
+        let joins = |group: &[usize]| {
             let first = &requests[group[0]];
             route::scored_together(&checked[at], &checked[group[0]])
-                && first.tenant == request.tenant
                 && first.filter == request.filter
                 && first.labels == request.labels
                 && (first.recall, first.exact, first.rescore)
                     == (request.recall, request.exact, request.rescore)
         };
-        match groups.iter_mut().find(joins) {
-            Some(group) => group.push(at),
-            None => groups.push(vec![at]),
+        let known = known.entry(&request.tenant).or_default();
+        match known.iter().find(|group| joins(&groups[**group])) {
+            Some(group) => groups[*group].push(at),
+            None => {
+                known.push(groups.len());
+                groups.push(vec![at]);
+            }
         }
     }
     groups
@@ -246,13 +235,6 @@ fn empty(request: &SearchRequest, started: Instant) -> SearchResponse {
 }
 
 impl<'a> Search<'a> {
-    /// What the dense index of a scope is asked.
-    pub fn ask<'b>(&self, field: FieldId, scope: &'b Scope<'_>, allow: &'b Allow<'b>) -> Ask<'b> {
-        let SearchRequest { recall, exact, rescore, .. } = *self.request;
-        let params = SearchParams { recall, exact, rescore };
-        Ask { rows: scope.view.segment.rows(), allow, params, learned: scope.view.lessons.of(field) }
-    }
-
     fn new(
         shared: &'a Shared,
         request: &'a SearchRequest,
@@ -276,20 +258,14 @@ impl<'a> Search<'a> {
         let mut scopes = Vec::with_capacity(snapshot.views.len());
         let (mut rows_in, mut rows_out) = (0, 0);
         for view in &snapshot.views {
-            let Some(base) = view.allow(tenant) else { continue };
             stop.check()?;
-            let passed = match &filter {
-                Some(filter) => Some(filter.docs(view, tenant, &base.range)?),
-                None => None,
-            };
-            // One that rules nothing out is none.
-            let passed = passed.filter(|docs| !docs.contains_range(base.range.clone()));
-            let scope = Scope { view, filter: passed, base, stop };
+            let asked = (tenant, filter.as_ref());
+            let Some(scope) = Scope::new(shared, view, asked, stop)? else { continue };
             if request.explain {
                 rows_in += scope.base.count();
                 rows_out += scope.allow().count();
             }
-            if scope.filter.as_ref().is_none_or(|docs| !docs.is_empty()) {
+            if !scope.is_empty() {
                 scopes.push(scope);
             }
         }

@@ -55,8 +55,8 @@ pub struct Settings {
     pub durability: Durability,
     /// Caps the dense vectors of segments, and the cells, graphs or sign codes over them, that are kept in
     /// memory, in bytes; vectors beyond it are read from disk when they are scored. What they leave of it
-    /// holds pages that searches read lately. Text, sparse and payload indexes, fresh rows and the row cache
-    /// come on top.
+    /// holds pages that searches read lately. Text, sparse and payload indexes, fresh rows and the caches of
+    /// rows and filters come on top.
     pub memory_budget_bytes: u64,
     /// Holds cells to less memory than the budget has room for.
     pub residency: Residency,
@@ -74,6 +74,9 @@ pub struct Settings {
     /// Whether a sample of queries is kept in memory to measure segments by, so that the recall asked for is
     /// found for queries of their kind.
     pub learn_from_queries: bool,
+    /// Bytes of memory for what filters let through that are asked again and again, all collections together;
+    /// 0: every filter is evaluated anew.
+    pub filter_cache_bytes: u64,
     /// Cache of the row store, in bytes.
     pub row_cache_bytes: u64,
     /// Bytes of rows that one answer may hold; a request whose rows have more is refused.
@@ -92,6 +95,7 @@ impl Default for Settings {
             build_threads: 0,
             build_memory_bytes: 2 << 30,
             learn_from_queries: true,
+            filter_cache_bytes: 32 << 20,
             row_cache_bytes: 64 << 20,
             response_bytes_max: 256 << 20,
         }

@@ -17,6 +17,7 @@ use spandrel_storage::store::Store;
 use spandrel_storage::{CollectionId, RowId, Schema};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::filter_cache::FilterCache;
 use crate::labels::Labels;
 use crate::learn::Asked;
 use crate::maintain::{Maintenance, Wake};
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub store: Arc<Store>,
     pub reader: Arc<dyn BatchRead>,
     pub memory: Arc<MemoryBudget>,
+    pub filters: Arc<FilterCache>,
     /// Folder of the manifest and the segment files.
     pub folder: PathBuf,
     pub indexer: Indexer,
@@ -134,6 +136,7 @@ impl Shared {
             store,
             reader,
             memory,
+            filters,
             folder,
             indexer,
             tenants,
@@ -152,6 +155,7 @@ impl Shared {
             store,
             reader,
             memory,
+            filters,
             folder,
             indexer,
             tenants,
@@ -287,6 +291,7 @@ pub(crate) struct SharedParts {
     pub store: Arc<Store>,
     pub reader: Arc<dyn BatchRead>,
     pub memory: Arc<MemoryBudget>,
+    pub filters: Arc<FilterCache>,
     pub folder: PathBuf,
     pub indexer: Indexer,
     pub tenants: Tenants,

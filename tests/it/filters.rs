@@ -35,6 +35,8 @@ struct Held {
     written: u64,
     what: String,
     seen: Seen,
+    /// Filters that were asked, and of which tenant.
+    asked: Vec<(usize, Filter)>,
     _database: Database,
     _folder: tempfile::TempDir,
 }
@@ -61,9 +63,9 @@ impl Held {
         let what = world.say();
         println!("{what}");
         let tenants = TENANTS.iter().map(|_| Rows::new()).collect();
-        let (written, seen) = (0, Seen::default());
-        let mut held =
-            Self { world, tenants, collection, written, what, seen, _database: database, _folder: folder };
+        let (written, seen, asked) = (0, Seen::default(), Vec::new());
+        let (_database, _folder) = (database, folder);
+        let mut held = Self { world, tenants, collection, written, what, seen, asked, _database, _folder };
         for (tenant, (_, count)) in TENANTS.iter().enumerate() {
             held.upsert(rng, tenant, (0..*count).map(|at| format!("k{at}")).collect());
         }
@@ -160,9 +162,15 @@ impl Held {
 
     /// Asks with a random filter, in every way.
     fn ask(&mut self, rng: &mut Rng) {
-        let tenant = [0, 0, 0, 1, 1, 2, 2, 3][rng.below(8)];
-        let depth = rng.below(5);
-        let filter = self.world.filter(rng, depth, TENANTS[tenant].1);
+        // What is asked again may have been kept, whatever has changed since.
+        if self.asked.is_empty() || !rng.once_in(3) {
+            let tenant = [0, 0, 0, 1, 1, 2, 2, 3][rng.below(8)];
+            let depth = rng.below(5);
+            self.asked.push((tenant, self.world.filter(rng, depth, TENANTS[tenant].1)));
+        }
+        let newest = self.asked.len() - 1;
+        let at = if rng.once_in(2) { newest } else { rng.below(newest + 1) };
+        let (tenant, filter) = self.asked[at].clone();
         let rows = &self.tenants[tenant];
         let columns = &self.world.columns;
         let what = format!("{}: tenant '{}', {filter:?}", self.what, TENANTS[tenant].0);

@@ -34,6 +34,7 @@ use crate::ann::{named, positive, progress, share};
 use crate::dataset::{self, Matrix};
 use crate::engine::{COLLECTION, Process, VECTOR};
 use crate::machine::{self, Machine};
+use crate::plot::{self, Curve};
 use crate::report::{self, Column, Goal, Report};
 
 const LOAD_ROWS: usize = 1_024;
@@ -99,6 +100,9 @@ pub struct Args {
     /// Memory budget of the engine in MiB; left out: its default
     #[arg(long)]
     memory_mb: Option<u64>,
+    /// Have the engine evaluate every filter anew, as if each was asked for the first time
+    #[arg(long)]
+    no_filter_cache: bool,
     /// Print what the engine explains of a question of each class
     #[arg(long)]
     explain: bool,
@@ -114,6 +118,9 @@ pub struct Args {
     /// Measure what an earlier run kept in this folder
     #[arg(long)]
     open: Option<PathBuf>,
+    /// Draw p50 and p99 by how many rows may be found into this file (SVG), for workloads with a truth
+    #[arg(long, conflicts_with = "dump")]
+    plot: Option<PathBuf>,
     /// Write the report to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -152,6 +159,12 @@ pub fn run(args: &Args) -> Result<()> {
     if args.dump.is_some() {
         return Ok(());
     }
+    if let Some(path) = &args.plot {
+        let set = args.base.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        let title = format!("{set}, {} rows, k = {}, recall {} asked", base.rows(), args.k, args.recall);
+        plot::time_over_rows(path, &title, &curves(&rows))?;
+        println!("wrote {}", path.display());
+    }
     let settings = json!({"command": "tenants", "arguments": args, "rows": base.rows(), "dim": base.dim});
     Report { machine, settings, rows, goals }.publish(&COLUMNS, args.json.as_deref())
 }
@@ -170,6 +183,28 @@ fn filter_goals(rows: &[report::Row], recall: f64) -> Vec<Goal> {
         ]
     };
     filtered.flat_map(goals).collect()
+}
+
+/// The middle and the slowest hundredth of the questions of each class, by its rows; those of filters that
+/// are alike but for how many rows pass are one curve.
+fn curves(rows: &[report::Row]) -> Vec<Curve> {
+    let mut curves: Vec<Curve> = Vec::new();
+    for percentile in ["p50", "p99"] {
+        for row in rows {
+            let text = |what: &str| row.get(what).and_then(Value::as_str).unwrap_or_default();
+            let number = |what: &str| row.get(what).and_then(Value::as_f64);
+            let (class, workload) = (text("class"), text("workload"));
+            let time = number(&format!("{percentile}_us"));
+            let Some(at) = number("rows_mean").zip(time).filter(|_| class != ALL) else { continue };
+            let kind = class.split_once("% ").map_or(if class == UNFILTERED { class } else { "" }, |of| of.1);
+            let name = [workload, kind, percentile].join(" ").replace("  ", " ");
+            match curves.iter_mut().find(|curve| curve.name == name) {
+                Some(curve) => curve.points.push(at),
+                None => curves.push(Curve { name, points: vec![at] }),
+            }
+        }
+    }
+    curves
 }
 
 /// Measures what is no list of questions with their truth; none for other workloads.
@@ -204,6 +239,9 @@ fn measure(args: &Args, workload: &Workload, base: &Matrix, queries: &Matrix) ->
     let mut settings = Settings { learn_from_queries: false, ..Settings::default() };
     if let Some(mb) = args.memory_mb {
         settings.memory_budget_bytes = mb << 20;
+    }
+    if args.no_filter_cache {
+        settings.filter_cache_bytes = 0;
     }
     let dim = u32::try_from(base.dim)?;
     let spec = DenseSpec { dim, metric: args.metric, element: args.element, index: IndexKind::Auto };

@@ -15,7 +15,7 @@ pub use flat::Flat;
 pub use hnsw::Hnsw;
 pub use signs::Signs;
 pub(crate) use space::Rows;
-pub use ssd::{Learned, Ssd};
+pub use ssd::{Gathered, Learned, Ssd};
 
 use std::ops::Range;
 
@@ -49,7 +49,7 @@ impl Default for SearchParams {
 }
 
 /// What a search is asked of, besides its query.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Ask<'a> {
     /// The row of every doc of the segment.
     pub rows: &'a [RowId],
@@ -59,12 +59,14 @@ pub struct Ask<'a> {
     pub params: SearchParams,
     /// What queries have taught about the index, where they have.
     pub learned: Option<&'a Learned>,
+    /// What the index has [gathered](VectorIndex::gather) of exactly the docs that the filter lets through.
+    pub gathered: Option<&'a Gathered>,
 }
 
 impl<'a> Ask<'a> {
     /// With the default parameters.
     pub fn new(rows: &'a [RowId], allow: &'a Allow<'a>) -> Self {
-        Self { rows, allow, params: SearchParams::default(), learned: None }
+        Self { rows, allow, params: SearchParams::default(), learned: None, gathered: None }
     }
 }
 
@@ -172,6 +174,14 @@ pub trait VectorIndex: Send + Sync {
     fn learn(&self, queries: Matrix<'_, f32>, threads: usize) -> Result<Option<Learned>> {
         let _ = (queries, threads);
         Ok(None)
+    }
+
+    /// A copy of what searches like this one look at of the docs that its filter lets through: what to
+    /// [ask](Ask) with as long as a filter lets through exactly these. None where that helps nothing, or
+    /// would take more than `bytes_max` of memory. About 30 ns a doc.
+    fn gather(&self, ask: &Ask<'_>, k: usize, bytes_max: usize) -> Option<Gathered> {
+        let _ = (ask, k, bytes_max);
+        None
     }
 
     /// How the vectors of a range of docs are searched; none where there are none.

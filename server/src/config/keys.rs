@@ -260,6 +260,12 @@ pub const KEYS: &[Key] = &[
         "true",
         "Keep a sample of queries in memory and measure by it how far searches have to go for a recall.",
     ),
+    key(
+        "engine.filter_cache_bytes",
+        Kind::Bytes,
+        "33554432",
+        "Memory for what filters let through that are asked again and again; 0: none.",
+    ),
     key("engine.row_cache_bytes", Kind::Bytes, "67108864", "Cache of the row store."),
     key(
         "engine.response_bytes_max",

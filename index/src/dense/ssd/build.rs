@@ -249,7 +249,7 @@ fn learn(
         scale: space.scale,
         radius: space.radius,
         query_norm: space.query_norm,
-        calibration: calibrate::Calibration::default(),
+        calibration: super::calibration::Calibration::default(),
     };
     let parts = Parts {
         mean: space.mean.clone(),

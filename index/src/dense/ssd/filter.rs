@@ -82,10 +82,19 @@ impl Bits<'_> {
         self.mask.count(docs.clone()) as f32 / docs.len().max(1) as f32
     }
 
-    /// Whether few of a cell's vectors may be found.
-    pub(super) fn are_few(&self, cell: u32) -> bool {
-        let docs = self.docs(cell..cell + 1);
-        self.mask.count(docs.clone()) * self.few <= docs.len() as u32
+    /// Calls `each` for cells that lie side by side, one after the other: with the share of its vectors that
+    /// may be found, as if none was deleted, and whether those are few.
+    #[inline(always)]
+    pub(super) fn shares(&self, cells: Range<u32>, mut each: impl FnMut(f32, bool)) {
+        let mut from = self.docs(cells.clone()).start;
+        let mut before = self.mask.count_before(from);
+        for cell in cells {
+            let to = self.docs(cell..cell + 1).end;
+            let until = self.mask.count_before(to);
+            let (found, all) = (until - before, to - from);
+            each(found as f32 / all.max(1) as f32, found * self.few <= all);
+            (from, before) = (to, until);
+        }
     }
 
     /// Calls `each` with the vectors of a cell that may be found, ascending.

@@ -22,7 +22,7 @@
 use spandrel_storage::Metric;
 use spandrel_storage::codec::{Decoder, Encoder, Truncated};
 
-use super::calibrate::Calibration;
+use super::calibration::Calibration;
 use super::halves;
 use super::refine;
 use crate::dense::vectors::PAGE_BYTES;

@@ -55,6 +55,8 @@ pub(super) struct Met {
     pub(super) nearest: f32,
     /// Squared distance of each cell's centroid, NaN where it is not known.
     pub(super) distances: Vec<f32>,
+    /// Whether few vectors of a cell may be found, of cells that are open.
+    pub(super) few: Vec<bool>,
     /// The cells of open groups, their distances and radii, and what those say: all by their place in here.
     pub(super) open: Vec<u32>,
     open_distances: Vec<f32>,
@@ -87,6 +89,7 @@ impl Met {
     pub(super) fn forget(&mut self, place: Place<'_>, cells: Range<usize>) {
         let end = place.cells.radii.len();
         self.distances.resize(end + 1, f32::NAN);
+        self.few.resize(end, false);
         self.distances[cells].fill(f32::NAN);
         // Vectors without a cell are measured from where the query is measured from.
         self.distances[end] = place.squared;
@@ -113,7 +116,16 @@ impl Met {
             self.open_radii.extend_from_slice(&all.radii[cells.clone()]);
             let cells = cells.start as u32..cells.end as u32;
             if let Some(bits) = place.bits {
-                cells.clone().for_each(|cell| self.odds.share(bits.share(cell..cell + 1)));
+                let (odds, mut few) = (&mut self.odds, self.few[cells.start as usize..].iter_mut());
+                kernels.vectorized(
+                    #[inline(always)]
+                    || {
+                        bits.shares(cells.clone(), |share, are_few| {
+                            odds.share(share);
+                            few.next().into_iter().for_each(|few| *few = are_few);
+                        });
+                    },
+                );
             }
             self.open.extend(cells);
         }
@@ -149,7 +161,7 @@ impl Met {
     pub(super) fn open_more(&mut self, place: Place<'_>, limit: f32, cells: usize, order: &mut Vec<u64>) {
         self.group_odds.choose(place.kernels, limit, 0.0, order);
         let in_group = (place.cells.radii.len() / place.cells.groups.radii.len()).max(1);
-        let count = least(order, cells.div_ceil(in_group));
+        let count = least_in_any_order(order, cells.div_ceil(in_group));
         self.open(place, &order[..count]);
     }
 
@@ -191,12 +203,18 @@ fn by_distance(distances: &[f32], odds: &Odds, order: &mut Vec<u64>) {
     order.extend(left.map(|(distance, at)| key(*distance, at)));
 }
 
-/// Moves the `wanted` least to the front, in order, and returns how many there are.
-pub(super) fn least(order: &mut [u64], wanted: usize) -> usize {
+/// Moves the `wanted` least to the front, in any order, and returns how many there are.
+pub(super) fn least_in_any_order(order: &mut [u64], wanted: usize) -> usize {
     let part = wanted.min(order.len());
     if part < order.len() && part > 0 {
         order.select_nth_unstable(part - 1);
     }
+    part
+}
+
+/// The same, in order.
+pub(super) fn least(order: &mut [u64], wanted: usize) -> usize {
+    let part = least_in_any_order(order, wanted);
     order[..part].sort_unstable();
     part
 }

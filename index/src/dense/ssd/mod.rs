@@ -14,12 +14,14 @@
 mod build;
 mod bytes;
 mod calibrate;
+mod calibration;
 mod cells;
 mod closure;
 mod cluster;
 mod cost;
 mod encode;
 mod filter;
+mod gathered;
 mod groups;
 mod halves;
 mod incremental;
@@ -50,10 +52,12 @@ use self::cells::Cells;
 pub use self::cells::{Tier, resident_bytes, singles_bytes};
 use self::cluster::Work;
 use self::filter::Filter;
+pub use self::gathered::Gathered;
 pub use self::incremental::NONE;
 use self::partition::Among;
 use self::plan::Plan;
 pub(crate) use self::search::CellsScratch;
+use self::search::Effort;
 use self::together::TILE;
 pub(crate) use self::together::TogetherScratch;
 use super::flat::FirstFailure;
@@ -88,7 +92,7 @@ pub struct Built(build::Made);
 
 /// How far the searches of one field of one segment have to go, learned from queries that were asked.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Learned(calibrate::Calibration);
+pub struct Learned(calibration::Calibration);
 
 impl Learned {
     /// The bytes of it, for a manifest.
@@ -101,7 +105,7 @@ impl Learned {
     /// Reads what [`encode`](Self::encode) wrote; none for other bytes.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut bytes = Decoder::new(bytes);
-        let calibration = calibrate::Calibration::decode(&mut bytes).ok()??;
+        let calibration = calibration::Calibration::decode(&mut bytes).ok()??;
         (bytes.left() == 0 && calibration.is_sound()).then_some(Self(calibration))
     }
 }
@@ -314,6 +318,19 @@ impl VectorIndex for Ssd {
         Choice { plan, matches: ask.allow.count_max(), estimate_us: Some(ns / 1e3) }
     }
 
+    fn gather(&self, ask: &Ask<'_>, k: usize, bytes_max: usize) -> Option<Gathered> {
+        let (singles, filter) = (self.cells.singles.as_ref()?, ask.allow.filter?);
+        let Plan::Scan(Some(at)) = self.plan(ask, k) else { return None };
+        let asked = self.asked(&[], ask, k, (Some(at), Effort::ALL));
+        let (count, most) = (ask.allow.count_max(), bytes_max / Gathered::vector_bytes(singles));
+        if !self.sifts(ask, asked) || count > most as u64 {
+            return None;
+        }
+        let docs = filter.range(ask.allow.range.clone());
+        let ids = self.flat.positions(docs).flatten().collect();
+        Some(Gathered::of(self.kernels, singles, ids))
+    }
+
     fn reach(&self, docs: Range<DocId>) -> Option<Reach> {
         let vectors = self.flat.ordinals(docs);
         if vectors.is_empty() {
@@ -437,6 +454,8 @@ impl Ssd {
         docs.clear();
         docs.extend(found.iter().map(|(_, ordinal)| self.flat.doc(*ordinal)));
         scores.resize(docs.len(), 0.0);
+        // Looked at when they are scored: they are on their way until then.
+        docs.iter().for_each(|doc| self.kernels.prefetch(&rows[*doc as usize..=*doc as usize]));
         let scored = self.flat.score(query, &docs, &mut scores, scratch, counters);
         if scored.is_ok() {
             docs.iter().zip(&scores).for_each(|(doc, score)| {

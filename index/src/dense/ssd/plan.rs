@@ -6,6 +6,7 @@ use spandrel_storage::DocId;
 use super::Ssd;
 use super::cost::{self, Read};
 use super::filter::{Bits, Filter, few};
+use super::gathered::Deleted;
 use super::partition::{self, Among};
 use super::search::{CellsScratch, Effort, Query};
 use crate::allow::Allow;
@@ -77,6 +78,7 @@ impl Ssd {
         };
         let of = self.cells.partitions[at].vectors.len() as u32;
         let sifted = self.cells.sifts(Some(at), count, depth as usize);
+        // Whether they are gathered changes nothing: what is found is not to depend on what was asked before.
         let ranked = if sifted { cost::sifted_ns(count, codes, best) } else { ranked };
         let scan = less(exact, (Plan::Scan(Some(at)), ranked));
         if k as u64 * 8 >= u64::from(of) {
@@ -137,6 +139,11 @@ impl Ssd {
         all && filter.is_none() && deleted.is_none_or(RoaringBitmap::is_empty)
     }
 
+    /// Whether a scan looks at posting codes before it ranks.
+    pub(super) fn sifts(&self, ask: &Ask<'_>, asked: Query<'_>) -> bool {
+        self.cells.sifts(asked.partition, ask.allow.count_max(), asked.depth + asked.more)
+    }
+
     /// Which vectors of a partition a search may find, if not all.
     pub(super) fn filter<'a>(
         &'a self,
@@ -176,19 +183,28 @@ impl Ssd {
                 if ask.allow.is_unrestricted_within() {
                     let mut all = self.flat.ordinals(ask.allow.range.clone());
                     let ids = |ids: &mut Vec<u32>, count: usize| ids.extend(all.by_ref().take(count));
-                    return self.cells.scan(self.kernels, asked, ids, scratch, found, counters);
+                    return self.cells.scan(self.kernels, asked, (ids, None), scratch, found, counters);
                 }
-                let mut docs = ask.allow.iter();
+                // What is sifted is only then looked up among the deleted when it would be ranked.
+                let sifts = self.sifts(ask, asked);
+                let doc_of = |at| self.flat.doc(at);
+                let deleted = sifts.then_some(Deleted { docs: ask.allow.deleted, doc_of: &doc_of });
+                if let (Some(gathered), Some(deleted)) = (ask.gathered, deleted) {
+                    let gathered = (gathered, deleted);
+                    return self.cells.scan_gathered(self.kernels, asked, gathered, scratch, found, counters);
+                }
+                let allow = Allow { deleted: ask.allow.deleted.filter(|_| !sifts), ..ask.allow.clone() };
+                let mut docs = allow.iter();
                 if self.flat.is_complete() {
                     let ids = |ids: &mut Vec<u32>, count: usize| {
                         docs.take_to(ids, count);
                         ids.truncate(ids.partition_point(|doc| *doc < self.flat.docs()));
                     };
-                    return self.cells.scan(self.kernels, asked, ids, scratch, found, counters);
+                    return self.cells.scan(self.kernels, asked, (ids, deleted), scratch, found, counters);
                 }
                 let mut positions = self.flat.positions(docs).flatten();
                 let ids = |ids: &mut Vec<u32>, count: usize| ids.extend(positions.by_ref().take(count));
-                self.cells.scan(self.kernels, asked, ids, scratch, found, counters)
+                self.cells.scan(self.kernels, asked, (ids, deleted), scratch, found, counters)
             }
             Plan::Walk(at, effort) => {
                 let asked = self.asked(query, ask, k, (Some(at), effort));

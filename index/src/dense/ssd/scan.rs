@@ -8,10 +8,10 @@
 use spandrel_storage::io::Extent;
 
 use super::cells::{Cells, Fine};
+use super::gathered::Deleted;
 use super::met::Place;
 use super::search::{CellsScratch, Query, Ready};
 use super::walk::Walk;
-use crate::allow::Allow;
 use crate::counters::Counters;
 use crate::error::Result;
 use crate::simd::Kernels;
@@ -25,20 +25,19 @@ const READ_BYTES: usize = 1 << 20;
 
 impl Cells {
     /// The nearest of the vectors that `ids` appends, so many at a time, as `(distance, ordinal)`, nearest
-    /// first, in `found`; false when the query cannot be compared by codes.
+    /// first, in `found`; false when the query cannot be compared by codes. They are looked at by their
+    /// posting codes first where it is said which are deleted.
     pub(super) fn scan(
         &self,
         kernels: &Kernels,
         asked: Query<'_>,
-        ids: impl FnMut(&mut Vec<u32>, usize),
+        (ids, sifts): (impl FnMut(&mut Vec<u32>, usize), Option<Deleted<'_>>),
         scratch: &mut CellsScratch,
         found: &mut Vec<(f32, u32)>,
         counters: &mut Counters,
     ) -> Result<bool> {
         found.clear();
-        let count = asked.allow.map_or(0, Allow::count_max);
-        let sifts = self.sifts(asked.partition, count, asked.depth + asked.more);
-        let sifted = self.singles.as_ref().filter(|_| sifts).zip(self.fine_rows.at_hand());
+        let sifted = self.singles.as_ref().zip(sifts);
         let at = asked.partition.map(|at| &self.partitions[at]);
         let ready = match &self.fine {
             Fine::Bytes(_) if sifted.is_none() => {
@@ -54,7 +53,7 @@ impl Cells {
         let ready_squared = ready.own_squared;
         let mut walk = Walk::new(self, kernels, ready, asked, None);
         let scanned = match sifted {
-            Some(sifted) => walk.scan_sifted(sifted, ids, scratch, counters),
+            Some((singles, deleted)) => walk.scan_sifted((singles, deleted), ids, scratch, counters),
             None => walk.scan(ids, scratch, counters),
         };
         scratch.finish(found);
@@ -64,7 +63,8 @@ impl Cells {
 
     /// Whether so many vectors are looked at by their posting codes before they are ranked.
     pub(super) fn sifts(&self, partition: Option<usize>, count: u64, depth: usize) -> bool {
-        partition.is_some() && self.singles.is_some() && count > (SIFTED * depth) as u64
+        let can = partition.is_some() && self.singles.is_some() && self.fine_rows.at_hand().is_some();
+        can && count > (SIFTED * depth) as u64
     }
 }
 

@@ -8,6 +8,7 @@
 //! Memory: 48 bytes a vector of 64 lookups, made from the postings when those are opened. Cost: about 10 ns a
 //! vector, most of it the memory's, and 40 ns and more for each that is worth ranking.
 
+use super::gathered::Deleted;
 use super::met::Place;
 use super::search::CellsScratch;
 use super::walk::{OPENING, Walk, mark};
@@ -19,7 +20,7 @@ use crate::simd::{Kernels, nibble, nibble_rows};
 /// Vectors whose codes are looked at together: those of the next turn are on their way meanwhile.
 pub(super) const TURN: usize = 64;
 /// Vectors of which the most promising are ranked before there is a threshold, at most.
-const PART: usize = 4_096;
+pub(super) const PART: usize = 4_096;
 /// Of their bounds so many are looked at to find out which are the most promising.
 const SAMPLE: usize = 128;
 
@@ -71,6 +72,11 @@ impl Singles {
         &self.rows[id as usize * self.stride..][..self.stride]
     }
 
+    /// Bytes of a row.
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.rows.bytes()
     }
@@ -83,7 +89,7 @@ impl Singles {
     }
 
     /// The cells of ascending vectors, each once, in `cells`.
-    fn cells(&self, ids: &[u32], cells: &mut Vec<u32>) {
+    pub(super) fn cells(&self, ids: &[u32], cells: &mut Vec<u32>) {
         cells.clear();
         cells.resize(ids.len(), 0);
         let (mut count, mut before) = (0, u32::MAX);
@@ -99,13 +105,19 @@ impl Singles {
 }
 
 impl Walk<'_> {
-    /// Appends the bounds of vectors whose codes are at hand and whose cells' distances are known.
-    fn bound(&self, singles: &Singles, ids: &[u32], (table, distances): (&[u8], &[f32]), to: &mut Vec<f32>) {
+    /// Appends the bounds of those of some rows that are picked, whose cells' distances are known.
+    pub(super) fn bound(
+        &self,
+        rows: &[u8],
+        picks: &[u32],
+        (table, distances): (&[u8], &[f32]),
+        to: &mut Vec<f32>,
+    ) {
         let first = to.len();
-        to.resize(first + ids.len(), 0.0);
+        to.resize(first + picks.len(), 0.0);
         let (step, bias, slack) = (self.ready.step, self.ready.bias, self.slack);
         let bounds = nibble_rows::Bounds { distances, step, bias, slack };
-        self.kernels.nibble_bounds_picked(table, &singles.rows, ids, &bounds, &mut to[first..]);
+        self.kernels.nibble_bounds_picked(table, rows, picks, &bounds, &mut to[first..]);
     }
 
     /// Of the first `count` of what is strewn, those wait to be refined that are worth it.
@@ -113,7 +125,7 @@ impl Walk<'_> {
         let Some(singles) = self.cells.singles.as_ref().filter(|_| count > 0) else { return };
         let CellsScratch { strewn, bounds, pending, seen, marked, met, table, .. } = scratch;
         bounds.clear();
-        self.bound(singles, &strewn[..count], (table, &met.distances), bounds);
+        self.bound(&singles.rows, &strewn[..count], (table, &met.distances), bounds);
         let first = pending.len();
         // A vector may have been found in another posting since.
         let worthy = strewn.drain(..count).zip(&*bounds).filter(|(id, bound)| {
@@ -124,11 +136,11 @@ impl Walk<'_> {
         mark(&pending[first..], seen, marked);
     }
 
-    /// Ranks the ascending vectors of a partition that `ids` appends, so many at a time, but those that their
-    /// codes rule out.
+    /// Ranks the ascending vectors of a partition that `ids` appends, so many at a time, but those that are
+    /// deleted or that their codes rule out.
     pub(super) fn scan_sifted(
         &mut self,
-        (singles, rows): (&Singles, &[u8]),
+        (singles, deleted): (&Singles, Deleted<'_>),
         mut ids: impl FnMut(&mut Vec<u32>, usize),
         scratch: &mut CellsScratch,
         counters: &mut Counters,
@@ -155,24 +167,37 @@ impl Walk<'_> {
                 singles.ask_for(self.kernels, turns.peek().copied().unwrap_or_default());
                 singles.cells(turn, cells);
                 met.measure_all(place, cells);
-                self.bound(singles, turn, (table, &met.distances), bounds);
+                self.bound(&singles.rows, turn, (table, &met.distances), bounds);
             }
-            self.pick_worthy(rows, scratch, counters);
+            self.pick_worthy(deleted, scratch, counters);
         }
     }
 
     /// Ranks those of what is strewn that are worth it by their bounds; the most promising first, as long as
     /// nothing rules one out.
-    fn pick_worthy(&mut self, rows: &[u8], scratch: &mut CellsScratch, counters: &mut Counters) {
+    pub(super) fn pick_worthy(
+        &mut self,
+        deleted: Deleted<'_>,
+        scratch: &mut CellsScratch,
+        counters: &mut Counters,
+    ) {
+        let Some(rows) = self.cells.fine_rows.at_hand() else { return };
+        let leave_out = |picked: &mut Vec<u32>| {
+            if let Some(docs) = deleted.docs {
+                picked.retain(|id| !docs.contains((deleted.doc_of)(*id)));
+            }
+        };
         let mut ranked = f32::NEG_INFINITY;
         if !self.has_limit() {
             let CellsScratch { bounds, distances: sample, .. } = &mut *scratch;
             ranked = promising(bounds, 2 * OPENING * self.asked.depth, sample);
             pick(scratch, |bound| is_below(bound, ranked));
+            leave_out(&mut scratch.picked);
             self.rank(rows, true, scratch, counters);
         }
         // As long as there is no limit, all others.
         pick(scratch, |bound| !is_below(bound, ranked) & !rules_out(bound, self.limit));
+        leave_out(&mut scratch.picked);
         self.ask_for(&scratch.picked);
         self.rank(rows, true, scratch, counters);
     }

@@ -13,7 +13,7 @@ use spandrel_storage::io::Extent;
 
 use super::cells::{Cells, Fine};
 use super::filter::{Bits, Filter};
-use super::met::{Met, Place, enough, least};
+use super::met::{Met, Place, enough, least, least_in_any_order};
 use super::search::{CellsScratch, Effort, Query, Ready, distance_of, key};
 use super::singles::TURN;
 
@@ -83,7 +83,7 @@ impl<'a> Walk<'a> {
             if let Some(all) = self.cells.postings.at_hand() {
                 for at in 0..part {
                     let next = (at + 1 < part).then(|| scratch.cell(at + 1));
-                    if let Some(next) = next.filter(|next| !self.passes_by(*next)) {
+                    if let Some(next) = next.filter(|next| !self.passes_by(*next, scratch)) {
                         prefetch(self.kernels, &all[self.cells.posting(next)]);
                     }
                     let cell = scratch.cell(at);
@@ -97,7 +97,7 @@ impl<'a> Walk<'a> {
                 let mut rest = &postings[..];
                 for at in 0..part {
                     let cell = scratch.cell(at);
-                    let len = if self.passes_by(cell) { 0 } else { self.cells.posting(cell).len() };
+                    let len = if self.passes_by(cell, scratch) { 0 } else { self.cells.posting(cell).len() };
                     let posting = rest.split_off(..len).unwrap_or_default();
                     self.visit(cell, posting, scratch, counters)?;
                     self.refine(scratch, counters)?;
@@ -186,7 +186,8 @@ impl<'a> Walk<'a> {
         self.met(scratch, |met, place, order| met.open_more(place, self.limit, wanted, order));
         let CellsScratch { met, order, .. } = scratch;
         met.odds.choose(self.kernels, self.limit, 0.0, order);
-        least(order, wanted)
+        // All of them are visited, and there is a limit: which comes first matters little.
+        least_in_any_order(order, wanted)
     }
 
     /// The first cells in order are as good as visited.
@@ -236,7 +237,8 @@ impl<'a> Walk<'a> {
         let (mut bytes, mut count) = (0, 0);
         for key in &order[..part] {
             let cell = met.open[*key as u32 as usize] as usize;
-            let posting = if self.passes_by(cell) { 0..0 } else { self.cells.posting(cell) };
+            let posting =
+                if self.bits().is_some() && met.few[cell] { 0..0 } else { self.cells.posting(cell) };
             bytes += posting.len();
             if bytes > READ_BYTES_MAX && count > 0 {
                 break;
@@ -255,8 +257,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether so few vectors of a cell may be found that its posting is of no use.
-    pub(super) fn passes_by(&self, cell: usize) -> bool {
-        self.bits().is_some_and(|bits| bits.are_few(cell as u32))
+    fn passes_by(&self, cell: usize, scratch: &CellsScratch) -> bool {
+        self.bits().is_some() && scratch.met.few[cell]
     }
 
     /// The vectors of a cell that may be found wait to be refined, and those of the one before are.
@@ -304,7 +306,7 @@ impl<'a> Walk<'a> {
         scratch: &mut CellsScratch,
         counters: &mut Counters,
     ) -> Result<()> {
-        if self.passes_by(cell) {
+        if self.passes_by(cell, scratch) {
             self.pick_few(cell, scratch, counters);
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! What is asked of a walk between the counts that were measured, and beyond them.
 
-use crate::dense::ssd::calibrate::{Calibration, Point};
+use crate::dense::ssd::calibration::{Calibration, Point};
 use crate::dense::ssd::cells::Fineness;
 use crate::dense::ssd::search::Effort;
 
@@ -36,4 +36,17 @@ fn an_effort_is_sound_however_many_results_are_wanted() {
     }
     let cost = |k: f32| calibration.effort(Fineness::Bytes, k, 0.95).1;
     assert!([10.0, 30.0, 100.0, 1_000.0].windows(2).all(|pair| cost(pair[0]) < cost(pair[1])));
+}
+
+/// One that is asked for as far as the ladder goes is found there, without a margin; less is with one.
+#[test]
+fn a_recall_is_looked_up_with_a_margin() {
+    let calibration = calibration();
+    for (k, error) in [(1.0, 0.0096), (10.0, 0.0042), (100.0, 0.0032)] {
+        let missing = |recall: f32| calibration.effort(Fineness::Bytes, k, recall).0.missing * k;
+        assert!((missing(0.99) - 0.01).abs() < 1e-5, "{k}: {}", missing(0.99));
+        // Between rungs a tenth of what is missed goes with a tenth of what may be missing.
+        let expected = 0.05 - 1.5 * error;
+        assert!((missing(0.95) / expected - 1.0).abs() < 0.02, "{k}: {} for {expected}", missing(0.95));
+    }
 }

@@ -174,7 +174,8 @@ fn codes_one_by_one_are_those_of_postings() {
     }
 }
 
-/// Looking at codes first finds what ranking all does, but for what bounds are wrong about.
+/// Looking at codes first finds what ranking all does, but for what bounds are wrong about; and codes that
+/// were gathered before are the same codes.
 #[test]
 fn a_sifted_scan_finds_what_a_whole_one_does() {
     let mut random = Random(45);
@@ -191,13 +192,17 @@ fn a_sifted_scan_finds_what_a_whole_one_does() {
                 asked.push((mixture.vector(&mut random, 0.8), filter));
             }
         }
-        let found = |case: &Case, sifts: bool| {
+        let found = |case: &Case, sifts: bool, gathers: bool| {
             let mut all = Vec::new();
             for (at, (query, filter)) in asked.iter().enumerate() {
                 let deleted = Some(&deleted).filter(|_| at % 2 == 0);
                 let allow = Allow { filter: Some(filter), deleted, ..Allow::all(count as u32) };
                 let k = [1, 10, 40][at % 3];
                 let ask = Ask::new(&case.rows, &allow);
+                let singles = case.ssd.cells.singles.as_ref().filter(|_| gathers);
+                let ids = filter.iter().collect();
+                let gathered = singles.map(|singles| Gathered::of(case.ssd.kernels, singles, ids));
+                let ask = Ask { gathered: gathered.as_ref(), ..ask };
                 let (scratch, mut ids) = (&mut Scratch::new(), Vec::new());
                 let depth = case.ssd.cells.fineness().depth(k) + 32;
                 let sifts = sifts && filter.len() > 4 * depth as u64;
@@ -212,9 +217,26 @@ fn a_sifted_scan_finds_what_a_whole_one_does() {
             }
             all
         };
-        let sifted = found(&case, true);
+        let sifted = found(&case, true, false);
+        let gathered = found(&case, true, true);
+        assert_eq!(gathered, sifted, "{metric:?}");
+        // Gathered is what would be scanned, of many, in the memory that there is.
+        let mut some = 0;
+        for passing in [100, 300, 1_000, 1_500, 3_000] {
+            let filter: RoaringBitmap = (0..passing).map(|at| at * (count as u32 / passing)).collect();
+            let allow = Allow { filter: Some(&filter), ..Allow::all(count as u32) };
+            // So much that no walk is shorter.
+            let params = SearchParams { recall: 1.0, ..SearchParams::default() };
+            let ask = Ask { params, ..Ask::new(&case.rows, &allow) };
+            let scans = case.ssd.plan(&ask, 10) == Plan::Scan(Some(0)) && passing > 4 * (12 + 32);
+            let gather = |bytes_max: u32| case.ssd.gather(&ask, 10, bytes_max as usize).is_some();
+            assert_eq!(gather(passing * 64), scans, "{metric:?}: {passing}");
+            assert!(!gather(passing * 40), "{metric:?}: {passing}");
+            some += usize::from(scans);
+        }
+        assert!(some > 0, "{metric:?}: nothing is scanned");
         case.ssd.cells.singles = None;
-        let whole = found(&case, false);
+        let whole = found(&case, false, false);
         assert_eq!(sifted.len(), whole.len(), "{metric:?}: none is short");
         let same = sifted.iter().filter(|hit| whole.contains(hit)).count();
         assert!(same * 1000 >= whole.len() * 990, "{metric:?}: {same} of {}", whole.len());
