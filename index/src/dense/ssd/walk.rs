@@ -83,7 +83,7 @@ impl<'a> Walk<'a> {
             if let Some(all) = self.cells.postings.at_hand() {
                 for at in 0..part {
                     let next = (at + 1 < part).then(|| scratch.cell(at + 1));
-                    if let Some(next) = next.filter(|next| !self.passes_by(*next, scratch)) {
+                    if let Some(next) = next.filter(|next| !self.passes_by(*next, &scratch.met)) {
                         prefetch(self.kernels, &all[self.cells.posting(next)]);
                     }
                     let cell = scratch.cell(at);
@@ -97,7 +97,8 @@ impl<'a> Walk<'a> {
                 let mut rest = &postings[..];
                 for at in 0..part {
                     let cell = scratch.cell(at);
-                    let len = if self.passes_by(cell, scratch) { 0 } else { self.cells.posting(cell).len() };
+                    let len =
+                        if self.passes_by(cell, &scratch.met) { 0 } else { self.cells.posting(cell).len() };
                     let posting = rest.split_off(..len).unwrap_or_default();
                     self.visit(cell, posting, scratch, counters)?;
                     self.refine(scratch, counters)?;
@@ -237,8 +238,7 @@ impl<'a> Walk<'a> {
         let (mut bytes, mut count) = (0, 0);
         for key in &order[..part] {
             let cell = met.open[*key as u32 as usize] as usize;
-            let posting =
-                if self.bits().is_some() && met.few[cell] { 0..0 } else { self.cells.posting(cell) };
+            let posting = if self.passes_by(cell, met) { 0..0 } else { self.cells.posting(cell) };
             bytes += posting.len();
             if bytes > READ_BYTES_MAX && count > 0 {
                 break;
@@ -257,8 +257,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether so few vectors of a cell may be found that its posting is of no use.
-    fn passes_by(&self, cell: usize, scratch: &CellsScratch) -> bool {
-        self.bits().is_some() && scratch.met.few[cell]
+    fn passes_by(&self, cell: usize, met: &Met) -> bool {
+        self.bits().is_some() && met.few[cell]
     }
 
     /// The vectors of a cell that may be found wait to be refined, and those of the one before are.
@@ -306,7 +306,7 @@ impl<'a> Walk<'a> {
         scratch: &mut CellsScratch,
         counters: &mut Counters,
     ) -> Result<()> {
-        if self.passes_by(cell, scratch) {
+        if self.passes_by(cell, &scratch.met) {
             self.pick_few(cell, scratch, counters);
             return Ok(());
         }
