@@ -160,11 +160,11 @@ fn open_dense(
         return Ok(Box::new(Hnsw::open(&graph_name(at), spec, flat, &graph)?));
     }
     // What is searched first: it is what makes most searches fast.
-    let cells = open_cells(file, &cells_name(at), memory, reserved)?;
+    let cells = open_cells(file, (&cells_name(at), vectors.len()), memory, reserved)?;
     let signs = open_signs(file, &signs_name(at), memory, reserved);
-    let residency = match (&cells, memory.tier_max()) {
-        (None, _) | (_, Tier::Hot) => residency(memory, vectors.len(), reserved),
-        _ => Residency::Disk,
+    let residency = match &cells {
+        Some(cells) => cells.vectors,
+        None => residency(memory, vectors.len(), reserved),
     };
     let flat = flat(vectors, residency)?;
     let singles = cells.as_ref().is_some_and(|cells| cells.singles);
@@ -182,28 +182,40 @@ fn open_dense(
     })
 }
 
-/// Cells, how much of them there is room for, and whether for codes one by one besides.
+/// Cells, how much of them there is room for, whether for the vectors, too, and for codes one by one besides.
 struct Opened {
     source: Arc<dyn ChunkSource>,
     tier: Tier,
+    vectors: Residency,
     singles: bool,
 }
 
-/// The cells of a field, when it has some, and as much of them as the budget has room for.
+/// What is kept of cells and of the vectors under them, what makes searches fastest first. Vectors come before
+/// long codes: by short ones about two are scored for a result, and on disk each of them is a read.
+fn kept(tier_max: Tier) -> impl Iterator<Item = (Tier, Residency)> {
+    let both = [Tier::Hot, Tier::Default].map(|tier| (tier, Residency::Memory));
+    let codes = Tier::ALL.map(|tier| (tier, Residency::Disk));
+    let both = both.into_iter().filter(move |_| tier_max == Tier::Hot);
+    both.chain(codes.into_iter().filter(move |(tier, _)| *tier <= tier_max))
+}
+
+/// The cells of a field, when it has some, over so many bytes of vectors, and as much of both as the budget has
+/// room for.
 fn open_cells(
     file: &SegmentFile,
-    name: &str,
+    (name, vectors_bytes): (&str, u64),
     memory: &Arc<MemoryBudget>,
     reserved: &mut Vec<Reservation>,
 ) -> Result<Option<Opened>> {
     let Some(section) = file.section(name) else { return Ok(None) };
     let source = SectionSource::open(section, memory);
-    for tier in Tier::ALL.into_iter().filter(|tier| *tier <= memory.tier_max()) {
-        let bytes = ssd::resident_bytes(name, source.as_ref(), tier)?;
+    for (tier, vectors) in kept(memory.tier_max()) {
+        let beside = if vectors == Residency::Memory { vectors_bytes } else { 0 };
+        let bytes = ssd::resident_bytes(name, source.as_ref(), tier)?.saturating_add(beside);
         if residency(memory, bytes, reserved) == Residency::Memory {
             let bytes = ssd::singles_bytes(name, source.as_ref(), tier)?;
             let singles = bytes > 0 && residency(memory, bytes, reserved) == Residency::Memory;
-            return Ok(Some(Opened { source, tier, singles }));
+            return Ok(Some(Opened { source, tier, vectors, singles }));
         }
     }
     Ok(None)
