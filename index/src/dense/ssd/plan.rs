@@ -16,12 +16,19 @@ use crate::error::Result;
 use crate::mask::Mask;
 
 /// Where a filter may let through far ones only, distances lie the closer together the further off they are,
-/// and codes tell them apart no better: so many more are scored, and bounds have a slack of so many standard
-/// errors. Of those scored, what follows the best by more than codes can be wrong about is left out. A bound
-/// of slack 1 is out by the whole length of what codes leave out, which in so many dimensions is as many
-/// standard errors as the root of those.
+/// and codes tell them apart no better: so many more are scored, and bounds have a slack of [`errors`]. Of
+/// those scored, what follows the best by more than codes can be wrong about is left out. A bound of slack 1
+/// is out by the whole length of what codes leave out, which in so many dimensions is as many standard errors
+/// as the root of those.
 const FILTERED_MORE: usize = 32;
-const FILTERED_ERRORS: f32 = 2.0;
+
+/// How many standard errors an estimate is out by at most but with probability `missed` of a half or less:
+/// one at the very edge is missed so often, others less. To two digits (Lin, "Approximating the normal tail
+/// probability and its inverse for use on a pocket calculator", 1989).
+fn errors(missed: f32) -> f32 {
+    let log = (2.0 * missed.clamp(0.0, 0.5)).ln();
+    ((0.717_f32.powi(2) - 4.0 * 0.416 * log).sqrt() - 0.717) / (2.0 * 0.416)
+}
 
 /// How a search is answered.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -115,7 +122,7 @@ impl Ssd {
             // Which of them a filter lets through may have to do with where they are.
             (true, _) => {
                 let yield_for = Some(ask.params.recall);
-                let slack = effort.slack.max(self.filtered_slack());
+                let slack = effort.slack.max(self.filtered_slack(ask.params.recall));
                 Effort { yield_for, ..Effort::new(effort.missing_far, slack) }
             }
             // Deletions hit all cells alike, but nothing was learned with them.
@@ -127,9 +134,9 @@ impl Ssd {
         (effort, scanned)
     }
 
-    /// The slack of bounds where a filter may let through far vectors only.
-    fn filtered_slack(&self) -> f32 {
-        (FILTERED_ERRORS / (self.cells.layout.coded() as f32).sqrt()).min(1.0)
+    /// The slack of bounds where a filter may let through far vectors only, for this recall.
+    fn filtered_slack(&self, recall: f32) -> f32 {
+        (errors(1.0 - recall) / (self.cells.layout.coded() as f32).sqrt()).min(1.0)
     }
 
     /// Whether the search may find all that is in a partition.
@@ -179,7 +186,8 @@ impl Ssd {
         match plan {
             Plan::Exact => Ok(false),
             Plan::Scan(partition) => {
-                let asked = self.asked(query, ask, k, (partition, Effort::new(0.0, self.filtered_slack())));
+                let effort = Effort::new(0.0, self.filtered_slack(ask.params.recall));
+                let asked = self.asked(query, ask, k, (partition, effort));
                 if ask.allow.is_unrestricted_within() {
                     let mut all = self.flat.ordinals(ask.allow.range.clone());
                     let ids = |ids: &mut Vec<u32>, count: usize| ids.extend(all.by_ref().take(count));
@@ -215,5 +223,18 @@ impl Ssd {
                 searched
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::errors;
+
+    #[test]
+    fn errors_are_those_of_a_normal_variable() {
+        for (missed, expected) in [(0.5, 0.0), (0.1, 1.282), (0.05, 1.645), (0.01, 2.326), (0.001, 3.09)] {
+            assert!((errors(missed) - expected).abs() < 0.02, "{missed}: {}", errors(missed));
+        }
+        assert_eq!((errors(0.9), errors(0.0)), (0.0, f32::INFINITY));
     }
 }

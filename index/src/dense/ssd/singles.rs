@@ -198,7 +198,6 @@ impl Walk<'_> {
         // As long as there is no limit, all others.
         pick(scratch, |bound| !is_below(bound, ranked) & !rules_out(bound, self.limit));
         leave_out(&mut scratch.picked);
-        self.ask_for(&scratch.picked);
         self.rank(rows, true, scratch, counters);
     }
 }

