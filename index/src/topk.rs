@@ -7,19 +7,27 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use spandrel_storage::RowId;
+use spandrel_storage::{DocId, RowId};
 
 /// Places allocated at once; a larger heap grows as it fills, so that a huge k costs nothing until it is
 /// needed.
 const PLACES_AT_FIRST: usize = 16_384;
 
-/// A row and how well it matches: larger is better. Ordered best first.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// A row and how well it matches: larger is better. Ordered best first, and equal, by score and row.
+#[derive(Clone, Copy, Debug)]
 pub struct Scored {
     /// The score; never NaN, and never -0.0.
     pub score: f32,
+    /// Its doc in the segment that has the row.
+    pub doc: DocId,
     /// The row.
     pub row: RowId,
+}
+
+impl PartialEq for Scored {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
 }
 
 impl Eq for Scored {}
@@ -86,14 +94,14 @@ impl TopK {
         self.heap.peek().map_or(f32::INFINITY, |worst| worst.score)
     }
 
-    /// Offers a row; true when it is kept. A NaN score is never kept.
+    /// Offers a row, which is this doc of its segment; true when it is kept. A NaN score is never kept.
     #[inline]
-    pub fn push(&mut self, score: f32, row: RowId) -> bool {
+    pub fn push(&mut self, score: f32, (row, doc): (RowId, DocId)) -> bool {
         if score.is_nan() {
             return false;
         }
         // Adding zero makes -0.0 into 0.0, so that the two tie.
-        let candidate = Scored { score: score + 0.0, row };
+        let candidate = Scored { score: score + 0.0, doc, row };
         if self.heap.len() < self.k {
             self.heap.push(candidate);
             return true;
@@ -137,7 +145,8 @@ mod tests {
     }
 
     fn sorted(all: &[(f32, RowId)], k: usize) -> Vec<Scored> {
-        let mut all: Vec<_> = all.iter().map(|&(score, row)| Scored { score, row }).collect();
+        let mut all: Vec<_> =
+            all.iter().map(|&(score, row)| Scored { score, doc: row.0 as u32, row }).collect();
         all.sort_by(|a, b| b.score.partial_cmp(&a.score).unwrap().then(a.row.cmp(&b.row)));
         all.truncate(k);
         all
@@ -151,7 +160,7 @@ mod tests {
                 let mut top = TopK::new(k);
                 for &(score, row) in &all {
                     let floor = top.threshold();
-                    let kept = top.push(score, row);
+                    let kept = top.push(score, (row, row.0 as u32));
                     assert!(!kept || score >= floor, "seed {seed}: a row below the threshold was kept");
                 }
                 assert_eq!(top.is_full(), all.len() >= k);
@@ -164,13 +173,15 @@ mod tests {
     fn threshold_opens_until_full_and_zeros_tie() {
         let mut top = TopK::new(2);
         assert_eq!(top.threshold(), f32::NEG_INFINITY);
-        assert!(top.push(0.0, RowId(5)) && top.push(f32::NEG_INFINITY, RowId(6)));
+        assert!(top.push(0.0, (RowId(5), 5)) && top.push(f32::NEG_INFINITY, (RowId(6), 6)));
         assert_eq!(top.threshold(), f32::NEG_INFINITY);
-        assert!(top.push(-0.0, RowId(4)) && !top.push(f32::NAN, RowId(1)));
+        assert!(top.push(-0.0, (RowId(4), 4)) && !top.push(f32::NAN, (RowId(1), 1)));
         assert_eq!(top.threshold(), 0.0);
         top.reset(1);
-        assert!(top.push(-0.0, RowId(9)) && top.push(0.0, RowId(8)) && !top.push(0.0, RowId(10)));
-        assert_eq!(top.into_sorted(), [Scored { score: 0.0, row: RowId(8) }]);
+        assert!(
+            top.push(-0.0, (RowId(9), 9)) && top.push(0.0, (RowId(8), 8)) && !top.push(0.0, (RowId(10), 10))
+        );
+        assert_eq!(top.into_sorted(), [Scored { score: 0.0, doc: 8, row: RowId(8) }]);
         assert_eq!(TopK::new(0).threshold(), f32::INFINITY);
     }
 }

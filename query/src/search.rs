@@ -410,7 +410,7 @@ impl<'a> Search<'a> {
         }
         Ok(fused
             .into_iter()
-            .map(|hit| Ranked { row: hit.row, score: hit.score, routes: hit.routes })
+            .map(|hit| Ranked { row: hit.row, doc: None, score: hit.score, routes: hit.routes })
             .collect())
     }
 
@@ -447,7 +447,13 @@ impl<'a> Search<'a> {
             return None;
         }
         // Step by step for all of them: what each step waits for in memory, it waits for together.
-        let locate = |hit: &Ranked| self.snapshot.locate(self.tenant, hit.row);
+        let locate = |hit: &Ranked| {
+            let Some(doc) = hit.doc else { return self.snapshot.locate(self.tenant, hit.row) };
+            let view = self.snapshot.view_of(hit.row)?;
+            // Whatever an index says, of this tenant.
+            let docs = self.snapshot.views[view].segment.tenant_range(self.tenant);
+            docs.contains(&doc).then_some((view, doc))
+        };
         let places: Vec<(usize, DocId)> = ranked.iter().map(locate).collect::<Option<_>>()?;
         let key = |(view, doc): &(usize, DocId)| self.snapshot.views[*view].segment.key(*doc);
         let keys: Vec<&str> = places.iter().map(key).collect::<Option<_>>()?;
@@ -459,6 +465,8 @@ impl<'a> Search<'a> {
 /// A row on its way out.
 struct Ranked {
     row: RowId,
+    /// Its doc, where one route alone has found it.
+    doc: Option<DocId>,
     score: f32,
     routes: Vec<Option<RouteScore>>,
 }
@@ -466,7 +474,7 @@ struct Ranked {
 impl Ranked {
     fn single(at: usize, hit: &Scored) -> Self {
         let score = RouteScore { score: hit.score, rank: at as u32 + 1 };
-        Self { row: hit.row, score: hit.score, routes: vec![Some(score)] }
+        Self { row: hit.row, doc: Some(hit.doc), score: hit.score, routes: vec![Some(score)] }
     }
 }
 

@@ -75,6 +75,11 @@ impl Snapshot {
         locate(&self.views, tenant, row)
     }
 
+    /// The index of the view that has a row, if one does.
+    pub fn view_of(&self, row: RowId) -> Option<usize> {
+        view_of(&self.views, row)
+    }
+
     /// Checks that every live doc is the row of its key, that every key's row is a live doc, and that tenants
     /// have the bytes that their rows have together.
     ///
@@ -142,7 +147,12 @@ impl Snapshot {
 
 /// As [`Snapshot::locate`], over any views in row order.
 pub fn locate(views: &[View], tenant: TenantId, row: RowId) -> Option<(usize, DocId)> {
-    let at = views.partition_point(|view| view.segment.last() < row);
-    let doc = views.get(at)?.segment.doc(tenant, row)?;
+    let at = view_of(views, row)?;
+    let doc = views[at].segment.doc(tenant, row)?;
     Some((at, doc))
+}
+
+fn view_of(views: &[View], row: RowId) -> Option<usize> {
+    let at = views.partition_point(|view| view.segment.last() < row);
+    (at < views.len()).then_some(at)
 }

@@ -200,7 +200,7 @@ fn scan<Q: Quantizer>(quantizer: &Q, set: &Set, blocks: &[u8], factors: &[Factor
         };
         let mut best = TopK::new(KEPT);
         for (row, (factors, product)) in (0..).zip(factors.iter().zip(&products)) {
-            best.push(score(factors, *product), RowId(row));
+            best.push(score(factors, *product), (RowId(row), row as u32));
         }
         found.ranked.push(best.into_sorted().into_iter().map(|scored| scored.row.0 as u32).collect());
         searches_ns.push(begin.elapsed().as_nanos() as f64);

@@ -150,7 +150,7 @@ pub fn funnel<A: Quantizer, B: Quantizer>(
 fn best(scores: impl Iterator<Item = (u32, f32)>, count: usize) -> Vec<(u32, f32)> {
     let mut top = TopK::new(count);
     scores.for_each(|(row, score)| {
-        top.push(score, RowId(u64::from(row)));
+        top.push(score, (RowId(u64::from(row)), row));
     });
     top.into_sorted().into_iter().map(|scored| (scored.row.0 as u32, scored.score)).collect()
 }

@@ -61,7 +61,9 @@ fn nearest(segment: &Segment, tenant: TenantId, query: f32) -> Vec<Scored> {
     let (mut scratch, mut counters) = (Scratch::default(), Counters::default());
     let query = [query, 1.0, -2.0, 0.5];
     index.search(&query, &Ask::new(segment.rows(), &allow), &mut top, &mut scratch, &mut counters).unwrap();
-    top.into_sorted()
+    let found = top.into_sorted();
+    assert!(found.iter().all(|hit| segment.rows()[hit.doc as usize] == hit.row), "{found:?}");
+    found
 }
 
 /// Calls `with` with docs as they are given to a build.
@@ -440,6 +442,45 @@ fn cells_are_held_to_their_tier() {
     };
     let [hot, default, lean] = Tier::ALL.map(|tier| open(tier).memory_bytes());
     assert!(lean < default && default < hot, "{lean}, {default} and {hot} bytes");
+}
+
+/// Where there is no room for vectors and long codes, vectors with short ones are kept: nothing is read.
+#[test]
+fn vectors_come_before_long_codes() {
+    let indexer = Indexer::new(Arc::new(Schema::new().dense("vec", 96, Metric::L2))).unwrap();
+    let mut random = crate::random::Random(11);
+    let mut doc = |row: u64| {
+        let vector = (0..96).map(|_| (random.next() >> 40) as f32 / (1 << 24) as f32).collect();
+        let values = indexer.values(&[(FieldId(0), FieldValue::Dense(vector))]).unwrap();
+        Arc::new(IndexDoc { row: RowId(row), tenant: TenantId(0), key: None, labels: Vec::new(), values })
+    };
+    let docs: Vec<_> = (1..=9_000).map(&mut doc).collect();
+    let folder = tempfile::TempDir::new().unwrap();
+    on_disk(&indexer, &docs, folder.path(), 0);
+    let path = folder.path().join("7.seg");
+    let open = |budget_bytes, tier| {
+        let memory = Arc::new(MemoryBudget::new(budget_bytes).with_tier_max(tier));
+        let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
+        let segment = Segment::open(&indexer, &path, &reader, &memory).unwrap();
+        let (mut top, mut counters) = (TopK::new(5), Counters::default());
+        let (allow, query) = (Allow::all(segment.docs()), [0.5; 96]);
+        let (ask, index) = (Ask::new(segment.rows(), &allow), segment.dense(FieldId(0)).unwrap());
+        index.search(&query, &ask, &mut top, &mut Scratch::new(), &mut counters).unwrap();
+        assert_eq!((index.kind(), top.len()), ("cells", 5));
+        (memory.used_bytes(), counters.bytes_read > 0)
+    };
+    let vectors = {
+        let reader: Arc<dyn BatchRead> = Arc::new(Pread::buffered());
+        let file = spandrel_storage::file::SegmentFile::open(&path, reader).unwrap();
+        file.section("dense/0").unwrap().len()
+    };
+    let (short, reads) = open(1 << 30, Tier::Default);
+    assert!(reads && short < vectors);
+    let (all, reads) = open(1 << 30, Tier::Hot);
+    assert!(!reads && all > short + vectors, "{all} bytes, {short} for short codes, {vectors} for vectors");
+    assert_eq!(open(short + vectors, Tier::Hot), (short + vectors, false));
+    let (long, reads) = open(short + vectors - 1, Tier::Hot);
+    assert!(reads && short < long && long < vectors, "{long} bytes");
 }
 
 /// Pages that a search has read are at hand for the next, in what the budget has left; whoever reserves

@@ -239,7 +239,7 @@ impl SparseIndex for SparseFlat {
                 counters.scored += 1;
                 let score = self.dot(doc, table);
                 // False for NaN, too.
-                if score >= threshold && allow.contains(doc) && top.push(score, rows[doc as usize]) {
+                if score >= threshold && allow.contains(doc) && top.push(score, (rows[doc as usize], doc)) {
                     threshold = top.threshold();
                 }
             };

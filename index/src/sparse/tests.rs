@@ -88,7 +88,7 @@ fn the_scan_agrees_with_a_merge_of_every_pair() {
             for (doc, vector) in vectors.iter().enumerate() {
                 let score = vector.as_ref().and_then(|vector| dot(vector, &query));
                 if let Some(score) = score.filter(|_| allow.contains(doc as u32)) {
-                    expected.push(score, rows[doc]);
+                    expected.push(score, (rows[doc], doc as u32));
                 }
             }
             let mut counters = Counters::default();

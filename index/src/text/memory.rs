@@ -211,7 +211,7 @@ impl TextIndex for MemoryText {
             }
             counters.scored += 1;
             if score >= top.threshold() && allow.contains(doc) {
-                top.push(score, rows[doc as usize]);
+                top.push(score, (rows[doc as usize], doc));
             }
         }
         Ok(())

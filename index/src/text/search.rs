@@ -269,7 +269,7 @@ impl Search<'_> {
         }
         let (score, hits) = self.exact.score(doc);
         if let Some(row) = self.rows.get(doc as usize).filter(|_| hits >= self.needed) {
-            self.top.push(score, *row);
+            self.top.push(score, (*row, doc));
         }
     }
 }

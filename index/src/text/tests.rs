@@ -182,7 +182,7 @@ fn check(segments: &[Segment], query: &TextQuery, k: usize, deletes: bool, filte
         let allow = segment.allow(query.tenant, deletes, filter);
         for (doc, score) in scores.iter().enumerate() {
             if let Some(score) = score.filter(|_| allow.contains(doc as DocId)) {
-                expected.push(score, segment.sent[doc].row);
+                expected.push(score, (segment.sent[doc].row, doc as u32));
             }
         }
     }

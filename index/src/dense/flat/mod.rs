@@ -276,7 +276,7 @@ impl Flat {
             if let ([top], Some(all)) = (&mut *tops, vectors.at_hand()) {
                 counters.scored += ordinals.len() as u64;
                 self.score_in_place(all, ordinals, norms, queries, scores, |at, score| {
-                    top.push(score, rows[docs[at] as usize]);
+                    top.push(score, (rows[docs[at] as usize], docs[at]));
                 });
                 continue;
             }

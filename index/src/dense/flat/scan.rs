@@ -145,7 +145,7 @@ impl Scan<'_> {
 
     fn push(&self, score: f32, doc: DocId, top: &mut TopK) {
         if score >= top.threshold() && self.allow.is_none_or(|allow| allow.contains(doc)) {
-            top.push(score, self.rows[doc as usize]);
+            top.push(score, (self.rows[doc as usize], doc));
         }
     }
 

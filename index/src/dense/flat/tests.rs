@@ -126,7 +126,7 @@ impl Case {
             .collect();
         assert_eq!(found.len(), k.min(exact.len()), "{at}: how many");
         assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "{at}: order, or a row twice");
-        for Scored { score, row } in found {
+        for Scored { score, row, .. } in found {
             let (score_exact, error) =
                 exact.get(row).unwrap_or_else(|| panic!("{at}: row {row} is not allowed"));
             assert!((f64::from(*score) - score_exact).abs() <= *error, "{at}: {score} for {score_exact}");

@@ -134,7 +134,7 @@ impl VectorIndex for Hnsw {
         let answered = self.walk(query, (ask, top.k(), beam), &mut found, scratch, counters);
         if let Ok(true) = answered {
             found.iter().for_each(|(score, doc)| {
-                top.push(*score, ask.rows[*doc as usize]);
+                top.push(*score, (ask.rows[*doc as usize], *doc));
             });
         }
         scratch.found = found;

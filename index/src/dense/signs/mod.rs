@@ -138,7 +138,7 @@ impl Signs {
         scores.resize(docs.len(), 0.0);
         self.flat.score(query, docs, scores, scratch, counters)?;
         for (doc, score) in docs.iter().zip(scores.iter()) {
-            top.push(*score, ask.rows[*doc as usize]);
+            top.push(*score, (ask.rows[*doc as usize], *doc));
         }
         Ok(())
     }

@@ -172,7 +172,7 @@ fn the_best_of_other_segments_count() {
         let mut again = TopK::new(10);
         // The same scores under other rows, which win ties.
         top.clone().into_sorted().iter().for_each(|hit| {
-            again.push(hit.score, RowId(hit.row.0 - 1));
+            again.push(hit.score, (RowId(hit.row.0 - 1), hit.doc));
         });
         near.signs.search(query, &ask, &mut again, &mut scratch, &mut after).unwrap();
         let rows = |top: TopK| top.into_sorted().iter().map(|hit| hit.row.0 / 3).collect::<Vec<_>>();

@@ -410,7 +410,8 @@ impl Ssd {
         let mut scores = std::mem::take(&mut scratch.scores);
         scores.resize(docs.len(), 0.0);
         self.flat.score_lists(queries, (&docs, &ends), &mut scores, scratch, counters)?;
-        let mut scored = docs.iter().zip(&scores).map(|(doc, score)| (*score, ask.rows[*doc as usize]));
+        let mut scored =
+            docs.iter().zip(&scores).map(|(doc, score)| (*score, (ask.rows[*doc as usize], *doc)));
         let mut start = 0;
         for (end, top) in ends.iter().zip(&mut *tops) {
             scored.by_ref().take(end - start).for_each(|(score, row)| {
@@ -435,7 +436,8 @@ impl Ssd {
     fn offer(&self, query: &[f32], rows: &[RowId], found: &[(f32, u32)], top: &mut TopK) {
         let distance_of = self.cells.space.distance_of(simd::norm(query));
         for (distance, ordinal) in found {
-            top.push(distance_of.distance(*distance), rows[self.flat.doc(*ordinal) as usize]);
+            let doc = self.flat.doc(*ordinal);
+            top.push(distance_of.distance(*distance), (rows[doc as usize], doc));
         }
     }
 
@@ -459,7 +461,7 @@ impl Ssd {
         let scored = self.flat.score(query, &docs, &mut scores, scratch, counters);
         if scored.is_ok() {
             docs.iter().zip(&scores).for_each(|(doc, score)| {
-                top.push(*score, rows[*doc as usize]);
+                top.push(*score, (rows[*doc as usize], *doc));
             });
         }
         (scratch.docs, scratch.scores) = (docs, scores);
