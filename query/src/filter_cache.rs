@@ -27,8 +27,10 @@ use spandrel_storage::{CollectionId, FieldId};
 
 /// Filters of which the least goes.
 const SAMPLE: usize = 8;
-/// Filters that were asked once are remembered by their hash, in so many places.
-const ASKED_ONCE: usize = 4_096;
+/// Filters that were asked once are remembered by their hash, in so many sets of so many places: where there was
+/// one place for a hash, two filters asked in turn would keep each other out for ever.
+const ASKED_SETS: usize = 1_024;
+const ASKED_PLACES: usize = 4;
 /// Times that a filter is asked until codes are gathered, and the share of all room that those may take.
 const GATHERED_FROM: u32 = 3;
 const GATHERED_SHARE: usize = 16;
@@ -80,8 +82,8 @@ struct Kept {
     gone: f64,
     hasher: RandomState,
     drawn: u64,
-    /// Hashes of filters that were asked once.
-    asked_once: Vec<u64>,
+    /// Hashes of filters that were asked once, the latest of a set first.
+    asked_once: Vec<[u64; ASKED_PLACES]>,
 }
 
 struct Slot {
@@ -211,9 +213,14 @@ impl Kept {
     /// Whether a filter was asked lately; it was now.
     fn was_asked(&mut self, name: &[u8]) -> bool {
         let hash = self.hasher.hash_one(name);
-        self.asked_once.resize(ASKED_ONCE, 0);
-        let before = &mut self.asked_once[hash as usize % ASKED_ONCE];
-        std::mem::replace(before, hash) == hash
+        self.asked_once.resize(ASKED_SETS, [0; ASKED_PLACES]);
+        let set = &mut self.asked_once[hash as usize % ASKED_SETS];
+        let was_asked = set.contains(&hash);
+        if !was_asked {
+            set.rotate_right(1);
+            set[0] = hash;
+        }
+        was_asked
     }
 
     /// Drops filters until they take at most so many bytes.
@@ -281,6 +288,19 @@ mod tests {
         assert_eq!(kept.slots.iter().map(|slot| slot.bytes).sum::<usize>(), kept.bytes);
         assert!(kept.places.iter().all(|(name, place)| kept.slots[*place].passing.name == *name));
         assert_eq!(kept.places.len(), kept.slots.len());
+    }
+
+    #[test]
+    fn filters_remembered_in_one_place_do_not_keep_each_other_out() {
+        let cache = FilterCache::new(1 << 20);
+        let names: Vec<u32> = {
+            let kept = cache.kept.lock();
+            let set = |name: u32| kept.hasher.hash_one(&name.to_le_bytes()[..]) as usize % ASKED_SETS;
+            (0..).filter(|name| set(*name) == set(0)).take(ASKED_PLACES).collect()
+        };
+        for round in 0..4 {
+            names.iter().for_each(|name| assert_eq!(ask(&cache, *name, 500.0), round > 1, "{names:?}"));
+        }
     }
 
     #[test]

@@ -275,7 +275,11 @@ impl Flat {
             }
             if let ([top], Some(all)) = (&mut *tops, vectors.at_hand()) {
                 counters.scored += ordinals.len() as u64;
+                // Their rows are on the way with the vectors.
+                let ask_for = |doc: &DocId| self.kernels.prefetch(&rows[*doc as usize..=*doc as usize]);
+                docs.iter().take(2 * AHEAD_ROWS).for_each(ask_for);
                 self.score_in_place(all, ordinals, norms, queries, scores, |at, score| {
+                    docs.get(at + 2 * AHEAD_ROWS).into_iter().for_each(ask_for);
                     top.push(score, (rows[docs[at] as usize], docs[at]));
                 });
                 continue;
