@@ -27,8 +27,8 @@ use spandrel_storage::{CollectionId, FieldId};
 
 /// Filters of which the least goes.
 const SAMPLE: usize = 8;
-/// Filters that were asked once are remembered by their hash, in so many sets of so many places: where there was
-/// one place for a hash, two filters asked in turn would keep each other out for ever.
+/// Filters that were asked once are remembered by their hash, in so many sets of so many places: where there
+/// was one place for a hash, two filters asked in turn would keep each other out for ever.
 const ASKED_SETS: usize = 1_024;
 const ASKED_PLACES: usize = 4;
 /// Times that a filter is asked until codes are gathered, and the share of all room that those may take.

@@ -33,8 +33,8 @@ pub enum Residency {
     Lean,
     /// Short codes; vectors are read from disk.
     Default,
-    /// Long codes and the vectors; where there is no room for both, the vectors with short codes, or else long
-    /// codes: what `Auto` takes first.
+    /// Long codes and the vectors; where there is no room for both, the vectors with short codes, or else
+    /// long codes: what `Auto` takes first.
     Hot,
 }
 

@@ -190,8 +190,8 @@ struct Opened {
     singles: bool,
 }
 
-/// What is kept of cells and of the vectors under them, what makes searches fastest first. Vectors come before
-/// long codes: by short ones about two are scored for a result, and on disk each of them is a read.
+/// What is kept of cells and of the vectors under them, what makes searches fastest first. Vectors come
+/// before long codes: by short ones about two are scored for a result, and on disk each of them is a read.
 fn kept(tier_max: Tier) -> impl Iterator<Item = (Tier, Residency)> {
     let both = [Tier::Hot, Tier::Default].map(|tier| (tier, Residency::Memory));
     let codes = Tier::ALL.map(|tier| (tier, Residency::Disk));
@@ -199,8 +199,8 @@ fn kept(tier_max: Tier) -> impl Iterator<Item = (Tier, Residency)> {
     both.chain(codes.into_iter().filter(move |(tier, _)| *tier <= tier_max))
 }
 
-/// The cells of a field, when it has some, over so many bytes of vectors, and as much of both as the budget has
-/// room for.
+/// The cells of a field, when it has some, over so many bytes of vectors, and as much of both as the budget
+/// has room for.
 fn open_cells(
     file: &SegmentFile,
     (name, vectors_bytes): (&str, u64),

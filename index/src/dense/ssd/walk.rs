@@ -34,9 +34,9 @@ const LONGER: usize = 2;
 const YIELD: f32 = 0.5;
 /// Bytes of postings that are read at once, at most.
 const READ_BYTES_MAX: usize = 4 << 20;
-/// Bytes of the next posting that are asked for while this one is scanned, at most: most of it, for the CPU's own
-/// reading ahead begins anew at every page. Against 1,024 this takes 4 % from the middle search and 10 % from the
-/// slowest hundredth (AMD EPYC, Zen 3).
+/// Bytes of the next posting that are asked for while this one is scanned, at most: most of it, for the CPU's
+/// own reading ahead begins anew at every page. Against 1,024 this takes 4 % from the middle search and 10 %
+/// from the slowest hundredth (AMD EPYC, Zen 3).
 const PREFETCH_BYTES: usize = 8192;
 
 /// One walk over the cells.
