@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use spandrel_index::segment::Segment;
 use spandrel_index::stop::Stop;
 use spandrel_index::topk::Scored;
 use spandrel_storage::{DocId, FieldId, LabelId, Row, RowId, TenantId};
@@ -447,15 +448,22 @@ impl<'a> Search<'a> {
             return None;
         }
         // Step by step for all of them: what each step waits for in memory, it waits for together.
+        let mut last = (usize::MAX, 0..0);
         let locate = |hit: &Ranked| {
             let Some(doc) = hit.doc else { return self.snapshot.locate(self.tenant, hit.row) };
             let view = self.snapshot.view_of(hit.row)?;
+            if last.0 != view {
+                last = (view, self.snapshot.views[view].segment.tenant_range(self.tenant));
+            }
             // Whatever an index says, of this tenant.
-            let docs = self.snapshot.views[view].segment.tenant_range(self.tenant);
-            docs.contains(&doc).then_some((view, doc))
+            last.1.contains(&doc).then_some((view, doc))
         };
         let places: Vec<(usize, DocId)> = ranked.iter().map(locate).collect::<Option<_>>()?;
-        let key = |(view, doc): &(usize, DocId)| self.snapshot.views[*view].segment.key(*doc);
+        let segment = |view: usize| &self.snapshot.views[view].segment;
+        for ask_for in [Segment::ask_for_key_place, Segment::ask_for_key] {
+            places.iter().for_each(|(view, doc)| ask_for(segment(*view), *doc));
+        }
+        let key = |(view, doc): &(usize, DocId)| segment(*view).key(*doc);
         let keys: Vec<&str> = places.iter().map(key).collect::<Option<_>>()?;
         let bytes = keys.iter().map(|key| key.len() as u64).sum::<u64>();
         (bytes <= self.shared.settings.response_bytes_max).then_some(keys)

@@ -7,9 +7,12 @@
 //! the keys one after the other. A segment with chunks has none, because an answer brings them along, and
 //! neither has one with more than 4 GiB of keys.
 
+use std::ops::Range;
+
 use spandrel_storage::DocId;
 
 use crate::error::{Error, Result};
+use crate::simd::Kernels;
 
 /// The name of the section.
 pub(super) const SECTION: &str = "keys";
@@ -34,9 +37,26 @@ impl Keys {
 
     /// The key of a doc.
     pub(super) fn get(&self, doc: DocId) -> Option<&str> {
+        self.text.get(self.place(doc)?)
+    }
+
+    /// Where in the text the key of a doc is.
+    fn place(&self, doc: DocId) -> Option<Range<usize>> {
         let doc = doc as usize;
         let start = if doc == 0 { 0 } else { *self.ends.get(doc - 1)? };
-        self.text.get(start as usize..*self.ends.get(doc)? as usize)
+        Some(start as usize..*self.ends.get(doc)? as usize)
+    }
+
+    /// Where the key of a doc is, is to be at hand soon.
+    pub(super) fn ask_for_place(&self, doc: DocId) {
+        let place = self.ends.get((doc as usize).saturating_sub(1)..=doc as usize);
+        Kernels::best().prefetch(place.unwrap_or_default());
+    }
+
+    /// The key of a doc is to be at hand soon.
+    pub(super) fn ask_for(&self, doc: DocId) {
+        let text = self.place(doc).and_then(|place| self.text.as_bytes().get(place));
+        Kernels::best().prefetch(text.unwrap_or_default());
     }
 
     /// Bytes of memory in use.

@@ -185,6 +185,16 @@ impl Segment {
         }
     }
 
+    /// Where the key of a doc is, is to be at hand soon.
+    pub fn ask_for_key_place(&self, doc: DocId) {
+        self.keys.iter().for_each(|keys| keys.ask_for_place(doc));
+    }
+
+    /// The key of a doc is to be at hand soon; where it is should be.
+    pub fn ask_for_key(&self, doc: DocId) {
+        self.keys.iter().for_each(|keys| keys.ask_for(doc));
+    }
+
     /// Whether the keys of all docs are at hand.
     pub fn has_keys(&self) -> bool {
         match &self.place {
