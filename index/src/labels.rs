@@ -101,9 +101,15 @@ pub fn select(
     let mut selected = RoaringBitmap::new();
     for label in wanted {
         let list = within.as_ref().map(|(labels, within)| labels.list(*label, within));
-        match overlay.change(*label) {
-            None => selected |= list.unwrap_or_default(),
-            Some(change) => selected |= change.apply(list.unwrap_or_default(), docs),
+        let list = list.unwrap_or_default();
+        let list = match overlay.change(*label) {
+            None => list,
+            Some(change) => change.apply(list, docs),
+        };
+        if selected.is_empty() {
+            selected = list;
+        } else {
+            selected |= list;
         }
     }
     selected

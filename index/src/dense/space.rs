@@ -215,7 +215,7 @@ impl Space {
 
     /// Places a query and returns its squared distance from the mean. Its extra coordinate is minus the mean
     /// of that coordinate, always.
-    #[inline]
+    #[inline(always)]
     pub(super) fn place_query(&self, query: &[f32], placed: &mut [f32]) -> f64 {
         let by = self.query_factor(if self.metric == Metric::L2 { 1.0 } else { simd::norm(query) });
         for ((placed, value), mean) in placed.iter_mut().zip(query).zip(&self.mean) {

@@ -300,10 +300,13 @@ fn bitset(docs: &[DocId], within: &Range<DocId>) -> RoaringBitmap {
 /// Written as roaring's format (<https://github.com/RoaringBitmap/RoaringFormatSpec>) and read again, which
 /// takes a fourth of adding them one by one.
 pub(crate) fn sorted_bitmap(docs: &[DocId]) -> RoaringBitmap {
-    let containers: Vec<&[DocId]> = docs.chunk_by(|a, b| a >> 16 == b >> 16).collect();
     let one_by_one =
         || RoaringBitmap::from_sorted_iter(docs.iter().copied()).expect("lists of documents ascend");
-    if docs.len() < WRITTEN_DOCS_MIN || containers.iter().any(|list| list.len() > LIST_MAX) {
+    if docs.len() < WRITTEN_DOCS_MIN {
+        return one_by_one();
+    }
+    let containers: Vec<&[DocId]> = docs.chunk_by(|a, b| a >> 16 == b >> 16).collect();
+    if containers.iter().any(|list| list.len() > LIST_MAX) {
         return one_by_one();
     }
     let mut bytes = Vec::with_capacity(8 + 8 * containers.len() + 2 * docs.len());

@@ -1,6 +1,6 @@
 //! Norms and normalising: once a vector at build time and once a query, never in a scan.
 //!
-//! Sums are in f64 over fixed lanes and use no CPU feature, so that the same vector is stored as the same
+//! Sums are in f64 over fixed lanes, whatever the CPU has, so that the same vector is stored as the same
 //! bytes everywhere, and no finite f32 vector overflows or vanishes.
 
 use super::element::Element;
@@ -8,6 +8,7 @@ use super::element::Element;
 const LANES: usize = 8;
 
 /// The squared Euclidean norm.
+#[inline(always)]
 pub fn norm_squared<T: Element>(vector: &[T]) -> f64 {
     let (chunks, tail) = vector.as_chunks::<LANES>();
     let mut sums = [0.0f64; LANES];
@@ -21,6 +22,7 @@ pub fn norm_squared<T: Element>(vector: &[T]) -> f64 {
 }
 
 /// The Euclidean norm; 0 only for a vector of zeros.
+#[inline(always)]
 pub fn norm(vector: &[f32]) -> f64 {
     norm_squared(vector).sqrt()
 }

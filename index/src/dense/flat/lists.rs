@@ -80,7 +80,7 @@ impl Flat {
                 if list.is_empty() {
                     continue;
                 }
-                ready.prepare(one_query(query)?, dim, element, metric)?;
+                ready.prepare(self.kernels, one_query(query)?, dim, element, metric)?;
                 let at = list.start - part.start..list.end - part.start;
                 let norms = if norms.is_empty() { &[] } else { &norms[at.clone()] };
                 let block = Block { vectors: rows.slice(at), norms, docs: Docs::From(0) };

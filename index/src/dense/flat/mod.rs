@@ -379,7 +379,7 @@ impl Flat {
 
     fn prepare(&self, queries: Matrix<'_, f32>, scratch: &mut FlatScratch) -> Result<()> {
         let Layout { dim, element, metric, .. } = self.layout;
-        scratch.queries.prepare(queries, dim as usize, element, metric)
+        scratch.queries.prepare(self.kernels, queries, dim as usize, element, metric)
     }
 }
 

@@ -28,6 +28,7 @@ impl Flat {
         scratch: &'a mut FlatScratch,
     ) -> Result<Near<'a>> {
         scratch.queries.prepare(
+            self.kernels,
             one_query(query)?,
             self.layout.dim as usize,
             self.layout.element,

@@ -9,7 +9,7 @@ use spandrel_storage::{Element, Metric};
 
 use crate::error::{Error, Result};
 use crate::matrix::Matrix;
-use crate::simd;
+use crate::simd::{self, Kernels};
 
 /// The queries of one call. Both groups keep the order of the call.
 #[derive(Debug, Default)]
@@ -71,6 +71,7 @@ impl Queries {
     /// As [`check_query`].
     pub(super) fn prepare(
         &mut self,
+        kernels: &Kernels,
         queries: Matrix<'_, f32>,
         dim: usize,
         element: Element,
@@ -80,11 +81,16 @@ impl Queries {
         self.ints.clear();
         for (at, query) in queries.iter().enumerate() {
             check_query(query, dim, metric)?;
-            let norm_squared = simd::norm_squared(query);
+            let norm_squared = |values: &[f32]| {
+                kernels.vectorized(
+                    #[inline(always)]
+                    || simd::norm_squared(values),
+                )
+            };
             if element == Element::I8 && is_integer(query) {
                 self.ints.values.extend(query.iter().map(|value| *value as i8));
                 self.ints.of.push(at);
-                self.ints.norms_squared.push(norm_squared);
+                self.ints.norms_squared.push(norm_squared(query));
                 continue;
             }
             let start = self.floats.values.len();
@@ -93,7 +99,7 @@ impl Queries {
             if metric == Metric::Cosine {
                 simd::normalize(&mut self.floats.values[start..]);
             }
-            self.floats.norms_squared.push(simd::norm_squared(&self.floats.values[start..]));
+            self.floats.norms_squared.push(norm_squared(&self.floats.values[start..]));
         }
         Ok(())
     }
