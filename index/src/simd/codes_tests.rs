@@ -131,6 +131,43 @@ fn bounds_one_by_one_are_those_of_postings() {
 }
 
 #[test]
+fn wanted_bounds_are_picked_in_order_at_every_length() {
+    let mut random = Random(19);
+    let edges = [f32::NEG_INFINITY, -1.0, 0.0, 2.5, f32::INFINITY, f32::NAN];
+    for count in 0..70 {
+        let bounds: Vec<f32> = (0..count)
+            .map(|_| match random.next() % 3 {
+                0 => edges[random.next() as usize % edges.len()],
+                _ => 4.0 * random.float(),
+            })
+            .collect();
+        let ids: Vec<u32> = (0..count as u32).map(|at| at * 7).collect();
+        let (ids, bounds) = (exact_size(&ids, 0, count), exact_size(&bounds, 0, count));
+        for (from, below) in [(0, 4), (1, 3), (2, 2), (3, 4), (0, 0), (4, 4)] {
+            for unknown in [false, true] {
+                let (from, below) = (edges[from], edges[below]);
+                let wanted = nibble_rows::Wanted { from, below, unknown };
+                let is_wanted = |bound: f32| (from <= bound && bound < below) || (unknown && bound.is_nan());
+                let each = ids.iter().zip(&bounds).filter(|(_, bound)| is_wanted(**bound));
+                let expected: Vec<u32> = each.map(|(id, _)| *id).collect();
+                for kernels in levels() {
+                    let mut found = vec![9; 3];
+                    kernels.pick_wanted(&ids, &bounds, wanted, &mut found);
+                    assert_eq!(found, expected, "{}, {wanted:?} of {bounds:?}", kernels.level());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "a bound for each")]
+fn ids_without_bounds_panic() {
+    let wanted = nibble_rows::Wanted { from: 0.0, below: 1.0, unknown: false };
+    Kernels::best().pick_wanted(&[1, 2], &[0.5], wanted, &mut Vec::new());
+}
+
+#[test]
 #[should_panic(expected = "bytes of rows in")]
 fn a_picked_code_that_is_not_there_panics() {
     let bounds = nibble_rows::Bounds { distances: &[1.0], step: 1.0, bias: 0.0, slack: 1.0 };

@@ -26,7 +26,7 @@
 use half::f16;
 
 use super::dispatch::Kernels;
-use super::nibble_rows::{Picked, by_blocks};
+use super::nibble_rows::{PickWanted, Picked, by_blocks, one_by_one};
 
 /// Vectors of a block.
 pub const BLOCK_ROWS: usize = 32;
@@ -104,6 +104,7 @@ pub(super) struct NibbleKernels {
     /// `(table, blocks, bounds, candidates)`.
     pub(super) scan: fn(&[u8], &[u8], &Bounds, &mut Candidates),
     pub(super) picked: Picked,
+    pub(super) wanted: PickWanted,
 }
 
 impl Kernels {
@@ -201,6 +202,7 @@ pub(super) mod scalar {
         sums,
         scan,
         picked: |table, rows, picks, bounds, out| by_blocks(sums, (table, rows, picks), bounds, out),
+        wanted: one_by_one,
     };
 
     fn sums(table: &[u8], codes: &[u8], out: &mut [i32]) {
@@ -255,6 +257,7 @@ pub(super) mod portable {
         sums,
         scan,
         picked: |table, rows, picks, bounds, out| by_blocks(sums, (table, rows, picks), bounds, out),
+        wanted: one_by_one,
     };
 
     #[inline(always)]

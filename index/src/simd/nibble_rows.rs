@@ -88,6 +88,27 @@ pub struct Bounds<'a> {
     pub slack: f32,
 }
 
+/// Which bounds are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Those from here on.
+    pub from: f32,
+    /// And below this.
+    pub below: f32,
+    /// And those that are no number.
+    pub unknown: bool,
+}
+
+impl Wanted {
+    #[inline(always)]
+    fn has(self, bound: f32) -> bool {
+        ((bound >= self.from) & (bound < self.below)) | (self.unknown & bound.is_nan())
+    }
+}
+
+/// `(ids, bounds, wanted, out)`, all of one length. Returns how many there are.
+pub(super) type PickWanted = fn(&[u32], &[f32], Wanted, &mut [u32]) -> usize;
+
 /// `(table, rows, picks, bounds, out)`.
 pub(super) type Picked = fn(&[u8], &[u8], &[u32], &Bounds<'_>, &mut [f32]);
 
@@ -117,6 +138,27 @@ impl Kernels {
         assert!(!bounds.distances.is_empty(), "codes are relative to something");
         (self.nibble.picked)(table, rows, picks, bounds, out);
     }
+
+    /// Those of `ids` whose bound is wanted, in order, in `out`.
+    ///
+    /// # Panics
+    /// When there are not as many bounds.
+    pub fn pick_wanted(&self, ids: &[u32], bounds: &[f32], wanted: Wanted, out: &mut Vec<u32>) {
+        assert_eq!(ids.len(), bounds.len(), "a bound for each");
+        out.resize(ids.len(), 0);
+        let count = (self.nibble.wanted)(ids, bounds, wanted, out);
+        out.truncate(count);
+    }
+}
+
+/// The picks one by one, without a branch: which are wanted cannot be foreseen.
+pub(super) fn one_by_one(ids: &[u32], bounds: &[f32], wanted: Wanted, out: &mut [u32]) -> usize {
+    let mut count = 0;
+    for (id, bound) in ids.iter().zip(bounds) {
+        out[count] = *id;
+        count += usize::from(wanted.has(*bound));
+    }
+    count
 }
 
 /// The bounds by the sums of blocks.

@@ -386,7 +386,8 @@ fn write_rows(
 ) -> Result<RowParts> {
     let (count, cells) = (given.placement().primary.len(), given.placement().cells());
     let (starts, mut radii) = (starts(given.placement()), vec![0.0; cells]);
-    let room = |cells: Range<usize>| Postings::new(codebook.lookups(), &starts, cells);
+    let own = given.placement().own_sizes();
+    let room = |cells: Range<usize>| Postings::new(codebook.lookups(), (&starts, &own), cells);
     let Some(folder) = folder else {
         let (halves, refine) = (given.halves(steps, more_axes, 0..count)?, given.refine(0..count)?);
         let postings = given.postings(codebook, room(0..cells), &mut radii)?;

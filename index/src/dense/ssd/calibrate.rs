@@ -184,8 +184,8 @@ impl Sample {
                 let query = &self.queries[at * dim..(at + 1) * dim];
                 let effort = Effort::new(1.0, 0.0);
                 let partition = Some(self.partition);
-                let search =
-                    super::search::Query { query, partition, depth: 1, more: 0, effort, allow: None };
+                let (wanted, depth, more, allow) = (1, 1, 0, None);
+                let search = super::search::Query { query, partition, wanted, depth, more, effort, allow };
                 // Nothing is read.
                 let _ = cells.search(
                     work.kernels,
@@ -317,9 +317,10 @@ impl Sample {
             for at in part.iter().copied() {
                 let (own, truth) = (self.own[at], &self.truth[at]);
                 let query = &self.queries[at * dim..(at + 1) * dim];
-                let depth = cells.fineness().depth(k) + usize::from(own != NONE);
-                let partition = Some(self.partition);
-                let search = super::search::Query { query, partition, depth, more: 0, effort, allow: None };
+                let itself = usize::from(own != NONE);
+                let (wanted, depth) = (k + itself, cells.fineness().depth(k) + itself);
+                let (partition, more, allow) = (Some(self.partition), 0, None);
+                let search = super::search::Query { query, partition, wanted, depth, more, effort, allow };
                 let searched =
                     cells.search(work.kernels, search, None, &mut scratch, &mut found, &mut counters);
                 // As many as are at least as near as the last of the truth, copies of one vector in any

@@ -381,10 +381,25 @@ impl Cells {
         }
     }
 
+    /// Bytes of a block of the postings.
+    pub(super) fn block_bytes(&self) -> usize {
+        nibble::block_bytes(self.codebook.lookups())
+    }
+
     /// Where the blocks of a cell are in the postings.
     pub(super) fn posting(&self, cell: usize) -> Range<usize> {
-        let block = nibble::block_bytes(self.codebook.lookups());
+        let block = self.block_bytes();
         self.starts[cell] as usize * block..self.starts[cell + 1] as usize * block
+    }
+
+    /// The same, without blocks that have none of the vectors that it is the first cell of.
+    pub(super) fn own_posting(&self, cell: usize) -> Range<usize> {
+        let Range { start, end } = self.posting(cell);
+        let (Some(first), Some(next)) = (self.firsts.get(cell), self.firsts.get(cell + 1)) else {
+            return start..end;
+        };
+        let blocks = ((next - first) as usize).div_ceil(nibble::BLOCK_ROWS);
+        start..end.min(start + blocks * self.block_bytes())
     }
 
     /// Bytes of a row that candidates are ranked by.

@@ -134,9 +134,15 @@ impl Placement {
 
     /// How many vectors each cell has.
     pub(super) fn sizes(&self) -> Vec<u32> {
+        let mut sizes = self.own_sizes();
+        self.secondary.iter().filter(|cell| **cell != NONE).for_each(|cell| sizes[*cell as usize] += 1);
+        sizes
+    }
+
+    /// How many vectors each cell is the first of.
+    pub(super) fn own_sizes(&self) -> Vec<u32> {
         let mut sizes = vec![0; self.cells()];
-        let all = self.primary.iter().chain(&self.secondary).filter(|cell| **cell != NONE);
-        all.for_each(|cell| sizes[*cell as usize] += 1);
+        self.primary.iter().filter(|cell| **cell != NONE).for_each(|cell| sizes[*cell as usize] += 1);
         sizes
     }
 

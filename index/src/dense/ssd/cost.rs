@@ -12,7 +12,7 @@ const MEET_NS: f32 = 8_000.0;
 /// What a calibration calls one: a vector scanned, with what refining it is worth.
 const SCANNED_NS: f32 = 3.0;
 /// That of all cells, by vector.
-const ALL_SCANNED: f32 = 2.7;
+const ALL_SCANNED: f32 = 2.2;
 /// A cell of which few vectors pass, which are looked up without its posting.
 const CELL_NS: f32 = 20.0;
 /// A vector ranked by its code, which lies somewhere or beside the one before.
@@ -76,6 +76,11 @@ pub(super) fn sifted_ns(count: u64, codes: Read, best: Read) -> f32 {
     SIFT_NS + count as f32 * SIFTED_NS + ranked_ns(left, best)
 }
 
+/// Cells are visited, whichever and however many.
+pub(super) fn walk_least_ns(best: Read) -> f32 {
+    MEET_NS + scored_ns(best)
+}
+
 /// So many of `vectors` in `cells` may be found, and cells are visited for `cost` of the calibration: their
 /// postings are scanned, or what passes in them is ranked one by one, as it takes less.
 pub(super) fn walked_ns(
@@ -89,7 +94,7 @@ pub(super) fn walked_ns(
     let none = Read { count: 0, ..best };
     let each = if sifts { codes.count as f32 * SIFTED_NS } else { ranked_ns(codes, none) };
     let few = visited * (each + cells as f32 * CELL_NS);
-    MEET_NS + scanned.min(few) + scored_ns(best)
+    walk_least_ns(best) + scanned.min(few)
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Writes vectors as codes: into the postings of their cells, and as rows of half bytes.
 //!
 //! Postings are filled by counting: how many vectors each cell has says where its posting is, and one pass
-//! over the vectors, in their order, puts each into the next place of its cells. Memory: the postings of as
-//! many cells as are filled at once, and the codes of [`CHUNK_ROWS`] vectors.
+//! over the vectors, in their order, puts each into the next place of its cells. The vectors of which a cell
+//! is the first come before those of which it is the second: who visits most cells need not look at those.
+//! Memory: the postings of as many cells as are filled at once, and the codes of [`CHUNK_ROWS`] vectors.
 
 use std::ops::Range;
 
@@ -55,31 +56,50 @@ pub(super) struct Postings {
     /// First block of each of the cells, and the end, counted from that of the first.
     starts: Vec<usize>,
     bytes: Large<u8>,
-    /// How many vectors each cell has so far, and the sum of their squared distances from its centroid.
-    filled: Vec<(usize, f64)>,
+    filled: Vec<Filled>,
+}
+
+/// What a posting has so far.
+struct Filled {
+    /// Where its next vector goes of those that it is the first cell of, and of the others.
+    next: [usize; 2],
+    /// How many there are, and the sum of their squared distances from its centroid.
+    size: usize,
+    squared: f64,
 }
 
 impl Postings {
-    /// Room for those of a range of cells, of which all begin at `starts`.
-    pub(super) fn new(lookups: usize, starts: &[u32], cells: Range<usize>) -> Self {
+    /// Room for those of a range of cells, of which all begin at `starts` and are the first of so many
+    /// vectors as `own` says.
+    pub(super) fn new(lookups: usize, (starts, own): (&[u32], &[u32]), cells: Range<usize>) -> Self {
         let first = starts[cells.start];
         let starts: Vec<usize> =
             starts[cells.start..=cells.end].iter().map(|start| (start - first) as usize).collect();
         let bytes = Large::zeroed(starts[cells.len()] * nibble::block_bytes(lookups));
-        Self { lookups, starts, bytes, filled: vec![(0, 0.0); cells.len()], cells }
+        let empty = |own: &u32| Filled { next: [0, *own as usize], size: 0, squared: 0.0 };
+        let filled = own[cells.clone()].iter().map(empty).collect();
+        Self { lookups, starts, bytes, filled, cells }
     }
 
     pub(super) fn cells(&self) -> Range<usize> {
         self.cells.clone()
     }
 
-    /// Adds a vector to a cell.
-    pub(super) fn put(&mut self, cell: usize, code: &[u8], factors: nibble::Factors, squared: f64) {
+    /// Adds a vector to a cell, its first or its second.
+    pub(super) fn put(
+        &mut self,
+        (cell, is_first): (usize, bool),
+        code: &[u8],
+        factors: nibble::Factors,
+        squared: f64,
+    ) {
         let cell = cell - self.cells.start;
-        let (at, sum) = &mut self.filled[cell];
+        let filled = &mut self.filled[cell];
+        let at = &mut filled.next[usize::from(!is_first)];
         let (block, row) = (self.starts[cell] + *at / BLOCK_ROWS, *at % BLOCK_ROWS);
         *at += 1;
-        *sum += squared;
+        filled.size += 1;
+        filled.squared += squared;
         let lookups = self.lookups;
         let block = self.block(block);
         nibble::put_code(block, row, code);
@@ -94,8 +114,8 @@ impl Postings {
     /// The bytes, and the radius of every cell.
     pub(super) fn finish(mut self, radii: &mut [f32]) -> Large<u8> {
         for (cell, radius) in radii.iter_mut().enumerate() {
-            let (size, sum) = self.filled[cell];
-            *radius = (sum / size.max(1) as f64).sqrt() as f32;
+            let Filled { size, squared, .. } = self.filled[cell];
+            *radius = (squared / size.max(1) as f64).sqrt() as f32;
             if !size.is_multiple_of(BLOCK_ROWS) {
                 let (last, lookups) = (self.starts[cell] + size / BLOCK_ROWS, self.lookups);
                 nibble::pad(self.block(last), lookups, size % BLOCK_ROWS);
@@ -108,7 +128,8 @@ impl Postings {
 /// Codes of a few vectors, one for each cell that a vector is in.
 #[derive(Default)]
 struct Codes {
-    cells: Vec<u32>,
+    /// Each, and whether it is the first.
+    cells: Vec<(u32, bool)>,
     /// `lookups` each.
     codes: Vec<u8>,
     factors: Vec<nibble::Factors>,
@@ -139,9 +160,9 @@ impl Given<'_> {
             });
             for Codes { cells: of, codes, factors, squares } in parts {
                 let each = of.iter().zip(codes.chunks_exact(codebook.lookups())).zip(factors).zip(squares);
-                for (((cell, code), factors), squared) in each {
+                for ((((cell, is_first), code), factors), squared) in each {
                     let factors = nibble::Factors { id: name(factors.id), ..factors };
-                    room.put(*cell as usize, code, factors, squared.into());
+                    room.put((*cell as usize, *is_first), code, factors, squared.into());
                 }
             }
         }
@@ -171,7 +192,7 @@ impl Given<'_> {
                 let towards: f64 =
                     decoded.iter().zip(centroid).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
                 let full = factors.norm_squared + rest;
-                out.cells.push(cell);
+                out.cells.push((cell, self.placement.primary[vector] == cell));
                 out.squares.push(full);
                 out.factors.push(nibble::Factors {
                     add: (f64::from(full) + 2.0 * f64::from(factors.scale) * towards).clamp(-1e30, 1e30)

@@ -89,8 +89,7 @@ impl Cells {
         let own_squared = ready.own_squared;
         let mut walk = Walk::new(self, kernels, ready, asked, None);
         let scanned = walk.scan_gathered((gathered, deleted), scratch, counters);
-        scratch.finish(found);
-        self.trim(asked, own_squared, found);
+        self.take(asked.wanted, own_squared, scratch, found);
         scanned.map(|()| true)
     }
 }

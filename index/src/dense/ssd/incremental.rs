@@ -181,8 +181,12 @@ impl Old {
                 };
                 match (*first, *second) {
                     (NO_CELL, _) => *first = cell,
-                    (_, NO_CELL) => *second = cell,
-                    _ => return Err(trained.damaged(format!("vector {id} is in three cells"))),
+                    (before, NO_CELL) if before != cell => *second = cell,
+                    _ => {
+                        return Err(
+                            trained.damaged(format!("vector {id} is in three cells, or in one twice"))
+                        );
+                    }
                 }
             }
         }
@@ -192,10 +196,33 @@ impl Old {
                 return Err(trained.damaged(format!("vector {id} is in no cell")));
             }
         }
+        old.by_place(trained)?;
         if layout.halves > 0 {
             old.order(trained)?;
         }
         Ok(old)
+    }
+
+    /// Where a vector lies tells which of two cells is the first, where they lie in the order of cells.
+    fn by_place(&mut self, trained: &Trained<'_>) -> Result<()> {
+        let firsts = &trained.parts.firsts;
+        for partition in trained.parts.partitions.iter().filter(|_| trained.layout.ordered) {
+            for cell in partition.cells.clone() {
+                let end = firsts[cell as usize + 1].min(partition.vectors.end);
+                for id in firsts[cell as usize]..end {
+                    let (first, second) = (&mut self.first[id as usize], &mut self.second[id as usize]);
+                    if *second == cell {
+                        std::mem::swap(first, second);
+                    }
+                    if *first != cell {
+                        return Err(
+                            trained.damaged(format!("vector {id} is not in cell {cell}, where it lies"))
+                        );
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Rows of half bytes tell which of two cells is the first.

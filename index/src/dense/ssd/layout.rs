@@ -17,7 +17,7 @@
 //! | steps | of `halves` half bytes, f32 |
 //! | halves | `vectors` rows of [`halves`](super::halves) |
 //! | refine | `vectors` rows of [`refine`](super::refine) |
-//! | postings | blocks of [`nibble`](crate::simd::nibble), cell after cell |
+//! | postings | blocks of [`nibble`](crate::simd::nibble), cell after cell; those it is the first of first |
 
 use spandrel_storage::Metric;
 use spandrel_storage::codec::{Decoder, Encoder, Truncated};
@@ -29,7 +29,7 @@ use crate::dense::vectors::PAGE_BYTES;
 use crate::simd::{HALF_GROUP, nibble};
 
 const MAGIC: &[u8; 8] = b"SPCELLS\0";
-const VERSION: u16 = 8;
+const VERSION: u16 = 9;
 pub(super) const HEADER_BYTES: u64 = PAGE_BYTES;
 
 /// What the header says.

@@ -33,6 +33,7 @@ mod parts;
 mod patched;
 mod plan;
 mod points;
+mod rank;
 mod refine;
 mod scan;
 mod search;

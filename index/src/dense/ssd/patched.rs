@@ -118,7 +118,8 @@ impl Encoded for Patched<'_> {
                     continue;
                 };
                 nibble::code(block, row, &mut code);
-                room.put(cell, &code, nibble::Factors { id, ..factors }, squared);
+                let is_first = self.all.primary[id as usize] as usize == cell;
+                room.put((cell, is_first), &code, nibble::Factors { id, ..factors }, squared);
             }
         }
         self.given.fill(codebook, &mut room, |at| self.touched[at as usize]);

@@ -16,10 +16,10 @@ use crate::error::Result;
 use crate::mask::Mask;
 
 /// Where a filter may let through far ones only, distances lie the closer together the further off they are,
-/// and codes tell them apart no better: so many more are scored, and bounds have a slack of [`errors`]. Of
-/// those scored, what follows the best by more than codes can be wrong about is left out. A bound of slack 1
-/// is out by the whole length of what codes leave out, which in so many dimensions is as many standard errors
-/// as the root of those.
+/// and codes tell them apart no better: so many more are kept, and bounds have a slack of [`errors`]. Of
+/// those kept, what follows the results by more than codes can be wrong about is not scored. A bound of slack
+/// 1 is out by the whole length of what codes leave out, which in so many dimensions is as many standard
+/// errors as the root of those.
 const FILTERED_MORE: usize = 32;
 
 /// How many standard errors an estimate is out by at most but with probability `missed` of a half or less:
@@ -61,7 +61,8 @@ impl Ssd {
     /// the plans take that there are.
     pub(super) fn choose(&self, ask: &Ask<'_>, k: usize) -> (Plan, f32) {
         let vectors = self.flat.ordinals(ask.allow.range.clone());
-        let (count, depth) = (ask.allow.count_max(), (self.cells.fineness().depth(k) + more(ask)) as u64);
+        let (count, depth) = (ask.allow.count_max(), self.cells.fineness().depth(k));
+        let left = self.cells.left(k, depth, more(ask)) as u64;
         let in_a_row = ask.allow.is_unrestricted_within();
         let scored = |count: u64, in_a_row: bool| Read {
             count,
@@ -70,11 +71,11 @@ impl Ssd {
             in_a_row,
         };
         let exact = (Plan::Exact, cost::scored_ns(scored(count, in_a_row)));
-        // As many as are ranked are scored.
-        if ask.params.exact || (self.rescores(ask) && count <= depth) {
+        // About as many as are ranked would be scored.
+        if ask.params.exact || (self.rescores(ask) && count <= left) {
             return exact;
         }
-        let best = scored(if self.rescores(ask) { depth } else { 0 }, false);
+        let best = scored(if self.rescores(ask) { left } else { 0 }, false);
         let codes =
             Read { count, bytes: self.cells.fine_stride(), at_hand: self.cells.is_at_hand(), in_a_row };
         let ranked = cost::ranked_ns(codes, best);
@@ -84,11 +85,15 @@ impl Ssd {
             Among::Several => return exact,
         };
         let of = self.cells.partitions[at].vectors.len() as u32;
-        let sifted = self.cells.sifts(Some(at), count, depth as usize);
+        let sifted = self.cells.sifts(Some(at), count, depth + more(ask));
         // Whether they are gathered changes nothing: what is found is not to depend on what was asked before.
         let ranked = if sifted { cost::sifted_ns(count, codes, best) } else { ranked };
         let scan = less(exact, (Plan::Scan(Some(at)), ranked));
         if k as u64 * 8 >= u64::from(of) {
+            return scan;
+        }
+        // However few cells it visits.
+        if scan.1 <= cost::walk_least_ns(best) {
             return scan;
         }
         let (effort, scanned) = self.effort(ask, k, of);
@@ -106,7 +111,7 @@ impl Ssd {
         (partition, effort): (Option<usize>, Effort),
     ) -> Query<'a> {
         let (depth, allow) = (self.cells.fineness().depth(k), Some(ask.allow));
-        Query { query, partition, depth, more: more(ask), effort, allow }
+        Query { query, partition, wanted: k, depth, more: more(ask), effort, allow }
     }
 
     /// How far to go for `k` results in a partition of `of` vectors, and about how many are scanned then.

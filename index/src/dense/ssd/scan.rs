@@ -19,7 +19,7 @@ use crate::simd::Kernels;
 /// At least so many times as many vectors as are wanted are looked at by their codes in postings first.
 const SIFTED: usize = 4;
 /// Rows that are ranked at once where they are in memory: those of the next turn are on their way meanwhile.
-const TURN_ROWS: usize = 32;
+const TURN_ROWS: usize = 64;
 /// Bytes of rows that are read at once.
 const READ_BYTES: usize = 1 << 20;
 
@@ -48,16 +48,17 @@ impl Cells {
         let Some(ready) = ready else { return Ok(false) };
         let query = &scratch.projected_query;
         let place = Place { cells: self, bits: None, kernels, query, squared: ready.squared };
-        let of = at.filter(|_| sifted.is_none()).map_or(0..0, |at| at.cells.clone());
+        // Only half bytes are relative to cells that are measured one by one, each once.
+        let halves = matches!(self.fine, Fine::Halves { .. });
+        let of = at.filter(|_| halves).map_or(0..0, |at| at.cells.clone());
         scratch.met.forget(place, of.start as usize..of.end as usize);
-        let ready_squared = ready.own_squared;
+        let own_squared = ready.own_squared;
         let mut walk = Walk::new(self, kernels, ready, asked, None);
         let scanned = match sifted {
             Some((singles, deleted)) => walk.scan_sifted((singles, deleted), ids, scratch, counters),
             None => walk.scan(ids, scratch, counters),
         };
-        scratch.finish(found);
-        self.trim(asked, ready_squared, found);
+        self.take(asked.wanted, own_squared, scratch, found);
         scanned.map(|()| true)
     }
 

@@ -26,10 +26,13 @@ use super::cells::{Cells, Fine};
 use super::filter::Filter;
 use super::halves::HalfQuery;
 use super::met::{Met, Place};
+use super::refine::Refine;
 use super::walk::Walk;
 
-/// What follows the wanted vectors by so many standard errors of a code is not among them.
-const TRIM_ERRORS: f32 = 6.0;
+/// What follows the last of the results by so many standard errors of their difference is not among them.
+const TRIM_ERRORS: f32 = 3.0;
+/// So many that follow them are usually left by that.
+const TRIM_LEFT: usize = 3;
 
 /// How hard to search.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,7 +78,9 @@ pub(super) struct Query<'a> {
     pub(super) query: &'a [f32],
     /// The number of the partition that is searched; none only where vectors without one are scanned.
     pub(super) partition: Option<usize>,
-    /// How many vectors are wanted.
+    /// How many results are wanted.
+    pub(super) wanted: usize,
+    /// How many of the nearest by codes hold those.
     pub(super) depth: usize,
     /// How many of the next best are kept besides, however far they are.
     pub(super) more: usize,
@@ -173,7 +178,10 @@ impl Cells {
     ) -> Option<(f32, f32)> {
         let CellsScratch { placed, query: bytes, .. } = scratch;
         placed.resize(self.space.dims(), 0.0);
-        let squared = self.space.place_query(query, placed);
+        let squared = kernels.vectorized(
+            #[inline(always)]
+            || self.space.place_query(query, placed),
+        );
         if squared.is_nan() || squared > super::space::QUERY_SQUARED_MAX {
             return None;
         }
@@ -245,8 +253,7 @@ impl Cells {
         };
         let own_squared = walk.ready.own_squared;
         let walked = walk.run(scratch, counters);
-        scratch.finish(found);
-        self.trim(asked, own_squared, found);
+        self.take(asked.wanted, own_squared, scratch, found);
         walked.map(|()| true)
     }
 
@@ -269,29 +276,67 @@ impl Cells {
 }
 
 impl Cells {
-    /// Leaves those out that follow the wanted ones, nearest first, by more than codes can be wrong about.
-    pub(super) fn trim(&self, asked: Query<'_>, own_squared: f32, found: &mut Vec<(f32, u32)>) {
-        let (Fine::Bytes(refine), Some(rows)) = (&self.fine, self.fine_rows.at_hand()) else { return };
-        let Some((last, id)) = found.get(asked.depth.wrapping_sub(1)).copied() else { return };
-        let margin = TRIM_ERRORS * refine.error(rows, id, own_squared);
-        let kept = found[asked.depth..].partition_point(|(distance, _)| *distance <= last + margin);
-        found.truncate(asked.depth + kept);
+    /// The codes whose errors are known, where they are at hand.
+    fn trims(&self) -> Option<(&Refine, &[u8])> {
+        match &self.fine {
+            Fine::Bytes(refine) => Some((refine, self.fine_rows.at_hand()?)),
+            Fine::Halves { .. } => None,
+        }
+    }
+
+    /// Of `depth` vectors and so many more, how many are left for `wanted` results by [`take`](Self::take),
+    /// about.
+    pub(super) fn left(&self, wanted: usize, depth: usize, more: usize) -> usize {
+        let left = if self.trims().is_some() { wanted + TRIM_LEFT } else { usize::MAX };
+        left.min(depth + more)
+    }
+
+    /// Ends a search, whole or not: what it found, nearest first, goes to `found`, but what follows the
+    /// wanted results by more than codes can be wrong about.
+    pub(super) fn take(
+        &self,
+        wanted: usize,
+        own_squared: f32,
+        scratch: &mut CellsScratch,
+        found: &mut Vec<(f32, u32)>,
+    ) {
+        let CellsScratch { best, next, .. } = &mut *scratch;
+        let of = |key: u64| (distance_of(key), key as u32);
+        let sort = |found: &mut [(f32, u32)]| {
+            found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        };
+        found.clear();
+        found.extend(best.drain().map(of));
+        sort(found);
+        let last = found.get(wanted.wrapping_sub(1)).copied().zip(self.trims());
+        // One without a number for an error, of bytes that are damaged, stays.
+        let is_far = |(distance, id): &(f32, u32)| {
+            last.is_some_and(|((last, of), (refine, rows))| {
+                let error = |id: u32| refine.error(rows, id, own_squared);
+                *distance - last > TRIM_ERRORS * (error(of).powi(2) + error(*id).powi(2)).sqrt()
+            })
+        };
+        let mut rank = 0;
+        found.retain(|each| {
+            rank += 1;
+            rank <= wanted || !is_far(each)
+        });
+        let first = found.len();
+        found.extend(next.drain(..).map(of).filter(|each| !is_far(each)));
+        sort(&mut found[first..]);
+        scratch.clear();
     }
 }
 
 impl CellsScratch {
-    /// Ends a search, whole or not: what it found, nearest first, goes to `found`.
-    pub(super) fn finish(&mut self, found: &mut Vec<(f32, u32)>) {
+    /// Forgets what a search has left.
+    fn clear(&mut self) {
         self.before.clear();
         self.marked.drain(..).for_each(|id| self.seen[id as usize / 64] = 0);
         self.picked.clear();
         self.pending.clear();
         self.strewn.clear();
         self.keys.clear();
-        found.clear();
-        let keys = self.best.drain().chain(self.next.drain(..));
-        found.extend(keys.map(|key| (distance_of(key), key as u32)));
-        found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     }
 
     /// The cell at a place of the order.

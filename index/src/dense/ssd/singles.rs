@@ -15,6 +15,7 @@ use super::walk::{OPENING, Walk, mark};
 use crate::counters::Counters;
 use crate::error::Result;
 use crate::large::Large;
+use crate::simd::nibble_rows::Wanted;
 use crate::simd::{Kernels, nibble, nibble_rows};
 
 /// Vectors whose codes are looked at together: those of the next turn are on their way meanwhile.
@@ -53,7 +54,9 @@ impl Singles {
         rows.chunks_exact_mut(stride).for_each(|row| nibble_rows::put_unknown(row, lookups, outside));
         for ((cell, blocks), own) in (0..).zip(starts.windows(2)).zip(firsts.windows(2)) {
             let bytes = blocks[0] as usize * block_bytes..blocks[1] as usize * block_bytes;
-            for block in postings[bytes].chunks_exact(block_bytes) {
+            // They come first in their posting.
+            let own_blocks = ((own[1] - own[0]) as usize).div_ceil(nibble::BLOCK_ROWS);
+            for block in postings[bytes].chunks_exact(block_bytes).take(own_blocks) {
                 for at in 0..nibble::BLOCK_ROWS {
                     let id = nibble::factors(block, lookups, at).id;
                     if (own[0]..own[1]).contains(&id) {
@@ -187,18 +190,21 @@ impl Walk<'_> {
                 picked.retain(|id| !docs.contains((deleted.doc_of)(*id)));
             }
         };
-        let mut ranked = f32::NEG_INFINITY;
+        let mut from = f32::NEG_INFINITY;
+        let mut pick = |walk: &mut Self, wanted: Wanted, scratch: &mut CellsScratch| {
+            let CellsScratch { bounds, strewn, picked, .. } = &mut *scratch;
+            walk.kernels.pick_wanted(strewn, bounds, wanted, picked);
+            leave_out(picked);
+            walk.rank(rows, true, scratch, counters);
+        };
         if !self.has_limit() {
             let CellsScratch { bounds, distances: sample, .. } = &mut *scratch;
-            ranked = promising(bounds, 2 * OPENING * self.asked.depth, sample);
-            pick(scratch, |bound| is_below(bound, ranked));
-            leave_out(&mut scratch.picked);
-            self.rank(rows, true, scratch, counters);
+            // What is no number, of bytes that are damaged, tells nothing.
+            from = promising(bounds, 2 * OPENING * self.asked.depth, sample).max(f32::NEG_INFINITY);
+            pick(self, Wanted { from: f32::NEG_INFINITY, below: from, unknown: false }, scratch);
         }
-        // As long as there is no limit, all others.
-        pick(scratch, |bound| !is_below(bound, ranked) & !rules_out(bound, self.limit));
-        leave_out(&mut scratch.picked);
-        self.rank(rows, true, scratch, counters);
+        // As long as there is no limit, all others. A bound that is no number rules nothing out.
+        pick(self, Wanted { from, below: self.limit, unknown: true }, scratch);
     }
 }
 
@@ -206,25 +212,6 @@ impl Walk<'_> {
 #[inline(always)]
 fn rules_out(bound: f32, limit: f32) -> bool {
     bound >= limit
-}
-
-#[inline(always)]
-fn is_below(bound: f32, limit: f32) -> bool {
-    bound < limit
-}
-
-/// Picks those of what is strewn whose bound is wanted.
-#[inline(always)]
-fn pick(scratch: &mut CellsScratch, wanted: impl Fn(f32) -> bool) {
-    let CellsScratch { bounds, strewn, picked, .. } = scratch;
-    picked.resize(strewn.len(), 0);
-    let mut count = 0;
-    // Without a branch: which are wanted cannot be foreseen.
-    for (id, bound) in strewn.iter().zip(&*bounds) {
-        picked[count] = *id;
-        count += usize::from(wanted(*bound));
-    }
-    picked.truncate(count);
 }
 
 /// What about `count` of the bounds are below, from a sample of them.

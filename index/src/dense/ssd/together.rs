@@ -31,8 +31,8 @@ const READ_BYTES: usize = 4 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct TogetherScratch {
     each: Vec<CellsScratch>,
-    /// A cell, and which query visits it.
-    visits: Vec<(u32, u32)>,
+    /// A cell, which query visits it, and how many bytes of its posting it scans.
+    visits: Vec<(u32, u32, usize)>,
     extents: Vec<Extent>,
     bytes: Vec<u8>,
 }
@@ -59,8 +59,7 @@ pub(super) fn search(
     let mut vectors = Vec::new();
     for (at, (known, own)) in known.into_iter().zip(&mut each).enumerate() {
         if let Some(own_squared) = known {
-            own.finish(&mut vectors);
-            cells.trim(asked[at], own_squared, &mut vectors);
+            cells.take(asked[at].wanted, own_squared, own, &mut vectors);
         }
         if walked.is_ok() {
             found(at, known.map(|_| &*vectors));
@@ -88,7 +87,10 @@ fn walk(
                 part if going.has_limit() => part,
                 part => part.min(1),
             };
-            scratch.visits.extend((0..part).map(|place| (own.cell(place) as u32, at as u32)));
+            scratch.visits.extend((0..part).map(|place| {
+                let cell = own.cell(place);
+                (cell as u32, at as u32, going.posting(cell, place).len())
+            }));
             going.chosen(part, own);
             if part == 0 {
                 // What it still waits for is refined with what the others want.
@@ -146,10 +148,10 @@ fn visit(
                 None => &bytes[start..start + place.len()],
             };
             start += posting.len();
-            for (_, at) in same {
+            for (_, at, scanned) in same {
                 let (walk, own) = (&mut walks[*at as usize], &mut each[*at as usize]);
                 let Some(walk) = walk else { continue };
-                walk.visit(cell, posting, own, counters)?;
+                walk.visit(cell, &posting[..*scanned], own, counters)?;
                 if at_hand.is_some() {
                     walk.refine(own, counters)?;
                     walk.rest(own);

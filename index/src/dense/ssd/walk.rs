@@ -5,13 +5,15 @@
 //! their rows are on the way by then. On disk those of a round are, with all reads in flight together.
 //! [`together`](super::together) takes the same steps for many queries at a time.
 
+use std::ops::Range;
+
 use crate::counters::Counters;
 use crate::error::Result;
 use crate::simd::Kernels;
-use crate::simd::nibble::Bounds;
+use crate::simd::nibble::{BLOCK_ROWS, Bounds};
 use spandrel_storage::io::Extent;
 
-use super::cells::{Cells, Fine};
+use super::cells::Cells;
 use super::filter::{Bits, Filter};
 use super::met::{Met, Place, enough, least, least_in_any_order};
 use super::search::{CellsScratch, Effort, Query, Ready, distance_of, key};
@@ -32,6 +34,12 @@ pub(super) const OPENING: usize = 2;
 /// share of what may be missed came from as many before.
 const LONGER: usize = 2;
 const YIELD: f32 = 0.5;
+/// A walk that has visited so many cells, and one in so many of all, comes to most of those that hold
+/// something: what it would find by a second cell it finds by the first, and of the others it scans only what
+/// they are the first cell of. Measured on ottqa-100k: no recall is lost without a filter, up to 0.002 with
+/// one (rows far from the query), and the slowest hundredth takes 6 to 13 % less.
+const OWN_FROM: usize = 32;
+const OWN_SHARE: usize = 16;
 /// Bytes of postings that are read at once, at most.
 const READ_BYTES_MAX: usize = 4 << 20;
 /// Bytes of the next posting that are asked for while this one is scanned, at most: most of it, for the CPU's
@@ -46,7 +54,7 @@ pub(super) struct Walk<'a> {
     pub(super) ready: Ready,
     pub(super) asked: Query<'a>,
     filter: Option<Filter<'a>>,
-    /// Squared distance of the worst of the best, once there are enough.
+    /// Squared distance of the worst of the best, once there are enough ([`rank`](super::rank)).
     pub(super) limit: f32,
     /// Share of the wanted vectors that may be in the cells left out, and the slack of bounds.
     missing: f32,
@@ -59,6 +67,8 @@ pub(super) struct Walk<'a> {
     /// those chosen between that and the time before.
     noted: usize,
     yielded: usize,
+    /// How many cells are visited until only those vectors matter of which a cell is the first.
+    own_from: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -71,8 +81,23 @@ impl<'a> Walk<'a> {
         filter: Option<Filter<'a>>,
     ) -> Self {
         let (limit, Effort { missing_far: missing, slack_far: slack, .. }) = (f32::INFINITY, asked.effort);
-        let (is_open, visited, noted, yielded) = (false, 0, 0, 0);
-        Self { cells, kernels, ready, asked, filter, limit, missing, slack, is_open, visited, noted, yielded }
+        let cells_of = asked.partition.map_or(0, |at| cells.partitions[at].cells.len());
+        let own_from = OWN_FROM.max(cells_of / OWN_SHARE);
+        Self {
+            cells,
+            kernels,
+            ready,
+            asked,
+            filter,
+            limit,
+            missing,
+            slack,
+            is_open: false,
+            visited: 0,
+            noted: 0,
+            yielded: 0,
+            own_from,
+        }
     }
 
     /// Visits cells until the rest is not worth it.
@@ -86,10 +111,10 @@ impl<'a> Walk<'a> {
                 for at in 0..part {
                     let next = (at + 1 < part).then(|| scratch.cell(at + 1));
                     if let Some(next) = next.filter(|next| !self.passes_by(*next, &scratch.met)) {
-                        prefetch(self.kernels, &all[self.cells.posting(next)]);
+                        prefetch(self.kernels, &all[self.posting(next, at + 1)]);
                     }
                     let cell = scratch.cell(at);
-                    self.visit(cell, &all[self.cells.posting(cell)], scratch, counters)?;
+                    self.visit(cell, &all[self.posting(cell, at)], scratch, counters)?;
                     self.refine(scratch, counters)?;
                     self.rest(scratch);
                 }
@@ -100,7 +125,7 @@ impl<'a> Walk<'a> {
                 for at in 0..part {
                     let cell = scratch.cell(at);
                     let len =
-                        if self.passes_by(cell, &scratch.met) { 0 } else { self.cells.posting(cell).len() };
+                        if self.passes_by(cell, &scratch.met) { 0 } else { self.posting(cell, at).len() };
                     let posting = rest.split_off(..len).unwrap_or_default();
                     self.visit(cell, posting, scratch, counters)?;
                     self.refine(scratch, counters)?;
@@ -240,7 +265,7 @@ impl<'a> Walk<'a> {
         let (mut bytes, mut count) = (0, 0);
         for key in &order[..part] {
             let cell = met.open[*key as u32 as usize] as usize;
-            let posting = if self.passes_by(cell, met) { 0..0 } else { self.cells.posting(cell) };
+            let posting = if self.passes_by(cell, met) { 0..0 } else { self.posting(cell, count) };
             bytes += posting.len();
             if bytes > READ_BYTES_MAX && count > 0 {
                 break;
@@ -252,6 +277,15 @@ impl<'a> Walk<'a> {
         }
         self.cells.postings.read(extents, postings, counters)?;
         Ok(count)
+    }
+
+    /// What is scanned of the cell at a place of the order.
+    pub(super) fn posting(&self, cell: usize, at: usize) -> Range<usize> {
+        if self.visited + at < self.own_from {
+            self.cells.posting(cell)
+        } else {
+            self.cells.own_posting(cell)
+        }
     }
 
     fn bits(&self) -> Option<&Bits<'_>> {
@@ -322,7 +356,7 @@ impl<'a> Walk<'a> {
         };
         scratch.candidates.clear();
         self.kernels.nibble_scan(&scratch.table, posting, &bounds, &mut scratch.candidates);
-        counters.scored += u64::from(self.cells.starts[cell + 1] - self.cells.starts[cell]) * 32;
+        counters.scored += (posting.len() / self.cells.block_bytes() * BLOCK_ROWS) as u64;
         let CellsScratch { candidates, picked, pending, keys, seen, marked, .. } = scratch;
         // Of a partition, that is, of a tenant: no other is ever found, whatever is on disk.
         let here = self.asked.partition.map_or(0..0, |at| self.cells.partitions[at].vectors.clone());
@@ -366,80 +400,6 @@ impl<'a> Walk<'a> {
             mark(&pending[first..], seen, marked);
         }
     }
-
-    /// Gives the picked vectors their refine distances, and the best of them a place; none is picked then.
-    pub(super) fn refine(&mut self, scratch: &mut CellsScratch, counters: &mut Counters) -> Result<()> {
-        if scratch.picked.is_empty() {
-            return Ok(());
-        }
-        if let Some(all) = self.cells.fine_rows.at_hand() {
-            self.rank(all, true, scratch, counters);
-            return Ok(());
-        }
-        let mut rows = std::mem::take(&mut scratch.rows);
-        scratch.extents.clear();
-        self.cells.fine_extents(&scratch.picked, &mut scratch.extents);
-        self.cells.fine_rows.read(&mut scratch.extents, &mut rows, counters)?;
-        self.rank(&rows, false, scratch, counters);
-        scratch.rows = rows;
-        Ok(())
-    }
-
-    /// As [`refine`](Self::refine), by rows of all vectors or only of those picked, in their order.
-    pub(super) fn rank(
-        &mut self,
-        rows: &[u8],
-        of_all: bool,
-        scratch: &mut CellsScratch,
-        counters: &mut Counters,
-    ) {
-        let CellsScratch {
-            query,
-            projected_query,
-            met,
-            half_query,
-            sums,
-            picked,
-            distances,
-            best,
-            next,
-            places,
-            ..
-        } = scratch;
-        counters.rescored += picked.len() as u64;
-        places.clear();
-        places.extend(0..if of_all { 0 } else { picked.len() as u32 });
-        let rows = (rows, if of_all { &**picked } else { &**places });
-        match &self.cells.fine {
-            Fine::Bytes(refine) => {
-                let query = (&*query, self.ready.own_squared);
-                refine.distances(self.kernels, query, rows, sums, distances);
-            }
-            Fine::Halves { halves, .. } => {
-                let Walk { cells, kernels, ready, .. } = &*self;
-                let (query, squared) = (&*projected_query, ready.squared);
-                let place = Place { cells, bits: None, kernels, query, squared };
-                rows.1.iter().for_each(|id| met.measure(place, halves.cell(rows.0, *id)));
-                let query = (&*half_query, &*met.distances);
-                halves.distances(self.kernels, query, rows, sums, distances);
-            }
-        }
-        for (id, distance) in picked.iter().zip(distances.iter()) {
-            if *distance < self.limit || best.len() < self.asked.depth {
-                best.push(key(*distance, *id));
-                if best.len() > self.asked.depth {
-                    next.extend(best.pop());
-                }
-                if best.len() == self.asked.depth {
-                    self.limit = best.peek().map_or(f32::INFINITY, |key| distance_of(*key));
-                }
-            } else {
-                next.push(key(*distance, *id));
-            }
-        }
-        keep(next, self.asked.more);
-        picked.clear();
-    }
 }
 
 /// Asks for a posting, or the beginning of a long one.
@@ -462,12 +422,4 @@ fn unseen<'a>(bits: &Bits<'_>, cell: usize, seen: &[u64], to: &'a mut Vec<u32>) 
 pub(super) fn mark(ids: &[u32], seen: &mut [u64], marked: &mut Vec<u32>) {
     ids.iter().for_each(|id| seen[*id as usize / 64] |= 1 << (id % 64));
     marked.extend_from_slice(ids);
-}
-
-/// The `count` least.
-fn keep(keys: &mut Vec<u64>, count: usize) {
-    if count > 0 && keys.len() > count {
-        keys.select_nth_unstable(count - 1);
-    }
-    keys.truncate(count);
 }

@@ -10,6 +10,7 @@ use crate::simd::bytes::{self, ByteKernels};
 use crate::simd::nibble::{
     BLOCK_ROWS, Bounds, Candidates, ENTRIES, GROUP, IDS_AT, NibbleKernels, block_bytes, code_bytes, factors,
 };
+use crate::simd::nibble_rows::one_by_one;
 
 /// A kernel of a table: a safe function that runs the same one compiled with the features of a level.
 macro_rules! with_features {
@@ -25,9 +26,13 @@ macro_rules! with_features {
 }
 
 pub(super) const NIBBLE_AVX2: NibbleKernels =
-    NibbleKernels { sums: sums_avx2, scan: scan_avx2, picked: strewn::picked_avx2 };
-pub(super) const NIBBLE_VBMI: NibbleKernels =
-    NibbleKernels { sums: sums_vbmi, scan: scan_vbmi, picked: strewn::picked_vbmi };
+    NibbleKernels { sums: sums_avx2, scan: scan_avx2, picked: strewn::picked_avx2, wanted: one_by_one };
+pub(super) const NIBBLE_VBMI: NibbleKernels = NibbleKernels {
+    sums: sums_vbmi,
+    scan: scan_vbmi,
+    picked: strewn::picked_vbmi,
+    wanted: strewn::wanted_vbmi,
+};
 pub(super) const BYTES_AVX2: ByteKernels =
     ByteKernels { dots: dots_avx2, picked: picked_avx2, half_picked: half_picked_avx2, prefetch };
 pub(super) const BYTES_VNNI: ByteKernels =
@@ -35,6 +40,10 @@ pub(super) const BYTES_VNNI: ByteKernels =
 
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
+/// So many groups of picked rows are asked for ahead, unless all rows there are fit a second-level cache,
+/// where asking costs more than it brings: 7 % less for a scan of 1,000 rows by codes (Intel, Emerald Rapids).
+const AHEAD: usize = 2;
+const CACHED_BYTES: usize = 512 << 10;
 
 /// Into the second-level cache: rows that are asked for while a posting is scanned would push each other, and
 /// it, out of the first. Measured on an AMD EPYC (Zen 4) this makes whole searches 6 to 10 % faster.
@@ -346,9 +355,15 @@ macro_rules! byte_kernels {
             $picked(query: &[i16], rows: &[u8], stride: usize, picks: &[u32], products: &mut [i32]) {
                 let (fours, rest) = picks.as_chunks::<ROWS>();
                 let (sums, rest_sums) = products.as_chunks_mut::<ROWS>();
+                let ask_for = |picks: &[u32; ROWS]| {
+                    let rows = picks.iter().map(|pick| rows[*pick as usize * stride..].as_ptr());
+                    rows.for_each(|row| prefetch(row, query.len()));
+                };
+                let ahead = if rows.len() > CACHED_BYTES { AHEAD } else { 0 };
+                fours.iter().take(ahead).for_each(ask_for);
                 for (at, (picks, sums)) in fours.iter().zip(sums).enumerate() {
-                    for next in fours.get(at + 1).into_iter().flatten() {
-                        prefetch(rows[*next as usize * stride..].as_ptr(), query.len());
+                    if let Some(next) = fours.get(at + ahead).filter(|_| ahead > 0) {
+                        ask_for(next);
                     }
                     // SAFETY: the front checked that every picked row is there.
                     *sums = unsafe {

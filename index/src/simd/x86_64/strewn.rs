@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use super::codes;
 use crate::simd::nibble::{ENTRIES, GROUP};
-use crate::simd::nibble_rows::{Bounds, by_blocks, code_bytes, row_bytes};
+use crate::simd::nibble_rows::{Bounds, Wanted, by_blocks, code_bytes, one_by_one, row_bytes};
 
 /// Rows that are read together.
 const LANES: usize = 16;
@@ -112,4 +112,39 @@ unsafe fn lanes_vbmi(table: &[u8], rows: [*const u8; LANES], bounds: &Bounds<'_>
     // SAFETY: there are 16 places.
     unsafe { _mm512_storeu_ps(all.as_mut_ptr(), bound) };
     out.copy_from_slice(&all[..out.len()]);
+}
+
+/// Those whose bound is wanted, sixteen at a time.
+pub(super) fn wanted_vbmi(ids: &[u32], bounds: &[f32], wanted: Wanted, out: &mut [u32]) -> usize {
+    assert!(ids.len() == bounds.len() && ids.len() == out.len(), "there is a place for each");
+    // SAFETY: there are as many of all; the table of this level is handed out only where the CPU has its
+    // features.
+    unsafe { compressed(ids, bounds, wanted, out) }
+}
+
+/// What [`wanted_vbmi`] does.
+///
+/// # Safety
+/// The CPU has the features; there are as many bounds and places as ids.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
+unsafe fn compressed(ids: &[u32], bounds: &[f32], wanted: Wanted, out: &mut [u32]) -> usize {
+    let (from, below) = (_mm512_set1_ps(wanted.from), _mm512_set1_ps(wanted.below));
+    let unknown = if wanted.unknown { u16::MAX } else { 0 };
+    let whole = ids.len() / LANES * LANES;
+    let mut count = 0;
+    for at in (0..whole).step_by(LANES) {
+        // SAFETY: so many more are left of each, and `count` is at most `at`.
+        unsafe {
+            let bounds = _mm512_loadu_ps(bounds.as_ptr().add(at));
+            let within = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(bounds, from)
+                & _mm512_cmp_ps_mask::<_CMP_LT_OQ>(bounds, below);
+            let wanted = within | (unknown & _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(bounds, bounds));
+            let ids = _mm512_loadu_si512(ids.as_ptr().add(at).cast());
+            // To a register: some CPUs take a hundred times as long to memory.
+            let picked = _mm512_maskz_compress_epi32(wanted, ids);
+            _mm512_storeu_si512(out.as_mut_ptr().add(count).cast(), picked);
+            count += wanted.count_ones() as usize;
+        }
+    }
+    count + one_by_one(&ids[whole..], &bounds[whole..], wanted, &mut out[count..])
 }

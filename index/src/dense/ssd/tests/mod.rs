@@ -340,7 +340,8 @@ fn all_levels_of_kernels_find_the_same() {
     let found = |kernels: &'static Kernels, query: &[f32]| {
         let (mut scratch, mut found, mut counters) =
             (CellsScratch::default(), Vec::new(), Counters::default());
-        let asked = search::Query { query, partition: Some(0), depth: 15, more: 0, effort, allow: None };
+        let (partition, wanted, depth, more) = (Some(0), 13, 15, 0);
+        let asked = search::Query { query, partition, wanted, depth, more, effort, allow: None };
         case.ssd.cells.search(kernels, asked, None, &mut scratch, &mut found, &mut counters).unwrap();
         (found.iter().map(|(distance, id)| (distance.to_bits(), *id)).collect::<Vec<_>>(), counters)
     };
@@ -488,8 +489,8 @@ fn groups_that_stay_closed_hold_next_to_nothing() {
             let met: usize = near
                 .iter()
                 .map(|query| {
-                    let asked =
-                        search::Query { query, partition: Some(0), depth: 12, more: 0, effort, allow: None };
+                    let (partition, wanted, depth, more) = (Some(0), 10, 12, 0);
+                    let asked = search::Query { query, partition, wanted, depth, more, effort, allow: None };
                     let (kernels, counters) = (Kernels::best(), &mut Counters::default());
                     assert!(cells.search(kernels, asked, None, &mut scratch, &mut found, counters).unwrap());
                     scratch.met()

@@ -36,10 +36,21 @@ fn check_order(case: &Case) {
             let posting = &postings[cells.posting(cell as usize)];
             let ids: Vec<u32> =
                 super::super::patched::entries(posting, lookups).map(|(factors, _, _)| factors.id).collect();
+            // Those that it is the first cell of come first.
+            let (first, others) = ids.split_at(own.len());
+            assert!(first.iter().all(|id| own.contains(id)), "cell {cell}: {first:?} before all of {own:?}");
+            assert!(!others.iter().any(|id| own.contains(id)), "cell {cell}: {own:?} among {others:?}");
+            let scanned = cells.own_posting(cell as usize);
+            let all = cells.posting(cell as usize);
             assert!(
-                own.clone().all(|vector| ids.contains(&vector)),
-                "cell {cell}: {own:?} are not all there"
+                scanned.start == all.start && scanned.end <= all.end,
+                "cell {cell}: {scanned:?} of {all:?}"
             );
+            let blocks = scanned.len() / cells.block_bytes();
+            assert!(blocks >= own.len().div_ceil(nibble::BLOCK_ROWS), "cell {cell}: {blocks} for {own:?}");
+            // Vectors without a cell may follow the last one's.
+            let is_last = cell + 1 == partition.cells.end;
+            assert!(is_last || blocks == own.len().div_ceil(nibble::BLOCK_ROWS), "cell {cell}: {blocks}");
             assert!(
                 ids.iter().all(|id| partition.vectors.contains(id)),
                 "cell {cell}: a vector from elsewhere"
