@@ -1,6 +1,7 @@
 //! The kernels over rows of nibbles that lie anywhere: sixteen of them are put side by side in registers.
 //! By the samples of a profile that takes 2.4 ns a row of 64 lookups, where blocks put together in memory
-//! (what the other levels do) take 4.8.
+//! (what the other levels do) take 4.8. Those whose bound is wanted are picked sixteen at a time, which takes
+//! 1.6 % of the samples of a scan of 1,000 of them; one by one it takes 7.4.
 //!
 //! The shapes are checked by the front ([`nibble_rows`](crate::simd::nibble_rows)), which is all that calls
 //! these.
