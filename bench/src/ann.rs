@@ -255,7 +255,10 @@ pub fn run(args: &Args) -> Result<()> {
         let at = (point.recall, point.qps);
         match curves.iter_mut().find(|curve| curve.name == name) {
             Some(curve) => curve.points.push(at),
-            None => curves.push(Curve { name, points: vec![at] }),
+            None => {
+                let color = curves.len();
+                curves.push(Curve { name, points: vec![at], color, is_pale: false });
+            }
         }
         rows.push(report::row(point)?);
     }

@@ -19,7 +19,23 @@ pub struct Curve {
     pub name: String,
     /// What is on the two axes.
     pub points: Vec<(f64, f64)>,
+    /// Which colour it has; curves of the same belong together.
+    pub color: usize,
+    /// Whether it is drawn lighter than another of its colour.
+    pub is_pale: bool,
 }
+
+/// Colours that are told apart, also by those who see few.
+const COLORS: [RGBColor; 6] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(60, 60, 60),
+    RGBColor(204, 121, 167),
+    RGBColor(170, 130, 0),
+];
+/// How much of its colour a pale curve has.
+const PALE: f64 = 0.45;
 
 /// Draws queries a second, on a logarithmic axis, over recall.
 ///
@@ -29,7 +45,8 @@ pub fn recall_over_rate(path: &Path, title: &str, curves: &[Curve]) -> Result<()
     let ((left, right), y) = ranges(curves)?;
     let margin = (right - left).max(0.01) * MARGIN;
     let x = left - margin..right + margin;
-    let drawn = draw(path, [title, "recall", "queries a second"], (x, y), curves);
+    let legend = SeriesLabelPosition::LowerLeft;
+    let drawn = draw(path, [title, "recall", "queries a second"], (x, y), (curves, legend));
     drawn.map_err(|error| cannot(path, &error))
 }
 
@@ -43,7 +60,8 @@ pub fn time_over_rows(path: &Path, title: &str, curves: &[Curve]) -> Result<()> 
         return Err(cannot(path, &"a point has no rows".into()));
     }
     let x = (left / MARGIN_FACTOR..right * MARGIN_FACTOR).log_scale();
-    let drawn = draw(path, [title, "rows that may be found", "microseconds"], (x, y), curves);
+    let legend = SeriesLabelPosition::UpperLeft;
+    let drawn = draw(path, [title, "rows that may be found", "microseconds"], (x, y), (curves, legend));
     drawn.map_err(|error| cannot(path, &error))
 }
 
@@ -68,7 +86,7 @@ fn draw<X>(
     path: &Path,
     [title, x_name, y_name]: [&str; 3],
     (x, y): (X, Range<f64>),
-    curves: &[Curve],
+    (curves, legend): (&[Curve], SeriesLabelPosition),
 ) -> Result<()>
 where
     X: AsRangedCoord<Value = f64>,
@@ -82,16 +100,24 @@ where
         .x_label_area_size(44)
         .y_label_area_size(72)
         .build_cartesian_2d(x, y.log_scale())?;
-    chart.configure_mesh().x_desc(x_name).y_desc(y_name).draw()?;
-    for (at, curve) in curves.iter().enumerate() {
-        let color = Palette99::pick(at).to_rgba();
+    // Whole numbers as such, whatever the axis makes of them.
+    let number = |value: &f64| format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned();
+    chart
+        .configure_mesh()
+        .x_desc(x_name)
+        .y_desc(y_name)
+        .x_label_formatter(&number)
+        .y_label_formatter(&number)
+        .draw()?;
+    for curve in curves {
+        let color = COLORS[curve.color % COLORS.len()].mix(if curve.is_pale { PALE } else { 1.0 });
         chart
             .draw_series(LineSeries::new(curve.points.iter().copied(), color.stroke_width(2)))?
             .label(&curve.name)
             .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], color.filled()));
         chart.draw_series(curve.points.iter().map(|at| Circle::new(*at, 4, color.filled())))?;
     }
-    chart.configure_series_labels().background_style(WHITE).border_style(BLACK).draw()?;
+    chart.configure_series_labels().position(legend).background_style(WHITE).border_style(BLACK).draw()?;
     Ok(area.present()?)
 }
 
@@ -103,7 +129,10 @@ mod tests {
     fn every_curve_and_every_point_is_drawn() {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("curves.svg");
-        let curve = |name: &str, points: &[(f64, f64)]| Curve { name: name.into(), points: points.to_vec() };
+        let curve = |name: &str, points: &[(f64, f64)]| {
+            let (name, points) = (name.to_owned(), points.to_vec());
+            Curve { name, points, color: 7, is_pale: false }
+        };
         let one = curve("1 thread", &[(0.9, 900.0), (0.95, 500.0), (0.99, 80.0)]);
         let other = curve("2 threads", &[(0.95, 1000.0)]);
         recall_over_rate(&path, "a set", &[one, other]).unwrap();

@@ -188,19 +188,34 @@ fn filter_goals(rows: &[report::Row], recall: f64) -> Vec<Goal> {
 /// The middle and the slowest hundredth of the questions of each class, by its rows; those of filters that
 /// are alike but for how many rows pass are one curve.
 fn curves(rows: &[report::Row]) -> Vec<Curve> {
-    let mut curves: Vec<Curve> = Vec::new();
+    let text = |row: &report::Row, what: &str| {
+        row.get(what).and_then(Value::as_str).map(str::to_owned).unwrap_or_default()
+    };
+    // What all have in common is in no name.
+    let alike = rows.iter().all(|row| text(row, "workload") == text(&rows[0], "workload"));
+    let (mut curves, mut kinds): (Vec<Curve>, Vec<(String, String)>) = (Vec::new(), Vec::new());
     for percentile in ["p50", "p99"] {
         for row in rows {
-            let text = |what: &str| row.get(what).and_then(Value::as_str).unwrap_or_default();
             let number = |what: &str| row.get(what).and_then(Value::as_f64);
-            let (class, workload) = (text("class"), text("workload"));
+            let (class, workload) = (text(row, "class"), text(row, "workload"));
             let time = number(&format!("{percentile}_us"));
             let Some(at) = number("rows_mean").zip(time).filter(|_| class != ALL) else { continue };
-            let kind = class.split_once("% ").map_or(if class == UNFILTERED { class } else { "" }, |of| of.1);
-            let name = [workload, kind, percentile].join(" ").replace("  ", " ");
+            let kind = match class.split_once("% ") {
+                Some((_, kind)) => kind,
+                None if class == UNFILTERED => UNFILTERED,
+                None => "",
+            };
+            let of = (workload.clone(), kind.to_owned());
+            let color = kinds.iter().position(|kind| *kind == of).unwrap_or(kinds.len());
+            if color == kinds.len() {
+                kinds.push(of);
+            }
+            let workload = if alike && !kind.is_empty() { "" } else { &*workload };
+            let words = [workload, kind, percentile];
+            let name = words.iter().copied().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
             match curves.iter_mut().find(|curve| curve.name == name) {
                 Some(curve) => curve.points.push(at),
-                None => curves.push(Curve { name, points: vec![at] }),
+                None => curves.push(Curve { name, points: vec![at], color, is_pale: percentile == "p99" }),
             }
         }
     }
