@@ -30,7 +30,7 @@ use super::refine::Refine;
 use super::walk::Walk;
 
 /// What follows the last of the results by so many standard errors of their difference is not among them.
-const TRIM_ERRORS: f32 = 3.0;
+pub(super) const TRIM_ERRORS: f32 = 3.0;
 /// So many that follow them are usually left by that.
 const TRIM_LEFT: usize = 3;
 
