@@ -188,12 +188,12 @@ fn filter_goals(rows: &[report::Row], recall: f64) -> Vec<Goal> {
 /// The middle and the slowest hundredth of the questions of each class, by its rows; those of filters that
 /// are alike but for how many rows pass are one curve.
 fn curves(rows: &[report::Row]) -> Vec<Curve> {
-    let text = |row: &report::Row, what: &str| {
-        row.get(what).and_then(Value::as_str).map(str::to_owned).unwrap_or_default()
-    };
+    fn text<'a>(row: &'a report::Row, what: &str) -> &'a str {
+        row.get(what).and_then(Value::as_str).unwrap_or_default()
+    }
     // What all have in common is in no name.
     let alike = rows.iter().all(|row| text(row, "workload") == text(&rows[0], "workload"));
-    let (mut curves, mut kinds): (Vec<Curve>, Vec<(String, String)>) = (Vec::new(), Vec::new());
+    let (mut curves, mut kinds): (Vec<Curve>, Vec<(&str, &str)>) = (Vec::new(), Vec::new());
     for percentile in ["p50", "p99"] {
         for row in rows {
             let number = |what: &str| row.get(what).and_then(Value::as_f64);
@@ -205,12 +205,12 @@ fn curves(rows: &[report::Row]) -> Vec<Curve> {
                 None if class == UNFILTERED => UNFILTERED,
                 None => "",
             };
-            let of = (workload.clone(), kind.to_owned());
+            let of = (workload, kind);
             let color = kinds.iter().position(|kind| *kind == of).unwrap_or(kinds.len());
             if color == kinds.len() {
                 kinds.push(of);
             }
-            let workload = if alike && !kind.is_empty() { "" } else { &*workload };
+            let workload = if alike && !kind.is_empty() { "" } else { workload };
             let words = [workload, kind, percentile];
             let name = words.iter().copied().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
             match curves.iter_mut().find(|curve| curve.name == name) {

@@ -244,7 +244,8 @@ impl Cells {
             (self.fineness(), self.layout.ordered, self.postings.at_hand())
         {
             let (lookups, vectors) = (self.codebook.lookups(), self.layout.vectors as usize);
-            self.singles = Some(Singles::of(postings, lookups, (&self.starts, &self.firsts), vectors));
+            let cells = (&self.firsts[..], |cell| self.own_posting(cell));
+            self.singles = Some(Singles::of(postings, lookups, cells, vectors));
         }
     }
 
@@ -395,9 +396,7 @@ impl Cells {
     /// The same, without blocks that have none of the vectors that it is the first cell of.
     pub(super) fn own_posting(&self, cell: usize) -> Range<usize> {
         let Range { start, end } = self.posting(cell);
-        let (Some(first), Some(next)) = (self.firsts.get(cell), self.firsts.get(cell + 1)) else {
-            return start..end;
-        };
+        let Some([first, next]) = self.firsts.get(cell..cell + 2) else { return start..end };
         let blocks = ((next - first) as usize).div_ceil(nibble::BLOCK_ROWS);
         start..end.min(start + blocks * self.block_bytes())
     }

@@ -8,6 +8,8 @@
 //! Memory: 48 bytes a vector of 64 lookups, made from the postings when those are opened. Cost: about 10 ns a
 //! vector, most of it the memory's, and 40 ns and more for each that is worth ranking.
 
+use std::ops::Range;
+
 use super::gathered::Deleted;
 use super::met::Place;
 use super::search::CellsScratch;
@@ -39,24 +41,21 @@ pub(super) const fn stride(lookups: usize) -> usize {
 }
 
 impl Singles {
-    /// Those of `vectors` that lie in the order of cells, of which each begins at one of `firsts` and has
-    /// blocks of the postings from one of `starts` on.
+    /// Those of `vectors` that lie in the order of cells, of which each begins at one of `firsts`;
+    /// `own_posting` says where in the postings those are that it is the first cell of.
     pub(super) fn of(
         postings: &[u8],
         lookups: usize,
-        (starts, firsts): (&[u32], &[u32]),
+        (firsts, own_posting): (&[u32], impl Fn(usize) -> Range<usize>),
         vectors: usize,
     ) -> Self {
         let (stride, block_bytes) = (stride(lookups), nibble::block_bytes(lookups));
         let mut rows = Large::zeroed(vectors * stride);
         // What is in no posting cannot be ruled out.
-        let outside = starts.len().saturating_sub(1) as u32;
+        let outside = firsts.len().saturating_sub(1) as u32;
         rows.chunks_exact_mut(stride).for_each(|row| nibble_rows::put_unknown(row, lookups, outside));
-        for ((cell, blocks), own) in (0..).zip(starts.windows(2)).zip(firsts.windows(2)) {
-            let bytes = blocks[0] as usize * block_bytes..blocks[1] as usize * block_bytes;
-            // They come first in their posting.
-            let own_blocks = ((own[1] - own[0]) as usize).div_ceil(nibble::BLOCK_ROWS);
-            for block in postings[bytes].chunks_exact(block_bytes).take(own_blocks) {
+        for (cell, own) in (0..).zip(firsts.windows(2)) {
+            for block in postings[own_posting(cell as usize)].chunks_exact(block_bytes) {
                 for at in 0..nibble::BLOCK_ROWS {
                     let id = nibble::factors(block, lookups, at).id;
                     if (own[0]..own[1]).contains(&id) {

@@ -118,12 +118,17 @@ fn visit(
     counters: &mut Counters,
 ) -> Result<()> {
     let TogetherScratch { visits, extents, bytes, .. } = scratch;
+    // As much of a cell's posting as any query scans.
+    let range = |same: &[(u32, u32, usize)]| {
+        let start = cells.posting(same[0].0 as usize).start;
+        start..start + same.iter().map(|(_, _, scanned)| *scanned).max().unwrap_or(0)
+    };
     let mut left = &visits[..];
     while !left.is_empty() {
         extents.clear();
         let (mut count, mut total) = (0, 0);
         for same in left.chunk_by(|a, b| a.0 == b.0) {
-            let posting = cells.posting(same[0].0 as usize);
+            let posting = range(same);
             if total > 0 && total + posting.len() > READ_BYTES {
                 break;
             }
@@ -140,9 +145,9 @@ fn visit(
         while let Some(same) = cells_of.next() {
             let cell = same[0].0 as usize;
             if let Some((all, next)) = at_hand.zip(cells_of.peek()) {
-                prefetch(kernels, &all[cells.posting(next[0].0 as usize)]);
+                prefetch(kernels, &all[range(next)]);
             }
-            let place = cells.posting(cell);
+            let place = range(same);
             let posting = match at_hand {
                 Some(all) => &all[place],
                 None => &bytes[start..start + place.len()],
