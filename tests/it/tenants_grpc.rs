@@ -339,7 +339,7 @@ async fn an_export_waits_for_its_client_and_ends_with_its_deadline_key_and_serve
     let left = tokio::spawn(end_of(again));
     served.server.shutdown().await.unwrap();
     let end = left.await.unwrap().1;
-    assert!(end.is_none_or(|status| status.code() == Code::Unavailable));
+    assert!(end.as_ref().is_none_or(|status| status.code() == Code::Unavailable), "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
