@@ -12,10 +12,10 @@ use crate::filter::CheckedFilter;
 use crate::labels::{self, check_count};
 use crate::rag::ingest::{self, Document};
 use crate::rag::tokens::Tokenizer;
-use crate::request::{
-    Fields, Filter, IngestOptions, ROWS_MAX, RetrieveRequest, ScrollRequest, SearchRequest,
-};
-use crate::response::{CollectionStats, RetrieveResponse, ScrollResponse, SearchResponse, Written};
+use crate::request::{Fields, Filter, IngestOptions, ROWS_MAX, ScrollRequest, SearchRequest};
+use crate::response::{CollectionStats, ScrollResponse, SearchResponse, Written};
+use crate::retrieve::request::RetrieveRequest;
+use crate::retrieve::response::RetrieveResponse;
 use crate::shared::Shared;
 use crate::tenants::Permit;
 use crate::write::{DELETE_ROWS_MAX, PreparedRow, Work};

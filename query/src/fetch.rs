@@ -6,15 +6,19 @@ use spandrel_index::payload::datetime;
 use spandrel_index::stop::Stop;
 use spandrel_storage::record::{FieldSet, StoredRow};
 use spandrel_storage::store::StoreSnapshot;
-use spandrel_storage::{Chunk, FieldId, FieldKind, FieldValue, PayloadKind, Row, RowId, Schema, Value};
+use spandrel_storage::{
+    Chunk, FieldId, FieldKind, FieldValue, LabelId, PayloadKind, Row, RowId, Schema, TenantId, Value,
+};
 
 use crate::check::unknown_field;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::{CheckedFilter, KeyLookup};
 use crate::live::labels_of;
-use crate::request::{Fields, K_MAX, ScrollRequest};
+use crate::request::{Fields, K_MAX, ScrollRequest, SearchRequest};
 use crate::response::ScrollResponse;
+use crate::search::{has_label, known_labels};
 use crate::shared::Shared;
+use crate::snapshot::Snapshot;
 
 /// Keys read at once while scrolling under a filter.
 const SCROLL_KEYS: usize = 1_024;
@@ -171,6 +175,52 @@ pub fn get(
             .transpose()
         })
         .collect()
+}
+
+/// Rows by key at a snapshot, as far as a search would be allowed to find them.
+pub fn visible(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    tenant: TenantId,
+    keys: &[String],
+    search: &SearchRequest,
+    stop: &Stop,
+) -> Result<Vec<Option<Row>>> {
+    let wanted = field_set(&shared.schema, &search.fields)?;
+    let lookup = KeyLookup { store: &snapshot.store, collection: shared.id, tenant, labels: &shared.labels };
+    let filter = search
+        .filter
+        .as_ref()
+        .map(|filter| CheckedFilter::new(&shared.schema, filter, &lookup))
+        .transpose()?;
+    let newest = shared.snapshot();
+    let labels = search.labels.as_ref().map(|names| known_labels(shared, &shared.labels.known(names)));
+    let names: Vec<_> = keys.iter().map(|key| (tenant, key.as_str())).collect();
+    let mut rows = snapshot.store.lookup(shared.id, &names)?;
+    for row in &mut rows {
+        stop.check()?;
+        let Some((at, doc)) = row.and_then(|row| snapshot.locate(tenant, row)) else {
+            *row = None;
+            continue;
+        };
+        let passes = match &filter {
+            Some(filter) => filter.docs(&snapshot.views[at], tenant, &(doc..doc + 1))?.contains(doc),
+            None => true,
+        };
+        let seen = |row: RowId| {
+            let has = |snapshot: &Snapshot, labels: &[LabelId]| has_label(snapshot, labels, (tenant, row));
+            labels.as_ref().is_none_or(|labels| has(snapshot, labels) && has(&newest, labels))
+        };
+        *row = row.filter(|row| passes && seen(*row));
+    }
+    let present: Vec<RowId> = rows.iter().flatten().copied().collect();
+    let mut stored = stored(shared, &snapshot.store, &present, &wanted, stop)?.into_iter();
+    let row = |row: RowId| {
+        let stored = stored.next().flatten().ok_or_else(|| missing(shared, row))?;
+        whole_row(shared, &snapshot.store, (&search.tenant, &search.fields), row, stored)
+    };
+    let mut row = row;
+    rows.into_iter().map(|one| one.map(&mut row).transpose()).collect()
 }
 
 /// A page of rows in key order.

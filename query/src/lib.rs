@@ -43,14 +43,16 @@ mod maintain;
 mod publish;
 mod queue;
 pub mod rag;
+mod random;
 mod recover;
 pub mod request;
 pub mod response;
-mod retrieve;
+pub mod retrieve;
 mod route;
 mod scope;
 mod scratch;
 mod search;
+pub mod select;
 pub mod settings;
 mod shared;
 mod snapshot;
@@ -63,13 +65,18 @@ pub use error::{Error, ErrorKind, Result};
 pub use rag::chunk::ChunkOptions;
 pub use rag::embed::{EmbedPurpose, Embedder};
 pub use rag::ingest::Document;
-pub use request::{
-    Fields, Filter, Fusion, IngestOptions, RetrieveRequest, Route, RouteQuery, ScrollRequest, SearchRequest,
-};
+pub use rag::rerank::{ContextScorer, Reranker};
+pub use request::{Fields, Filter, Fusion, IngestOptions, Route, RouteQuery, ScrollRequest, SearchRequest};
 pub use response::{
-    CollectionStats, DatabaseStats, Explain, Hit, PackedChunk, Planned, RetrieveResponse, RouteScore,
-    ScrollResponse, SearchResponse, Short, Stage, Written,
+    CollectionStats, DatabaseStats, Explain, Hit, Planned, RouteScore, ScrollResponse, SearchResponse, Short,
+    Stage, Written,
 };
+pub use retrieve::request::{
+    Aggregate, AsIf, Assemble, Cut, FunnelLevel, Order, Parent, PostStage, RetrieveRequest, Select,
+};
+pub use retrieve::response::{Estimate, PackedChunk, RetrieveResponse, SelectionReport};
+pub use select::Method;
+pub use select::mix::Weights;
 pub use settings::{Components, Durability, Residency, Settings};
 pub use spandrel_index::stop::{Cancel, Stop};
 pub use spandrel_storage::{

@@ -279,33 +279,6 @@ impl SearchRequest {
     }
 }
 
-/// A search whose best chunks are packed, whole and in rank order, into a token budget.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RetrieveRequest {
-    /// Finds the candidates; `k` is how many are considered.
-    pub search: SearchRequest,
-    /// Most tokens the context may have, counted on the assembled string by the schema's tokenizer.
-    pub budget_tokens: usize,
-    /// The text field whose value is packed; none: the schema's first text field.
-    #[serde(default)]
-    pub text_field: Option<String>,
-    /// Stands between two chunks.
-    #[serde(default = "separator")]
-    pub separator: String,
-}
-
-fn separator() -> String {
-    "\n\n".to_owned()
-}
-
-impl RetrieveRequest {
-    /// Packs what `search` finds into `budget_tokens`.
-    pub fn new(search: SearchRequest, budget_tokens: usize) -> Self {
-        Self { search, budget_tokens, text_field: None, separator: separator() }
-    }
-}
-
 /// A page of a tenant's rows, in key order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -97,36 +97,6 @@ pub struct Planned {
     pub scored: u64,
 }
 
-/// A context packed from the best chunks.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RetrieveResponse {
-    /// The chunks' texts with the separator between them.
-    pub context: String,
-    /// Tokens of `context`; at most the budget.
-    pub tokens: usize,
-    /// The chunks in the context, in its order.
-    pub chunks: Vec<PackedChunk>,
-    /// Candidates that were left out because they did not fit.
-    pub skipped: u64,
-    /// Candidates considered.
-    pub candidates: u64,
-    /// Why the search found fewer than `k` candidates, when it did.
-    pub short: Option<Short>,
-    /// Set when it was asked for.
-    pub explain: Option<Explain>,
-}
-
-/// One chunk of a context.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PackedChunk {
-    /// The hit it came from.
-    pub hit: Hit,
-    /// Its bytes in [`RetrieveResponse::context`].
-    pub context_span: std::ops::Range<usize>,
-    /// Its tokens, counted alone.
-    pub tokens: usize,
-}
-
 /// A page of rows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ScrollResponse {

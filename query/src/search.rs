@@ -1,7 +1,6 @@
 //! The read path on one page: check, filter, routes, fuse, fetch. Nothing here calls upward; no stage knows
 //! its neighbour. Everything runs on the caller's thread over one snapshot, without a lock.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use spandrel_index::segment::Segment;
@@ -15,12 +14,16 @@ use crate::fetch;
 use crate::filter::{CheckedFilter, KeyLookup};
 use crate::fuse::{RouteList, fuse_top};
 use crate::labels::check_count;
-use crate::request::{BATCH_HITS_MAX, BATCH_MAX, Fields, Filter, Fusion, K_MAX, ROUTES_MAX, SearchRequest};
+use crate::request::{Fields, Filter, Fusion, K_MAX, ROUTES_MAX, SearchRequest};
 use crate::response::{Explain, Hit, RouteScore, SearchResponse, Short, Stage};
 use crate::route::{self, CheckedRoute, Weighed};
 use crate::scope::Scope;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
+
+mod batch;
+
+pub use batch::search_batch;
 
 /// Candidates a route contributes to a fusion at least, so that rows ranked lower by each route can still win
 /// together.
@@ -54,114 +57,69 @@ pub fn search(shared: &Shared, request: &SearchRequest, stop: &Stop) -> Result<S
     let Some(tenant) = shared.tenants.get(&request.tenant) else {
         return Ok(empty(request, started));
     };
+    let once = || search_once(shared, (request, &routes), (&shared.snapshot(), tenant), (started, stop));
     for _ in 0..ACCESS_TRIES {
-        let answer = search_once(shared, (request, &routes), tenant, (started, stop))?;
+        let answer = once()?;
         if answer.short != Some(Short::AccessLost) {
             shared.pace.note(watch);
             return Ok(answer);
         }
     }
-    search_once(shared, (request, &routes), tenant, (started, stop))
+    once()
+}
+
+/// A search that is made several times on one snapshot, for more hits each time; what is the same in all of them is
+/// done once.
+pub(crate) struct Prepared<'a> {
+    shared: &'a Shared,
+    routes: Vec<CheckedRoute>,
+    tenant: Option<TenantId>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Checks the request and embeds its texts.
+    ///
+    /// # Errors
+    /// As [`search`].
+    pub fn new(shared: &'a Shared, request: &SearchRequest, stop: &Stop) -> Result<Self> {
+        let mut routes = check(shared, request)?;
+        route::embed(shared, routes.iter_mut(), stop)?;
+        Ok(Self { shared, routes, tenant: shared.tenants.get(&request.tenant) })
+    }
+
+    /// The tenant, where it is known.
+    pub fn tenant(&self) -> Option<TenantId> {
+        self.tenant
+    }
+
+    /// The search, with `request` the one it was prepared for but for how many hits and which fields are wanted.
+    ///
+    /// # Errors
+    /// As [`search`].
+    pub fn search(
+        &self,
+        request: &SearchRequest,
+        snapshot: &Snapshot,
+        stop: &Stop,
+    ) -> Result<SearchResponse> {
+        let started = Instant::now();
+        let watch = self.shared.pace.watch(started);
+        let Some(tenant) = self.tenant else { return Ok(empty(request, started)) };
+        let answer = search_once(self.shared, (request, &self.routes), (snapshot, tenant), (started, stop))?;
+        self.shared.pace.note(watch);
+        Ok(answer)
+    }
 }
 
 fn search_once(
     shared: &Shared,
     (request, routes): (&SearchRequest, &[CheckedRoute]),
-    tenant: TenantId,
+    (snapshot, tenant): (&Snapshot, TenantId),
     (started, stop): (Instant, &Stop),
 ) -> Result<SearchResponse> {
-    let snapshot = shared.snapshot();
-    let mut search = Search::new(shared, request, &snapshot, tenant, stop)?;
+    let mut search = Search::new(shared, request, snapshot, tenant, stop)?;
     let lists = search.run_routes(routes)?;
     search.finish(routes, lists, started)
-}
-
-/// Runs many searches on one snapshot; those that can be are scored together.
-pub fn search_batch(shared: &Shared, requests: &[SearchRequest], stop: &Stop) -> Result<Vec<SearchResponse>> {
-    let started = Instant::now();
-    let mut checked = check_batch(shared, requests)?;
-    // One call answers for all: the most impatient of them says when.
-    let timeout = requests.iter().filter_map(|request| request.timeout).min();
-    let stop = &stop.by(timeout.and_then(|timeout| started.checked_add(timeout)));
-    route::embed(shared, checked.iter_mut().flatten(), stop)?;
-    let snapshot = shared.snapshot();
-    let mut answers: Vec<Option<SearchResponse>> = vec![None; requests.len()];
-    for group in groups(requests, &checked) {
-        let first = &requests[group[0]];
-        let Some(tenant) = shared.tenants.get(&first.tenant) else {
-            for at in group {
-                answers[at] = Some(empty(&requests[at], started));
-            }
-            continue;
-        };
-        let explains = group.iter().find(|at| requests[**at].explain);
-        let mut search =
-            Search::new(shared, explains.map_or(first, |at| &requests[*at]), &snapshot, tenant, stop)?;
-        if group.len() == 1 {
-            let lists = search.run_routes(&checked[group[0]])?;
-            answers[group[0]] = Some(search.finish(&checked[group[0]], lists, started)?);
-            continue;
-        }
-        let routes: Vec<&CheckedRoute> = group.iter().map(|at| &checked[*at][0]).collect();
-        let limits: Vec<usize> = group.iter().map(|at| requests[*at].k + requests[*at].offset).collect();
-        let name = |search: &Search<'_>| {
-            format!("{}, {} queries together", route::name(search, routes[0]), routes.len())
-        };
-        let lists = search.timed(name, |search| route::run_together(search, &routes, &limits))?;
-        for (at, list) in group.into_iter().zip(lists) {
-            let mut one = search.with_request(&requests[at]);
-            answers[at] = Some(one.finish(&checked[at], vec![list], started)?);
-        }
-    }
-    Ok(answers.into_iter().map(|answer| answer.expect("every request is in one group")).collect())
-}
-
-fn check_batch(shared: &Shared, requests: &[SearchRequest]) -> Result<Vec<Vec<CheckedRoute>>> {
-    if requests.len() > BATCH_MAX {
-        return Err(Error::invalid(format!(
-            "a batch has at most {BATCH_MAX} searches, this one has {}",
-            requests.len()
-        )));
-    }
-    let checked = requests
-        .iter()
-        .enumerate()
-        .map(|(at, request)| check(shared, request).map_err(|error| error.context(format!("searches[{at}]"))))
-        .collect::<Result<Vec<_>>>()?;
-    let hits: usize = requests.iter().map(|request| request.k + request.offset).sum();
-    if hits > BATCH_HITS_MAX {
-        return Err(Error::invalid(format!(
-            "the searches of the batch ask for {hits} hits together, at most {BATCH_HITS_MAX}; send fewer or a \
-             smaller k"
-        )));
-    }
-    Ok(checked)
-}
-
-/// Positions of requests that are scored together, in order of their first.
-fn groups(requests: &[SearchRequest], checked: &[Vec<CheckedRoute>]) -> Vec<Vec<usize>> {
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    // The groups of each tenant: of a batch for many tenants few are compared.
-    let mut known: HashMap<&str, Vec<usize>> = HashMap::new();
-    for (at, request) in requests.iter().enumerate() {
-        let joins = |group: &[usize]| {
-            let first = &requests[group[0]];
-            route::scored_together(&checked[at], &checked[group[0]])
-                && first.filter == request.filter
-                && first.labels == request.labels
-                && (first.recall, first.exact, first.rescore)
-                    == (request.recall, request.exact, request.rescore)
-        };
-        let known = known.entry(&request.tenant).or_default();
-        match known.iter().find(|group| joins(&groups[**group])) {
-            Some(group) => groups[*group].push(at),
-            None => {
-                known.push(groups.len());
-                groups.push(vec![at]);
-            }
-        }
-    }
-    groups
 }
 
 /// How many rows of a tenant pass a filter.
@@ -188,7 +146,11 @@ pub fn count(shared: &Shared, tenant: &str, filter: Option<&Filter>, stop: &Stop
     Ok(rows)
 }
 
-fn check(shared: &Shared, request: &SearchRequest) -> Result<Vec<CheckedRoute>> {
+/// Checks a request against the schema and the limits.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) with what to change.
+pub(crate) fn check(shared: &Shared, request: &SearchRequest) -> Result<Vec<CheckedRoute>> {
     check_tenant(&request.tenant)?;
     if request.k == 0 {
         return Err(Error::invalid("k is 0; ask for at least one hit"));
@@ -378,13 +340,8 @@ impl<'a> Search<'a> {
             return false;
         }
         let before = ranked.len();
-        let there: Vec<LabelId> =
-            labels.iter().copied().filter(|label| self.shared.labels.contains(*label)).collect();
-        ranked.retain(|hit| match newest.locate(self.tenant, hit.row) {
-            Some((at, doc)) => !newest.views[at].labelled(&there, &(doc..doc + 1)).is_empty(),
-            // It was replaced, and with it its labels.
-            None => false,
-        });
+        let there = known_labels(self.shared, labels);
+        ranked.retain(|hit| has_label(&newest, &there, (self.tenant, hit.row)));
         ranked.len() < before
     }
 
@@ -468,6 +425,18 @@ impl<'a> Search<'a> {
         let bytes = keys.iter().map(|key| key.len() as u64).sum::<u64>();
         (bytes <= self.shared.settings.response_bytes_max).then_some(keys)
     }
+}
+
+/// Those of these labels that have not been dropped.
+pub(crate) fn known_labels(shared: &Shared, labels: &[LabelId]) -> Vec<LabelId> {
+    labels.iter().copied().filter(|label| shared.labels.contains(*label)).collect()
+}
+
+/// Whether a row has one of these labels in a snapshot. One that was replaced since has not, whatever labels the new
+/// one has.
+pub(crate) fn has_label(snapshot: &Snapshot, labels: &[LabelId], (tenant, row): (TenantId, RowId)) -> bool {
+    let place = snapshot.locate(tenant, row);
+    place.is_some_and(|(at, doc)| !snapshot.views[at].labelled(labels, &(doc..doc + 1)).is_empty())
 }
 
 /// A row on its way out.

@@ -8,6 +8,7 @@ use spandrel_index::segment::{Merge, Plan};
 
 use crate::error::{Error, Result};
 use crate::rag::embed::Embedder;
+use crate::rag::rerank::{ContextScorer, Reranker};
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,4 +148,8 @@ const FRESH_ROWS_LIMIT: usize = 4_000_000;
 pub struct Components {
     /// Turns text into vectors for dense fields; none: vectors come from the caller.
     pub embedder: Option<Arc<dyn Embedder>>,
+    /// Judges texts, for the post stages `rerank` and `rerank_pairs`.
+    pub reranker: Option<Arc<dyn Reranker>>,
+    /// Judges whole contexts, for selections whose sets are worth what it says.
+    pub context_scorer: Option<Arc<dyn ContextScorer>>,
 }

@@ -404,5 +404,5 @@ pub fn components(config: &Config) -> Result<spandrel::Components, spandrel::Err
         return Ok(spandrel::Components::default());
     }
     let embedder = OpenAiEmbedder::new(config.embedder.clone())?;
-    Ok(spandrel::Components { embedder: Some(Arc::new(embedder)) })
+    Ok(spandrel::Components { embedder: Some(Arc::new(embedder)), ..Default::default() })
 }

@@ -1,10 +1,10 @@
-//! From documents to rows, and from rows to a context: chunking, embedding, token counts, packing.
+//! From documents to rows, and from rows to a context: chunking, embedding, token counts; the seams for models.
 
 pub mod chunk;
-pub mod context;
 pub mod embed;
 pub mod ingest;
 pub mod openai;
+pub mod rerank;
 pub mod tokens;
 
 #[cfg(test)]

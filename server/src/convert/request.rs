@@ -157,10 +157,9 @@ pub fn retrieve_from_wire(request: pb::RetrieveRequest) -> Result<RetrieveReques
     let search =
         search_from_wire(required(request.search, "search")?).map_err(|error| error.within("search"))?;
     Ok(RetrieveRequest {
-        search,
-        budget_tokens: size(request.budget_tokens),
         text_field: Some(request.text_field).filter(|field| !field.is_empty()),
         separator: request.separator.unwrap_or_else(|| SEPARATOR.to_owned()),
+        ..RetrieveRequest::new(search, size(request.budget_tokens))
     })
 }
 

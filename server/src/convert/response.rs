@@ -171,9 +171,14 @@ pub fn retrieve_from_wire(response: pb::RetrieveResponse) -> Result<RetrieveResp
         let hit = hit_from_wire(required(chunk.hit, "hit").map_err(within)?).map_err(within)?;
         let place = |at: u64| usize::try_from(at).ok().filter(|at| *at <= length);
         match (place(chunk.context_start), place(chunk.context_end)) {
-            (Some(start), Some(end)) if start <= end => {
-                Ok(PackedChunk { hit, context_span: start..end, tokens: size(chunk.tokens) })
-            }
+            (Some(start), Some(end)) if start <= end => Ok(PackedChunk {
+                hit,
+                context_span: start..end,
+                tokens: size(chunk.tokens),
+                rank: 0,
+                merged_from: Vec::new(),
+                source_span: None,
+            }),
             _ => Err(within(Invalid::new("context_end", "the span lies outside the context"))),
         }
     };
@@ -186,6 +191,7 @@ pub fn retrieve_from_wire(response: pb::RetrieveResponse) -> Result<RetrieveResp
         short: short_from_wire(response.short),
         explain: response.explain.map(explain_from_wire),
         context: response.context,
+        ..RetrieveResponse::default()
     })
 }
 

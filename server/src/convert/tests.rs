@@ -370,7 +370,14 @@ fn answers_come_back_as_they_were() {
         let read = response::search_from_wire(sent(response::search_to_wire(answer.clone()))).unwrap();
         assert_eq!(read, answer);
     }
-    let chunk = PackedChunk { hit: hit(), context_span: 2..5, tokens: 9 };
+    let chunk = PackedChunk {
+        hit: hit(),
+        context_span: 2..5,
+        tokens: 9,
+        rank: 0,
+        merged_from: Vec::new(),
+        source_span: None,
+    };
     let answer = RetrieveResponse {
         context: "context".to_owned(),
         tokens: 3,
@@ -379,6 +386,7 @@ fn answers_come_back_as_they_were() {
         candidates: 5,
         short: Some(Short::FewMatches),
         explain: None,
+        ..RetrieveResponse::default()
     };
     let read = response::retrieve_from_wire(sent(response::retrieve_to_wire(answer.clone()))).unwrap();
     assert_eq!(read, answer);
