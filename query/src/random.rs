@@ -1,5 +1,5 @@
-//! A small generator (SplitMix64, Steele et al., 2014): the same numbers from a seed on every machine, so that the
-//! same request has the same answer. Not for secrets.
+//! A small generator (SplitMix64, Steele et al., 2014): the same numbers from a seed on every machine, so
+//! that the same request has the same answer. Not for secrets.
 
 /// A stream of numbers.
 #[derive(Clone, Debug)]

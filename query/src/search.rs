@@ -68,8 +68,8 @@ pub fn search(shared: &Shared, request: &SearchRequest, stop: &Stop) -> Result<S
     once()
 }
 
-/// A search that is made several times on one snapshot, for more hits each time; what is the same in all of them is
-/// done once.
+/// A search that is made several times on one snapshot, for more hits each time; what is the same in all of
+/// them is done once.
 pub(crate) struct Prepared<'a> {
     shared: &'a Shared,
     routes: Vec<CheckedRoute>,
@@ -92,7 +92,8 @@ impl<'a> Prepared<'a> {
         self.tenant
     }
 
-    /// The search, with `request` the one it was prepared for but for how many hits and which fields are wanted.
+    /// The search, with `request` the one it was prepared for but for how many hits and which fields are
+    /// wanted.
     ///
     /// # Errors
     /// As [`search`].
@@ -432,8 +433,8 @@ pub(crate) fn known_labels(shared: &Shared, labels: &[LabelId]) -> Vec<LabelId> 
     labels.iter().copied().filter(|label| shared.labels.contains(*label)).collect()
 }
 
-/// Whether a row has one of these labels in a snapshot. One that was replaced since has not, whatever labels the new
-/// one has.
+/// Whether a row has one of these labels in a snapshot. One that was replaced since has not, whatever labels
+/// the new one has.
 pub(crate) fn has_label(snapshot: &Snapshot, labels: &[LabelId], (tenant, row): (TenantId, RowId)) -> bool {
     let place = snapshot.locate(tenant, row);
     place.is_some_and(|(at, doc)| !snapshot.views[at].labelled(labels, &(doc..doc + 1)).is_empty())

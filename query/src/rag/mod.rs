@@ -1,4 +1,5 @@
-//! From documents to rows, and from rows to a context: chunking, embedding, token counts; the seams for models.
+//! From documents to rows, and from rows to a context: chunking, embedding, token counts; the seams for
+//! models.
 
 pub mod chunk;
 pub mod embed;

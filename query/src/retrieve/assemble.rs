@@ -1,12 +1,14 @@
 //! Puts chosen chunks together: merged where they touch, in the order asked for, counted as one string.
 //!
-//! What counts is the assembled string, by the tokenizer the caller names: neighbouring texts can share a token, so
-//! sums over chunks are estimates. Where the string is over the budget after all, the chunk chosen last goes, until it
-//! fits. Chunks of one document that overlap or touch become one text with what they share once; white space that
-//! the chunker left out between two is put back as one space, or an empty line where there was more. That is done
-//! only where a text is exactly the bytes of its span, and the shared bytes are the same in both.
+//! What counts is the assembled string, by the tokenizer the caller names: neighbouring texts can share a
+//! token, so sums over chunks are estimates. Where the string is over the budget after all, the chunk chosen
+//! last goes, until it fits. Chunks of one document that overlap or touch become one text with what they
+//! share once; white space that the chunker left out between two is put back as one space, or an empty line
+//! where there was more. That is done only where a text is exactly the bytes of its span, and the shared
+//! bytes are the same in both.
 //!
-//! Cost: the string is built and counted once, and once more for each chunk that has to go or neighbour that is tried.
+//! Cost: the string is built and counted once, and once more for each chunk that has to go or neighbour that
+//! is tried.
 
 use std::ops::Range;
 
@@ -65,8 +67,8 @@ pub struct Block {
 }
 
 impl Frame<'_> {
-    /// The context of `chosen`, positions among `candidates` in the order in which they were chosen; those that do not
-    /// fit as a whole are taken off its end.
+    /// The context of `chosen`, positions among `candidates` in the order in which they were chosen; those
+    /// that do not fit as a whole are taken off its end.
     ///
     /// # Errors
     /// The request's end.
@@ -82,8 +84,8 @@ impl Frame<'_> {
         }
     }
 
-    /// The context of `chosen`, whatever it costs; its tokens are exact up to the budget and above it some number
-    /// that is larger.
+    /// The context of `chosen`, whatever it costs; its tokens are exact up to the budget and above it some
+    /// number that is larger.
     fn join(&self, candidates: &[Candidate], chosen: &[usize]) -> Built {
         let mut blocks = if self.merge {
             merged(candidates, chosen)
@@ -147,8 +149,8 @@ fn merged(candidates: &[Candidate], chosen: &[usize]) -> Vec<Block> {
 }
 
 impl Block {
-    /// Takes in a candidate of the same document that begins where this one does or later; false where the two do
-    /// not touch or do not agree.
+    /// Takes in a candidate of the same document that begins where this one does or later; false where the
+    /// two do not touch or do not agree.
     fn take(&mut self, candidate: &Candidate, at: usize) -> bool {
         let (Some(own), Some(other)) = (self.source.clone(), source_of(candidate)) else { return false };
         if other.start > own.end {

@@ -118,7 +118,8 @@ impl<'a> Task<'a> {
         looks_at_words(&self.method)
     }
 
-    /// Tokens of a candidate's text: as counted when it was stored, where that is the same text and tokenizer.
+    /// Tokens of a candidate's text: as counted when it was stored, where that is the same text and
+    /// tokenizer.
     pub fn tokens_of(&self, one: &Candidate) -> usize {
         let same = self.tokenizer.name() == self.shared.schema.tokenizer && source_of(one).is_some();
         match one.hit.row.chunk.as_ref().filter(|chunk| same && chunk.tokens > 0) {

@@ -10,15 +10,16 @@ use crate::request::K_MAX;
 use crate::select::Method;
 use crate::select::pool::POOL_MAX;
 
-/// Times by order of magnitude, in nanoseconds, as measured on a server CPU: a candidate that is found and whose row
-/// is read, one that is looked at by a selector, an evaluation of the objective, and a token of the context.
+/// Times by order of magnitude, in nanoseconds, as measured on a server CPU: a candidate that is found and
+/// whose row is read, one that is looked at by a selector, an evaluation of the objective, and a token of the
+/// context.
 const CANDIDATE_NS: u64 = 6_000;
 const POOL_NS: u64 = 5_000;
 const EVALUATION_NS: u64 = 100;
 const TOKEN_NS: u64 = 500;
 
-/// The answer to a dry run. Texts are not embedded and nothing is searched; a filter is evaluated where it is known
-/// by the payload indexes.
+/// The answer to a dry run. Texts are not embedded and nothing is searched; a filter is evaluated where it is
+/// known by the payload indexes.
 ///
 /// # Errors
 /// As a retrieval that is checked.
@@ -80,7 +81,6 @@ pub fn estimate(task: &Task<'_>, stop: &Stop) -> Result<RetrieveResponse> {
             stages,
             time_us: time_ns / 1_000,
         }),
-        last_row: snapshot.last_row.0,
         ..RetrieveResponse::default()
     })
 }

@@ -1,9 +1,10 @@
 //! Narrows candidates level by level, coarse to fine, before anything reads their texts closely.
 //!
-//! FunnelRAG (Zhao et al., NAACL Findings 2025) retrieves clusters, then documents, then passages, with fewer and
-//! dearer looks at each level. Here the levels are groups of the candidates that one cheap search has found, many and
-//! roughly: by a payload field such as a cluster, by document, by chunk. A group's score comes from its members';
-//! what is not in a kept group costs nothing any more, neither the stages nor the selection.
+//! FunnelRAG (Zhao et al., NAACL Findings 2025) retrieves clusters, then documents, then passages, with fewer
+//! and dearer looks at each level. Here the levels are groups of the candidates that one cheap search has
+//! found, many and roughly: by a payload field such as a cluster, by document, by chunk. A group's score
+//! comes from its members'; what is not in a kept group costs nothing any more, neither the stages nor the
+//! selection.
 
 use std::collections::HashMap;
 

@@ -4,9 +4,10 @@
 //! search (several routes and needs) -> as-if sample -> funnel -> post stages -> pool -> select -> assemble
 //! ```
 //!
-//! Everything runs on one snapshot; where stages leave too few, the search is asked for more of the same. Same
-//! request, snapshot and seed: same bytes, unless a cap on time ended the selection. What loses its access labels
-//! while this runs is not in the answer: it is asked again of the newest snapshot when the context is put together.
+//! Everything runs on one snapshot; where stages leave too few, the search is asked for more of the same.
+//! Same request, snapshot and seed: same bytes, unless a cap on time ended the selection. What loses its
+//! access labels while this runs is not in the answer: it is asked again of the newest snapshot when the
+//! context is put together.
 
 pub mod assemble;
 pub mod candidate;
@@ -126,7 +127,6 @@ impl Task<'_> {
                 short,
                 selection: report,
                 rounds,
-                last_row: snapshot.last_row.0,
                 explain,
                 ..RetrieveResponse::default()
             },

@@ -1,8 +1,8 @@
 //! Chunks before and after the chosen ones, in their documents, while budget is left.
 //!
-//! They are found by key: chunks of an ingested document are called `DOCUMENT#0`, `DOCUMENT#1` and so on. They are
-//! rows like all others: of the same snapshot, of the tenant, passing the filter, with one of the labels; who may not
-//! see a chunk does not get it as a neighbour.
+//! They are found by key: chunks of an ingested document are called `DOCUMENT#0`, `DOCUMENT#1` and so on.
+//! They are rows like all others: of the same snapshot, of the tenant, passing the filter, with one of the
+//! labels; who may not see a chunk does not get it as a neighbour.
 
 use std::sync::Arc;
 

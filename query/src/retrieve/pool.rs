@@ -1,15 +1,16 @@
-//! Makes the pool that selectors choose from: what candidates cost, how relevant they are, what they cover, whom
-//! they refer to.
+//! Makes the pool that selectors choose from: what candidates cost, how relevant they are, what they cover,
+//! whom they refer to.
 //!
-//! All of it comes from the candidates themselves, no model and no statistics of the collection: relevance is the
-//! score within the pool, 0 for the worst to 1 for the best; a term of the question weighs what it is rare in the
-//! pool (`ln(1 + (n - df + 0.5) / (df + 0.5))`), and is covered whole where it is among the first words of a chunk,
-//! which name what it is about, and to [`BODY_COVER`] elsewhere. A chunk refers to another when it says rare words
-//! that the other one begins with and the question does not: the second hop of a question is found by what the first
-//! one names. Measured on multi-hop questions (docs/rag.md), the pool's own rarity is better than the collection's.
+//! All of it comes from the candidates themselves, no model and no statistics of the collection: relevance is
+//! the score within the pool, 0 for the worst to 1 for the best; a term of the question weighs what it is
+//! rare in the pool (`ln(1 + (n - df + 0.5) / (df + 0.5))`), and is covered whole where it is among the first
+//! words of a chunk, which name what it is about, and to [`BODY_COVER`] elsewhere. A chunk refers to another
+//! when it says rare words that the other one begins with and the question does not: the second hop of a
+//! question is found by what the first one names. Measured on multi-hop questions (docs/rag.md), the pool's
+//! own rarity is better than the collection's.
 //!
-//! Cost: each text's words are hashed once; a sort of all words of the pool; references look at pairs that share a
-//! rare word only.
+//! Cost: each text's words are hashed once; a sort of all words of the pool; references look at pairs that
+//! share a rare word only.
 
 use std::collections::HashMap;
 
@@ -221,8 +222,8 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
-/// The mean similarity of pairs of these, and how many different ones they amount to (Vendi score, Friedman and
-/// Dieng, 2023: `exp` of the entropy of the eigenvalues of their similarities by their number).
+/// The mean similarity of pairs of these, and how many different ones they amount to (Vendi score, Friedman
+/// and Dieng, 2023: `exp` of the entropy of the eigenvalues of their similarities by their number).
 pub fn diversity(pool: &Pool, items: &[u16]) -> Option<(f32, f32)> {
     let rows: Vec<&[f32]> = items.iter().map(|&at| pool.similarity(at)).collect::<Option<_>>()?;
     let n = items.len();

@@ -1,12 +1,13 @@
 //! Stages between search and selection: which candidates go on, in which order.
 //!
-//! Those of a large datastore (MassiveDS, Shao et al., NeurIPS 2024): de-duplication, decontamination, a quality
-//! filter, subsampling; quotas; cuts; reranking. Each stage is a function of the candidates that enter it; they run
-//! in the order of the request. Since they look at one candidate, or at better ranked ones only, filtering what a
-//! search found is the same as searching what the filter leaves, as long as the search goes deep enough: that is what
-//! `survivors` asks for.
+//! Those of a large datastore (MassiveDS, Shao et al., NeurIPS 2024): de-duplication, decontamination, a
+//! quality filter, subsampling; quotas; cuts; reranking. Each stage is a function of the candidates that
+//! enter it; they run in the order of the request. Since they look at one candidate, or at better ranked ones
+//! only, filtering what a search found is the same as searching what the filter leaves, as long as the search
+//! goes deep enough: that is what `survivors` asks for.
 //!
-//! Cost: words are hashed once a candidate; near duplicates take one look-up a shingle, decontamination one a word.
+//! Cost: words are hashed once a candidate; near duplicates take one look-up a shingle, decontamination one a
+//! word.
 
 use std::collections::{HashMap, HashSet};
 
@@ -121,8 +122,8 @@ impl PostStage {
     /// Runs it.
     ///
     /// # Errors
-    /// Those of the reranker, and [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) where it needs one and there is
-    /// none; the request's end.
+    /// Those of the reranker, and [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) where it needs one and
+    /// there is none; the request's end.
     pub fn run(
         &self,
         candidates: Vec<Candidate>,
@@ -329,8 +330,8 @@ fn rerank_pairs(
     Ok(candidates)
 }
 
-/// Gives the first candidates these scores and ranks them by those; the rest keep their order behind them, at scores
-/// that go on below.
+/// Gives the first candidates these scores and ranks them by those; the rest keep their order behind them, at
+/// scores that go on below.
 fn ranked_by(candidates: &mut [Candidate], scores: &[f32]) {
     let (first, rest) = candidates.split_at_mut(scores.len());
     first.iter_mut().zip(scores).for_each(|(one, score)| one.score = *score);

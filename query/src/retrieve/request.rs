@@ -1,7 +1,8 @@
-//! What is asked of `retrieve`: candidates, what happens to them, how some are chosen, how they are put together.
+//! What is asked of `retrieve`: candidates, what happens to them, how some are chosen, how they are put
+//! together.
 //!
-//! Plain data, checked when it runs. Every part but the search and the budget has a default, which is: the best
-//! chunks whole and in rank order, with nothing done to them.
+//! Plain data, checked when it runs. Every part but the search and the budget has a default, which is: the
+//! best chunks whole and in rank order, with nothing done to them.
 
 use std::time::Duration;
 
@@ -28,11 +29,12 @@ pub struct RetrieveRequest {
     /// The tokenizer that counts; none: the schema's.
     #[serde(default)]
     pub tokenizer: Option<String>,
-    /// The question in words, for what looks at words: aspects, rerankers. None: the first route that is a text.
+    /// The question in words, for what looks at words: aspects, rerankers. None: the first route that is a
+    /// text.
     #[serde(default)]
     pub question: Option<String>,
-    /// Parts of the question, each a route of its own: candidates of every one are considered, and covering each is
-    /// worth its weight.
+    /// Parts of the question, each a route of its own: candidates of every one are considered, and covering
+    /// each is worth its weight.
     #[serde(default)]
     pub needs: Vec<Route>,
     /// Narrows the candidates level by level before their texts are read; empty: all are considered.
@@ -41,8 +43,9 @@ pub struct RetrieveRequest {
     /// What happens to the candidates, in this order.
     #[serde(default)]
     pub post: Vec<PostStage>,
-    /// Candidates wanted after the post stages: when fewer are left and the search has more, it is asked for twice
-    /// as many, until it has no more or [`K_MAX`](crate::request::K_MAX) are reached. 0: they are asked for once.
+    /// Candidates wanted after the post stages: when fewer are left and the search has more, it is asked for
+    /// twice as many, until it has no more or [`K_MAX`](crate::request::K_MAX) are reached. 0: they are asked
+    /// for once.
     #[serde(default)]
     pub survivors: usize,
     /// How chunks are chosen.
@@ -97,7 +100,8 @@ impl RetrieveRequest {
     }
 }
 
-/// A level of a funnel (FunnelRAG): candidates are grouped, groups are scored by their members, the best are kept.
+/// A level of a funnel (FunnelRAG): candidates are grouped, groups are scored by their members, the best are
+/// kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FunnelLevel {
@@ -142,12 +146,14 @@ pub enum Aggregate {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum PostStage {
-    /// Rows that have lost the labels the search was made on behalf of, by now, are left out. It happens once more
-    /// when the context is put together, asked for or not.
+    /// Rows that have lost the labels the search was made on behalf of, by now, are left out. It happens once
+    /// more when the context is put together, asked for or not.
     AccessRecheck,
-    /// Of candidates with the same words the best ranked stays; with `near`, of those whose shingles are as similar.
+    /// Of candidates with the same words the best ranked stays; with `near`, of those whose shingles are as
+    /// similar.
     Dedup {
-        /// Jaccard similarity of word shingles from which two are the same, above 0 to 1. None: equal words only.
+        /// Jaccard similarity of word shingles from which two are the same, above 0 to 1. None: equal words
+        /// only.
         #[serde(default)]
         near: Option<f32>,
         /// Words a shingle, 1 to 32.
@@ -267,16 +273,19 @@ fn one() -> usize {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Select {
-    /// The method; none: chosen by the query and its candidates (`auto`) where that was asked for, else rank order.
+    /// The method; none: chosen by the query and its candidates (`auto`) where that was asked for, else rank
+    /// order.
     pub method: Option<Method>,
     /// Whether method and weights are chosen by the query and its candidates, as far as they are not given.
     pub auto: bool,
-    /// Whether sets are worth what the database's context scorer says, instead of `weights`; for `submodular` and
-    /// `mcts`.
+    /// Whether sets are worth what the database's context scorer says, instead of `weights`; for `submodular`
+    /// and `mcts`.
     pub context_scorer: bool,
-    /// What sets are worth, for methods that look for the best; none: relevance, aspects and references, as fitted.
+    /// What sets are worth, for methods that look for the best; none: relevance, aspects and references, as
+    /// fitted.
     pub weights: Option<Weights>,
-    /// The dense field that says how similar candidates are; none: that of the first dense route, else the first.
+    /// The dense field that says how similar candidates are; none: that of the first dense route, else the
+    /// first.
     pub vector_field: Option<String>,
     /// Tokens of the budget that are left for what the caller puts around the context.
     pub reserve_tokens: usize,

@@ -34,8 +34,6 @@ pub struct RetrieveResponse {
     pub rounds: u32,
     /// What it would cost, when that was all that was asked for.
     pub estimate: Option<Estimate>,
-    /// The last write that the search saw.
-    pub last_row: u64,
     /// Set when it was asked for.
     pub explain: Option<Explain>,
 }

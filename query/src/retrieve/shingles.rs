@@ -2,7 +2,8 @@
 
 use crate::random::mixed;
 
-/// The distinct runs of `length` words, sorted; a shorter text is one run of all its words, one without words none.
+/// The distinct runs of `length` words, sorted; a shorter text is one run of all its words, one without words
+/// none.
 pub fn shingles(words: &[u64], length: usize) -> Vec<u64> {
     let run =
         |words: &[u64]| words.iter().fold(words.len() as u64, |hash, word| mixed(hash.rotate_left(7) ^ word));

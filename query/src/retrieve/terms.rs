@@ -1,9 +1,9 @@
 //! The words of a text as numbers: what texts of one pool are compared by.
 //!
-//! A word is a run of letters and digits, lower-cased, a plural `s` taken off words of four characters and more, and
-//! hashed to 64 bits. No dictionary and no language: what matters here is which texts of a pool share a word, and how
-//! rare it is among them; what is frequent there weighs little by itself. Some 100 MB of text a second; nothing is
-//! kept but the hashes.
+//! A word is a run of letters and digits, lower-cased, a plural `s` taken off words of four characters and
+//! more, and hashed to 64 bits. No dictionary and no language: what matters here is which texts of a pool
+//! share a word, and how rare it is among them; what is frequent there weighs little by itself. Some 100 MB
+//! of text a second; nothing is kept but the hashes.
 
 /// The words of `text`, in its order.
 pub fn terms(text: &str) -> Vec<u64> {

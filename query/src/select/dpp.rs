@@ -1,9 +1,9 @@
 //! The most probable set of a determinantal point process, greedily (Chen, Zhang and Zhou, NeurIPS 2018).
 //!
-//! The kernel is `L(i, j) = q(i) s(i, j) q(j)` with `q = exp(quality * relevance)`: its determinant grows with
-//! relevance and shrinks with similarity. Each step takes the candidate that multiplies it most, of those that fit,
-//! by an incremental Cholesky factor: `O(chosen)` a candidate a step. It ends where what is left lies in the span of
-//! what is chosen.
+//! The kernel is `L(i, j) = q(i) s(i, j) q(j)` with `q = exp(quality * relevance)`: its determinant grows
+//! with relevance and shrinks with similarity. Each step takes the candidate that multiplies it most, of
+//! those that fit, by an incremental Cholesky factor: `O(chosen)` a candidate a step. It ends where what is
+//! left lies in the span of what is chosen.
 
 use super::bits::Bits;
 use super::meter::{Meter, StoppedBy};

@@ -1,11 +1,11 @@
 //! The optimum, by branch and bound over sets, or how far the answer may be from it.
 //!
-//! Depth first: each candidate is in or out. A branch is cut where what it has plus a bound on what it may still get
-//! does not beat the best so far. The bound is the fractional knapsack over [`Objective::ceilings`], each at the
-//! least it can cost, which holds for every objective that has ceilings; candidates are looked at by ceiling a
-//! token. It starts from greedy and swaps, so that it mostly proves. Exponential in the worst case: with more than
-//! `nodes_max` branches, or over the meter, the answer is the best so far and `bound` says what may be missed.
-//! Not for objectives where the order counts.
+//! Depth first: each candidate is in or out. A branch is cut where what it has plus a bound on what it may
+//! still get does not beat the best so far. The bound is the fractional knapsack over
+//! [`Objective::ceilings`], each at the least it can cost, which holds for every objective that has ceilings;
+//! candidates are looked at by ceiling a token. It starts from greedy and swaps, so that it mostly proves.
+//! Exponential in the worst case: with more than `nodes_max` branches, or over the meter, the answer is the
+//! best so far and `bound` says what may be missed. Not for objectives where the order counts.
 
 use super::bits::Bits;
 use super::greedy::greedy;
@@ -31,8 +31,8 @@ pub struct Exact {
 /// The best set, or the best found in `nodes_max` branches.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for an objective that depends on the order or has no
-/// bound; those of a caller's reward, and of the request's end.
+/// [`ErrorKind::Invalid`](crate::error::ErrorKind::Invalid) for an objective that depends on the order or has
+/// no bound; those of a caller's reward, and of the request's end.
 pub fn exact<O: Objective>(problem: &Problem<'_, O>, nodes_max: u64, meter: &mut Meter<'_>) -> Result<Exact> {
     if problem.objective.ordered() {
         return Err(Error::invalid(

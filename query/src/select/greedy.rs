@@ -1,10 +1,10 @@
 //! Budgeted greedy: by gain a token, by gain, and the best single one; the best of the three.
 //!
-//! For a monotone submodular objective that is at least `(1 - 1/sqrt(e))` = 0.393 of the optimum (Lin and Bilmes,
-//! ACL 2010, with Khuller, Moss and Naor, 1999); in practice a few percent are missing. Gains are looked at lazily
-//! (Minoux, 1978): one that was known before is an upper bound of what it is now, unless what was added since can
-//! have raised it ([`Objective::raised`]), so that most steps evaluate a few candidates only. Evaluations: about
-//! `n` and a few a step, at most `n` a step.
+//! For a monotone submodular objective that is at least `(1 - 1/sqrt(e))` = 0.393 of the optimum (Lin and
+//! Bilmes, ACL 2010, with Khuller, Moss and Naor, 1999); in practice a few percent are missing. Gains are
+//! looked at lazily (Minoux, 1978): one that was known before is an upper bound of what it is now, unless
+//! what was added since can have raised it ([`Objective::raised`]), so that most steps evaluate a few
+//! candidates only. Evaluations: about `n` and a few a step, at most `n` a step.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -52,7 +52,8 @@ impl Ord for Entry {
     }
 }
 
-/// The best of the three greedy answers and why the best one ended. The answer is at least what must be chosen.
+/// The best of the three greedy answers and why the best one ended. The answer is at least what must be
+/// chosen.
 ///
 /// # Errors
 /// Those of a caller's reward, and of the request's end.

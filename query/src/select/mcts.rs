@@ -1,21 +1,21 @@
 //! Monte-Carlo tree search over sets of chunks, as in CORAG (Wang et al., 2024), made to fit an engine.
 //!
-//! A node is a set (a sequence, where the order counts); a move adds one candidate or stops. Descent is by
-//! `Q + C sqrt(ln N(parent) / N) - lambda * tokens / budget`: the budget is in the policy, as in the paper. Where we
-//! depart from it and its published code:
+//! A node is a set (a sequence, where the order counts); a move adds one candidate or stops. Descent is by `Q
+//! + C sqrt(ln N(parent) / N) - lambda * tokens / budget`: the budget is in the policy, as in the paper.
+//! Where we depart from it and its published code:
 //! - what does not fit is no move, so that no answer is ever over budget;
 //! - stopping is a move of its own, so that leaving budget unused is decided and not an accident;
-//! - `Q` is half the mean and half the best of what was found below, in shares of twice greedy's worth, which makes
-//!   the exploration constant mean the same for every query;
-//! - a node is widened as it is visited, `2 sqrt(N)` children, the most promising first, instead of all at once: one
-//!   evaluation a child instead of one for each candidate that is left;
+//! - `Q` is half the mean and half the best of what was found below, in shares of twice greedy's worth, which
+//!   makes the exploration constant mean the same for every query;
+//! - a node is widened as it is visited, `2 sqrt(N)` children, the most promising first, instead of all at
+//!   once: one evaluation a child instead of one for each candidate that is left;
 //! - where the order does not count, a set that is reached by several orders is one node;
-//! - below a new node the set is completed greedily, with some chance left, and that is what the node is worth: its
-//!   own worth says little of a set that is to grow;
+//! - below a new node the set is completed greedily, with some chance left, and that is what the node is
+//!   worth: its own worth says little of a set that is to grow;
 //! - the answer is the best set ever seen, greedy's own among them, so that it is never worse than greedy.
 //!
-//! Evaluations are capped by the meter. With a reward that is dear and taken in batches (`batch` above 1), several
-//! children are evaluated in one call and nothing is completed: a node is worth what its own set is.
+//! Evaluations are capped by the meter. With a reward that is dear and taken in batches (`batch` above 1),
+//! several children are evaluated in one call and nothing is completed: a node is worth what its own set is.
 
 use std::collections::HashMap;
 
@@ -160,7 +160,8 @@ impl<O: Objective> Tree<'_, '_, O> {
         value
     }
 
-    /// One descent: to a node that can be widened, one child more, completed, and what came of it noted on the way.
+    /// One descent: to a node that can be widened, one child more, completed, and what came of it noted on
+    /// the way.
     fn visit(&mut self, root: usize, mut set: Set<O::State>, meter: &mut Meter<'_>) -> Result<()> {
         let mut path = vec![(root, None)];
         let mut at = root;
@@ -249,8 +250,8 @@ impl<O: Objective> Tree<'_, '_, O> {
         Ok(reward)
     }
 
-    /// What is known of the candidates after `item` was added at a node: gains as they were, but for those that it
-    /// can have raised.
+    /// What is known of the candidates after `item` was added at a node: gains as they were, but for those
+    /// that it can have raised.
     fn promises(
         &mut self,
         at: usize,

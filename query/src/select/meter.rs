@@ -1,8 +1,8 @@
 //! What a selection may spend: evaluations of its objective, and time.
 //!
-//! One evaluation is the worth of one set, or of adding one candidate to one set: the unit in which a reranker is
-//! paid for, and in which selectors are compared. All selectors count by this one counter. Evaluations are the cap
-//! that keeps results the same from run to run; a cap on time does not.
+//! One evaluation is the worth of one set, or of adding one candidate to one set: the unit in which a
+//! reranker is paid for, and in which selectors are compared. All selectors count by this one counter.
+//! Evaluations are the cap that keeps results the same from run to run; a cap on time does not.
 
 use std::time::Instant;
 

@@ -1,4 +1,5 @@
-//! The built-in objectives: a weighted sum of relevance, redundancy, facility location, aspects and references.
+//! The built-in objectives: a weighted sum of relevance, redundancy, facility location, aspects and
+//! references.
 //!
 //! With `u(x) = (tokens of x / mean tokens of the pool)^length`, relevance `r`, similarity `s`:
 //!
@@ -10,14 +11,15 @@
 //!      + references * sum_x u(x) max_{y in S} r(y) ref(y, x)
 //! ```
 //!
-//! The first, third and fourth are monotone and submodular; with redundancy the sum is submodular and not monotone.
-//! References are what makes chunks worth more together than alone (CORAG, Wang et al., 2024, counts such pairs): a
-//! chunk that another relevant one speaks of is the second hop of a question. They are supermodular, so no greedy
-//! guarantee holds, and [`Objective::raised`] says whose gains they raise. Sets, not sequences: a chunk whose text
-//! is partly in a better ranked one of the set counts for the rest ([`Pool::share`]).
+//! The first, third and fourth are monotone and submodular; with redundancy the sum is submodular and not
+//! monotone. References are what makes chunks worth more together than alone (CORAG, Wang et al., 2024,
+//! counts such pairs): a chunk that another relevant one speaks of is the second hop of a question. They are
+//! supermodular, so no greedy guarantee holds, and [`Objective::raised`] says whose gains they raise. Sets,
+//! not sequences: a chunk whose text is partly in a better ranked one of the set counts for the rest
+//! ([`Pool::share`]).
 //!
-//! A gain costs one pass over the aspects, one over the pool with facility location, and the references of one
-//! chunk; adding one costs the same once more.
+//! A gain costs one pass over the aspects, one over the pool with facility location, and the references of
+//! one chunk; adding one costs the same once more.
 
 use serde::{Deserialize, Serialize};
 
@@ -47,8 +49,8 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// For questions whose evidence is in several chunks: relevance, aspects and references, longer chunks worth
-    /// more. Fitted on multi-hop questions, no worse on others: docs/rag.md has the tables.
+    /// For questions whose evidence is in several chunks: relevance, aspects and references, longer chunks
+    /// worth more. Fitted on multi-hop questions, no worse on others: docs/rag.md has the tables.
     pub const EVIDENCE: Self = Self {
         relevance: 1.0,
         redundancy: 0.0,
@@ -104,8 +106,8 @@ pub struct MixState {
 }
 
 impl<'a> Mix<'a> {
-    /// The objective with these weights. Parts that the pool has no data for (similarity, aspects, references)
-    /// count nothing.
+    /// The objective with these weights. Parts that the pool has no data for (similarity, aspects,
+    /// references) count nothing.
     pub fn new(pool: &'a Pool, weights: Weights) -> Self {
         let n = pool.len();
         let mean = pool.items().iter().map(|item| f64::from(item.tokens)).sum::<f64>() / n.max(1) as f64;
@@ -125,9 +127,9 @@ impl<'a> Mix<'a> {
         }
     }
 
-    /// The `redundancy` at which, for a set of `size` candidates of this pool, what similarity takes off is what
-    /// relevance gives: `2 * mean relevance / ((size - 1) * mean similarity)`, AdaGReS' closed form as far as it
-    /// is published. 0 where nothing is similar.
+    /// The `redundancy` at which, for a set of `size` candidates of this pool, what similarity takes off is
+    /// what relevance gives: `2 * mean relevance / ((size - 1) * mean similarity)`, AdaGReS' closed form as
+    /// far as it is published. 0 where nothing is similar.
     pub fn balanced_redundancy(pool: &Pool, size: f64) -> f32 {
         let n = pool.len();
         let relevance: f32 = pool.items().iter().map(|item| item.relevance).sum();

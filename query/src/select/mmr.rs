@@ -1,16 +1,16 @@
-//! Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): each step takes the candidate with the largest
-//! `lambda * relevance - (1 - lambda) * similarity to the nearest chosen one`, of those that fit.
+//! Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): each step takes the candidate with the
+//! largest `lambda * relevance - (1 - lambda) * similarity to the nearest chosen one`, of those that fit.
 //!
-//! The nearest is kept up to date, so a step costs one pass over the pool. The budget is filled: marginal relevance
-//! that is negative does not end it.
+//! The nearest is kept up to date, so a step costs one pass over the pool. The budget is filled: marginal
+//! relevance that is negative does not end it.
 
 use super::bits::Bits;
 use super::meter::{Meter, StoppedBy};
 use super::pool::Pool;
 use crate::error::Result;
 
-/// Chooses beside `must`; `lambda` is 0 (as different as possible) to 1 (rank order). Without similarities in the
-/// pool it is rank order.
+/// Chooses beside `must`; `lambda` is 0 (as different as possible) to 1 (rank order). Without similarities in
+/// the pool it is rank order.
 ///
 /// # Errors
 /// The request's end.

@@ -1,19 +1,19 @@
 //! Chooses the set of candidates that is worth most within a token budget.
 //!
-//! One selector a file, all over one [`Pool`], one counter of evaluations ([`Meter`]) and, where they look for the
-//! best of an objective, one seam for it ([`Objective`]):
+//! One selector a file, all over one [`Pool`], one counter of evaluations ([`Meter`]) and, where they look
+//! for the best of an objective, one seam for it ([`Objective`]):
 //!
 //! | method | chooses by | cost |
 //! |---|---|---|
 //! | `top_k` | rank, what does not fit left out or the end of it | none |
 //! | `mmr`, `dpp` | rank against similarity | a pass over the pool a chunk |
-//! | `adagres` | relevance less redundancy, weighed by the pool itself; leaves budget where nothing is gained | lazy greedy |
+//! | `adagres` | relevance less redundancy, weighed by the pool; may leave budget | lazy greedy |
 //! | `submodular` | an objective, greedily, then by swaps | lazy greedy, `chosen * pool` a round of swaps |
 //! | `mcts` | an objective or a caller's reward, by tree search from greedy's answer | what the meter allows |
 //! | `exact` | an objective, proven | exponential at worst, some hundred evaluations usually |
 //!
-//! Nothing here reads text, vectors or storage: who fills the pool is `retrieve/pool.rs`, what becomes of the chosen
-//! ones `retrieve/assemble.rs`.
+//! Nothing here reads text, vectors or storage: who fills the pool is `retrieve/pool.rs`, what becomes of the
+//! chosen ones `retrieve/assemble.rs`.
 
 pub mod bits;
 pub mod dpp;
@@ -197,11 +197,12 @@ pub struct Selection {
     pub stopped_by: StoppedBy,
 }
 
-/// Chooses from `pool` by the ask, with the caller's `reward` in place of the built-in objective where there is one.
+/// Chooses from `pool` by the ask, with the caller's `reward` in place of the built-in objective where there
+/// is one.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) when what must be chosen does not fit, or the method cannot
-/// work with the reward; those of the reward; the end of the request.
+/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) when what must be chosen does not fit, or the method
+/// cannot work with the reward; those of the reward; the end of the request.
 pub fn choose(
     pool: &Pool,
     ask: &Ask,
@@ -240,10 +241,9 @@ fn search<O: Objective>(
             ask.chunks_max
         )));
     }
-    let fits = |&at: &u16| !has.has(at) && !ask.exclude.contains(&at) && least(pool, at) <= ask.budget_tokens;
-    let open: Vec<u16> = (0..pool.len() as u16).filter(fits).collect();
+    let mut open: Vec<u16> =
+        (0..pool.len() as u16).filter(|at| !has.has(*at) && !ask.exclude.contains(at)).collect();
     let caps = (ask.budget_tokens, ask.chunks_max);
-    let sides = (&*ask.must, &*open);
     let plain = |(items, stopped_by): (Vec<u16>, StoppedBy), meter: &Meter<'_>| Selection {
         value: mix.value_of(&items),
         items,
@@ -252,8 +252,13 @@ fn search<O: Objective>(
         evaluations: meter.evaluations(),
         stopped_by,
     };
+    if let Method::TopK { overflow } = ask.method {
+        return Ok(plain(topk::top_k(pool, (&ask.must, &open), caps, overflow), meter));
+    }
+    // What cannot fit at all need not be looked at again.
+    open.retain(|&at| least(pool, at) <= ask.budget_tokens);
+    let sides = (&*ask.must, &*open);
     match ask.method {
-        Method::TopK { overflow } => return Ok(plain(topk::top_k(pool, sides, caps, overflow), meter)),
         Method::Mmr { lambda } => return Ok(plain(mmr::mmr(pool, sides, caps, lambda, meter)?, meter)),
         Method::Dpp { quality } => return Ok(plain(dpp::dpp(pool, sides, caps, quality, meter)?, meter)),
         _ => {}

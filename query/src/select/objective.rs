@@ -1,7 +1,8 @@
 //! What a set of candidates is worth, for selectors to compare.
 //!
-//! [`Objective`] is the seam: what adding one more is worth, in batches, so that a reward that is asked of a model
-//! can be asked for many at once. [`Mix`](super::mix::Mix) has the built-in ones, [`super::reward`] the caller's.
+//! [`Objective`] is the seam: what adding one more is worth, in batches, so that a reward that is asked of a
+//! model can be asked for many at once. [`Mix`](super::mix::Mix) has the built-in ones, [`super::reward`] the
+//! caller's.
 
 use super::bits::Bits;
 use crate::error::Result;
@@ -17,7 +18,8 @@ pub trait Objective {
     /// The worth of the set.
     fn value(&self, state: &Self::State) -> f64;
 
-    /// What adding each of `items`, which are not in the set, would be worth; appended to `gains` in their order.
+    /// What adding each of `items`, which are not in the set, would be worth; appended to `gains` in their
+    /// order.
     ///
     /// # Errors
     /// Those of a caller's reward.
@@ -29,9 +31,9 @@ pub trait Objective {
     /// Which gains can have become larger by adding `item`; those of all others can only have become smaller.
     fn raised(&self, item: u16) -> Raised<'_>;
 
-    /// A bound on what is still to be had: for every set of the candidates in `open`, what adding it is worth is at
-    /// most the number returned plus the sum of its members' `ceilings` (one an item of `open`, in its order).
-    /// None: no bound is known.
+    /// A bound on what is still to be had: for every set of the candidates in `open`, what adding it is worth
+    /// is at most the number returned plus the sum of its members' `ceilings` (one an item of `open`, in its
+    /// order). None: no bound is known.
     fn ceilings(&self, state: &Self::State, open: &[u16], ceilings: &mut Vec<f64>) -> Option<f64>;
 
     /// Whether the worth depends on the order.

@@ -1,9 +1,10 @@
 //! What a selector chooses from: candidates in rank order with what they cost and how they hang together.
 //!
-//! Costs are tokens. Candidates of one document whose spans overlap share text that is packed once when they are
-//! merged: of such a pair the better ranked one is charged whole, the other for what is new in it. That makes the
-//! cost, and what a candidate is worth, a function of the set and not of the order in which it was put together.
-//! The exact count is taken later, on the assembled text; what is here is what selectors compare.
+//! Costs are tokens. Candidates of one document whose spans overlap share text that is packed once when they
+//! are merged: of such a pair the better ranked one is charged whole, the other for what is new in it. That
+//! makes the cost, and what a candidate is worth, a function of the set and not of the order in which it was
+//! put together, as far as tokens are spread evenly over the bytes of a chunk. The exact count is taken
+//! later, on the assembled text; what is here is what selectors compare.
 //!
 //! Memory: similarity and references take `n * n` f32 each where they are asked for, 14 KB for 60 candidates.
 
@@ -184,8 +185,8 @@ impl Pool {
         (f64::from(tokens) * self.share(at, chosen)).ceil() as u32
     }
 
-    /// What adding one to `chosen`, which does not have it, changes in tokens; an added one may take text from
-    /// worse ranked ones, never so much that this is negative.
+    /// What adding one to `chosen`, which does not have it, changes in tokens; an added one may take text
+    /// from worse ranked ones, never so much that this is negative.
     pub fn added_tokens(&self, at: u16, chosen: &Bits) -> u32 {
         if self.overlaps(at).is_empty() {
             return self.item(at).tokens;

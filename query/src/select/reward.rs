@@ -1,9 +1,10 @@
-//! A caller's own worth of sets: a reranker of whole contexts, a reader's answer, anything that takes a list of
-//! chunks and gives a number.
+//! A caller's own worth of sets: a reranker of whole contexts, a reader's answer, anything that takes a list
+//! of chunks and gives a number.
 //!
-//! CORAG scores the concatenation of the chosen chunks by a cross-encoder; here that model is the caller's component.
-//! It is asked in batches, with the chunks in the order in which they would stand, and nothing is assumed of it: not
-//! that more is better, not that order is unimportant. The meter counts each list as one evaluation.
+//! CORAG scores the concatenation of the chosen chunks by a cross-encoder; here that model is the caller's
+//! component. It is asked in batches, with the chunks in the order in which they would stand, and nothing is
+//! assumed of it: not that more is better, not that order is unimportant. The meter counts each list as one
+//! evaluation.
 
 use super::objective::{Objective, Raised};
 use crate::error::{Error, Result};

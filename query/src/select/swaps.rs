@@ -1,8 +1,8 @@
 //! Local search: one chosen for one or two others, two for one, while that is worth more.
 //!
-//! Each round takes members out in turn, looks at what fits in their place, and makes the best exchange of the
-//! round. A round evaluates about `chosen * open` gains, and for two in place of one as many again for each of the
-//! [`SECONDS`] best first ones. It ends where no exchange is left, or with the meter.
+//! Each round takes members out in turn, looks at what fits in their place, and makes the best exchange of
+//! the round. A round evaluates about `chosen * open` gains, and for two in place of one as many again for
+//! each of the [`SECONDS`] best first ones. It ends where no exchange is left, or with the meter.
 
 use super::meter::{Meter, StoppedBy};
 use super::objective::{Objective, Set};
@@ -48,7 +48,8 @@ pub fn swaps<O: Objective>(
     }
 }
 
-/// Looks for what is best in place of the members at `out`, and keeps it in `round` where it is the best so far.
+/// Looks for what is best in place of the members at `out`, and keeps it in `round` where it is the best so
+/// far.
 fn exchange<O: Objective>(
     problem: &Problem<'_, O>,
     best: &Chosen,

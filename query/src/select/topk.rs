@@ -1,7 +1,8 @@
-//! Top-k fill: candidates in rank order while they fit. What everybody does, and what the others have to beat.
+//! Top-k fill: candidates in rank order while they fit. What everybody does, and what the others have to
+//! beat.
 //!
-//! Two rules that differ: `skip` leaves out one that does not fit and tries the next, `stop` ends there. Nothing is
-//! evaluated.
+//! Two rules that differ: `skip` leaves out one that does not fit and tries the next, `stop` ends there.
+//! Nothing is evaluated.
 
 use serde::{Deserialize, Serialize};
 
