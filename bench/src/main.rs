@@ -20,6 +20,7 @@ mod latency;
 mod machine;
 mod peer;
 mod plot;
+mod rag;
 mod random;
 mod recall;
 mod report;
@@ -60,6 +61,10 @@ enum Command {
     Flat(flat::Args),
     /// Import rate of rows with text, payload and vectors, embedded and through gRPC.
     Import(import::Args),
+    /// Evidence in a token budget, by how chunks are chosen; what that costs and how far from the best it is.
+    ///
+    /// Example: spandrel-bench rag --data ../shared/data --show evidence
+    Rag(Box<rag::Args>),
     /// How time, build and memory grow with the rows of a mixture that is fitted to a real set.
     ///
     /// Example: spandrel-bench scale --base b.fbin --metric l2 --rows 10000,100000,1000000
@@ -78,6 +83,7 @@ fn main() -> std::process::ExitCode {
         Command::Codes(args) => codes::run(&args),
         Command::Flat(args) => flat::run(&args),
         Command::Import(args) => import::run(&args),
+        Command::Rag(args) => rag::run(&args),
         Command::Scale(args) => scale::run(&args),
         Command::Tenants(args) => tenants::run(&args),
     };
