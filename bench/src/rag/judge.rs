@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use spandrel::rag::tokens::Tokenizer;
-use spandrel::{PackedChunk, RetrieveResponse};
+use spandrel::{Chunk, PackedChunk, RetrieveResponse};
 
 use super::questions::{Question, Set};
 
@@ -55,6 +55,16 @@ impl Evidence {
             tokens * covered as f64 / range.len().max(1) as f64
         };
         self.parts.iter().map(part).sum()
+    }
+
+    /// Share of the evidence's tokens that these chunks have together.
+    pub fn recall_of<'a>(&self, chunks: impl Iterator<Item = &'a Chunk>) -> f64 {
+        let mut places = Places::new();
+        for chunk in chunks {
+            let range = chunk.span.start as usize..chunk.span.end as usize;
+            places.entry(chunk.document.clone()).or_default().push(range);
+        }
+        self.covered(&places) / self.tokens().max(1.0)
     }
 
     /// Judges a context.

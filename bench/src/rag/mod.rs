@@ -7,6 +7,7 @@
 mod bootstrap;
 mod corpus;
 mod evidence;
+mod fit;
 mod gap;
 mod judge;
 mod questions;
@@ -83,6 +84,9 @@ pub struct Args {
     /// Only every other question: 0 or 1
     #[arg(long)]
     half: Option<usize>,
+    /// With `--show fit`: write the model there
+    #[arg(long)]
+    model: Option<PathBuf>,
     /// Write one JSON object with all figures
     #[arg(long)]
     json: Option<PathBuf>,
@@ -98,6 +102,8 @@ enum Show {
     Gap,
     /// Time of a choice, and of a dry run
     Cost,
+    /// Which way of choosing suits a query, fitted and judged by folds
+    Fit,
 }
 
 /// Runs the command.
@@ -131,6 +137,9 @@ pub fn run(args: &Args) -> Result<()> {
             ],
             Show::Gap => vec![gap::gaps(&all, &corpus)?],
             Show::Cost => vec![gap::costs(&multi, &corpus)?],
+            Show::Fit => {
+                vec![fit::run(&all, &corpus, (args.candidates, &args.budgets), args.model.as_deref())?]
+            }
         };
         for (more, judged) in parts {
             rows.extend(more);

@@ -39,6 +39,12 @@ pub fn baseline() -> Selector {
     Selector::new("top_k skip", Method::TopK { overflow: Overflow::Skip })
 }
 
+/// Chosen by the query and its candidates.
+fn auto() -> Selector {
+    let select = Select { auto: true, ..Select::default() };
+    Selector { name: "auto", select, order: Order::Score }
+}
+
 /// All that are compared, the baseline first.
 pub fn all() -> Vec<Selector> {
     let greedy = Method::Submodular { swaps: false };
@@ -61,6 +67,7 @@ pub fn all() -> Vec<Selector> {
         Selector::weighted("greedy evidence", greedy, Weights::EVIDENCE),
         Selector::weighted("submodular evidence", swaps, Weights::EVIDENCE),
         Selector::weighted("mcts evidence", Method::Mcts(MctsParams::default()), Weights::EVIDENCE),
+        auto(),
         Selector::weighted("exact evidence", Method::Exact { nodes_max: 2_000 }, Weights::EVIDENCE),
     ]
 }

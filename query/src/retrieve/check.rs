@@ -5,6 +5,7 @@ use spandrel_storage::{FieldId, FieldKind, Schema};
 
 use super::assemble::{Frame, source_of};
 use super::candidate::Candidate;
+use super::configure;
 use super::request::{Parent, PostStage, RetrieveRequest};
 use super::{BUDGET_TOKENS_MAX, SEPARATOR_BYTES_MAX, looks_at_words};
 use crate::error::{Error, Result};
@@ -113,9 +114,14 @@ impl<'a> Task<'a> {
         self.request.budget_tokens.saturating_sub(self.request.select.reserve_tokens)
     }
 
+    /// Whether the method is chosen by the query and its candidates.
+    fn chooses_by_query(&self) -> bool {
+        self.request.select.auto && self.request.select.method.is_none()
+    }
+
     /// Whether the pool needs to know what candidates say.
     pub fn looks_at_words(&self) -> bool {
-        looks_at_words(&self.method)
+        looks_at_words(&self.method) || self.chooses_by_query()
     }
 
     /// Tokens of a candidate's text: as counted when it was stored, where that is the same text and
@@ -157,11 +163,18 @@ impl<'a> Task<'a> {
             })
         };
         // Between so many chunks there is a separator less; each is charged for one.
-        let budget = self.budget() + self.separator_tokens;
+        let budget = (self.budget() + self.separator_tokens).min(u32::MAX as usize) as u32;
+        let (mut method, mut weights) = (self.method, Weights::EVIDENCE);
+        if self.chooses_by_query() {
+            let features = configure::features(pool, budget);
+            if let Some(choice) = configure::Model::fitted().choose(&features) {
+                (method, weights) = (choice.method, choice.weights);
+            }
+        }
         Ok(Ask {
-            method: self.method,
-            weights: select.weights.unwrap_or(Weights::EVIDENCE),
-            budget_tokens: budget.min(u32::MAX as usize) as u32,
+            method,
+            weights: select.weights.unwrap_or(weights),
+            budget_tokens: budget,
             chunks_max: if select.chunks_max == 0 { POOL_MAX } else { select.chunks_max },
             must: select.must_include.iter().map(must).collect::<Result<_>>()?,
             exclude: select.exclude.iter().filter_map(place).map(|at| at as u16).collect(),

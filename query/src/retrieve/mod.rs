@@ -12,6 +12,7 @@
 pub mod assemble;
 pub mod candidate;
 mod check;
+pub mod configure;
 mod estimate;
 mod funnel;
 mod neighbours;

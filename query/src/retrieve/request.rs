@@ -308,7 +308,7 @@ pub struct Select {
 }
 
 /// Evaluations of the objective unless it is said otherwise: about two milliseconds of built-in ones.
-pub const EVALUATIONS_DEFAULT: u64 = 10_000;
+pub const EVALUATIONS_DEFAULT: u64 = 5_000;
 
 impl Default for Select {
     fn default() -> Self {
