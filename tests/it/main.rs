@@ -15,6 +15,7 @@ mod keys;
 mod labels;
 mod lifecycle;
 mod model;
+mod rag;
 mod rng;
 mod served;
 mod stream;

@@ -30,12 +30,17 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Stores sets, each as a tenant of its name, or all as one. With `chunk_tokens` passages are cut into pieces of
-    /// at most so many tokens; every piece has the vector of its passage.
+    /// Stores sets, each as a tenant of its name, or all as one. With `chunk_tokens` passages are cut into
+    /// pieces of at most so many tokens, which repeat so many of the one before; every piece has the vector
+    /// of its passage.
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn store(sets: &[&Set], chunk_tokens: usize, tenant: impl Fn(&Set) -> String) -> Result<Self> {
+    pub fn store(
+        sets: &[&Set],
+        (chunk_tokens, overlap_tokens): (usize, usize),
+        tenant: impl Fn(&Set) -> String,
+    ) -> Result<Self> {
         let folder = TempDir::new()?;
         let settings = Settings { durability: spandrel::Durability::Buffered, ..Settings::default() };
         let database = Database::open(folder.path().join("data"), settings)?;
@@ -53,7 +58,7 @@ impl Corpus {
                     let span = 0..document.text.len() as u64;
                     vec![(document.text.clone(), Chunk { document: document.key.clone(), span, tokens })]
                 } else {
-                    let options = ChunkOptions { tokens_max: chunk_tokens, ..ChunkOptions::default() };
+                    let options = ChunkOptions { tokens_max: chunk_tokens, overlap_tokens, markdown: false };
                     chunks(&document.key, &document.text, &options, tokenizer)?
                 };
                 for (piece, (text, chunk)) in pieces.into_iter().enumerate() {

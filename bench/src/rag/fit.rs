@@ -1,8 +1,8 @@
 //! Fits which way of choosing suits a query, and says what that gains on questions it was not fitted on.
 //!
-//! For every question and budget the recall of each way of choosing is known; ridge regression learns from the
-//! features of the query and its candidates what each gains over rank order. Folds of whole questions: what is
-//! reported was never fitted on.
+//! For every question and budget the recall of each way of choosing is known; ridge regression learns from
+//! the features of the query and its candidates what each gains over rank order. Folds of whole questions:
+//! what is reported was never fitted on.
 
 use spandrel::retrieve::candidate::Candidate;
 use spandrel::retrieve::configure::{Choice, FEATURES, Model, features};
@@ -223,8 +223,8 @@ fn chosen(model: &Model, one: &Point, places: &[usize]) -> f64 {
     }
 }
 
-/// Few ways that are good for different questions: greedily those that, with the best of them for each question, gain
-/// most.
+/// Few ways that are good for different questions: greedily those that, with the best of them for each
+/// question, gain most.
 fn portfolio(points: &[&Point], count: usize, size: usize) -> Vec<usize> {
     let mut picked: Vec<usize> = vec![best_fixed(points, count)];
     picked.retain(|at| *at > 0);

@@ -83,8 +83,8 @@ impl Evidence {
         }
     }
 
-    /// The most of the evidence that any of these chunks can have together within a budget: the best of all sets of
-    /// those that have some of it (of the sixteen that have most).
+    /// The most of the evidence that any of these chunks can have together within a budget: the best of all
+    /// sets of those that have some of it (of the sixteen that have most).
     pub fn ceiling(&self, chunks: &[PackedChunk], budget_tokens: usize, separator_tokens: usize) -> f64 {
         let mut having: Vec<(usize, Places, f64)> = Vec::new();
         for chunk in chunks {

@@ -1,13 +1,16 @@
-//! `spandrel-bench rag`: how much evidence retrieval puts into a token budget, what choosing costs, and how far from
-//! the best it is.
+//! `spandrel-bench rag`: how much evidence retrieval puts into a token budget, what choosing costs, and how
+//! far from the best it is.
 //!
-//! Questions and documents are real (multi-hop: MuSiQue, HotpotQA; single-hop: SQuAD), vectors are MiniLM's; no model
-//! runs. Everything is asked through the engine's `retrieve`, embedded, as a user would.
+//! Questions and documents are real (multi-hop: MuSiQue, HotpotQA; single-hop: SQuAD), vectors are MiniLM's;
+//! no model runs. Everything is asked through the engine's `retrieve`, embedded, as a user would.
 
+mod ann;
 mod bootstrap;
+mod budget;
 mod corpus;
 mod evidence;
 mod fit;
+mod funnel;
 mod gap;
 mod judge;
 mod questions;
@@ -25,7 +28,7 @@ use crate::ann::positive;
 use crate::machine::Machine;
 use crate::report::{Column, Report};
 
-const COLUMNS: [Column; 26] = [
+const COLUMNS: [Column; 34] = [
     ("set", 0),
     ("pool", 0),
     ("budget", 0),
@@ -33,6 +36,9 @@ const COLUMNS: [Column; 26] = [
     ("questions", 0),
     ("problems", 0),
     ("unproven", 0),
+    ("recall_asked", 2),
+    ("ann_recall", 3),
+    ("search_p50_us", 0),
     ("recall", 3),
     ("more", 3),
     ("low", 3),
@@ -52,6 +58,11 @@ const COLUMNS: [Column; 26] = [
     ("selection_p50_us", 0),
     ("p50_us", 0),
     ("dry_run_p50_us", 0),
+    ("time_share", 3),
+    ("requests", 0),
+    ("over_budget", 0),
+    ("not_its_chunks", 0),
+    ("chunks_mean", 1),
 ];
 
 /// What to measure.
@@ -84,6 +95,13 @@ pub struct Args {
     /// Only every other question: 0 or 1
     #[arg(long)]
     half: Option<usize>,
+    /// With `--show ann`: folder of `passages.jsonl.zst` and `base.f16.npy`, among which questions' documents
+    /// are put
+    #[arg(long)]
+    among: Option<PathBuf>,
+    /// With `--show budget`: random requests
+    #[arg(long, default_value_t = 100_000, value_parser = positive)]
+    requests: usize,
     /// With `--show fit`: write the model there
     #[arg(long)]
     model: Option<PathBuf>,
@@ -102,6 +120,12 @@ enum Show {
     Gap,
     /// Time of a choice, and of a dry run
     Cost,
+    /// Random requests of every kind, counted again
+    Budget,
+    /// What a funnel saves
+    Funnel,
+    /// Evidence by recall of the approximate search; needs --among
+    Ann,
     /// Which way of choosing suits a query, fitted and judged by folds
     Fit,
 }
@@ -126,7 +150,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let (multi, single): (Vec<&Set>, Vec<&Set>) = (multi.iter().collect(), single.iter().collect());
     let all: Vec<&Set> = multi.iter().chain(&single).copied().collect();
-    let corpus = Corpus::store(&all, args.chunk_tokens, |set| set.name.clone())?;
+    let corpus = Corpus::store(&all, (args.chunk_tokens, 0), |set| set.name.clone())?;
     let (mut rows, mut goals) = (Vec::new(), Vec::new());
     for show in &args.show {
         let shape = (args.candidates, &*args.budgets, args.half);
@@ -137,6 +161,22 @@ pub fn run(args: &Args) -> Result<()> {
             ],
             Show::Gap => vec![gap::gaps(&all, &corpus)?],
             Show::Cost => vec![gap::costs(&multi, &corpus)?],
+            Show::Budget => {
+                let overlapping = Corpus::store(&all, (48, 12), |set| set.name.clone())?;
+                vec![budget::table(&all, &overlapping, args.requests)?]
+            }
+            Show::Funnel => {
+                let pieces = Corpus::store(&multi, (64, 0), |set| set.name.clone())?;
+                vec![funnel::table(&multi, &pieces)?]
+            }
+            Show::Ann => {
+                let folder =
+                    args.among.as_ref().ok_or("--show ann needs --among, a folder of many passages")?;
+                let many = Set::many(folder)?;
+                let sets: Vec<&Set> = multi.iter().copied().chain([&many]).collect();
+                let corpus = Corpus::store(&sets, (0, 0), |_| ann::TENANT.to_owned())?;
+                vec![ann::table(&multi, &corpus, args.candidates)?]
+            }
             Show::Fit => {
                 vec![fit::run(&all, &corpus, (args.candidates, &args.budgets), args.model.as_deref())?]
             }

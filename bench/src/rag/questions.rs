@@ -1,8 +1,8 @@
 //! Questions with the places of their evidence, and the documents that these are in.
 //!
 //! Evidence is bytes of documents: of multi-hop questions the supporting sentences where the set names them
-//! (HotpotQA), else the supporting paragraphs (MuSiQue); of single-hop ones the sentence that the answer is in
-//! (SQuAD). A document is `title. text` of one passage, as it was embedded.
+//! (HotpotQA), else the supporting paragraphs (MuSiQue); of single-hop ones the sentence that the answer is
+//! in (SQuAD). A document is `title. text` of one passage, as it was embedded.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -112,6 +112,29 @@ impl Set {
     }
 }
 
+impl Set {
+    /// Passages without questions: `passages.jsonl.zst` and `base.f16.npy` of a folder.
+    ///
+    /// # Errors
+    /// As [`Set::read`].
+    pub fn many(folder: &Path) -> Result<Self> {
+        let passages: Vec<Passage> = dataset::json_lines(&folder.join("passages.jsonl.zst"))?;
+        let vectors = dataset::read(&folder.join("base.f16.npy"))?;
+        if vectors.rows() != passages.len() {
+            return Err(Error::from("passages and vectors are not equally many"));
+        }
+        let document = |one: Passage| Document { text: whole(&one), key: one.id, title: one.title };
+        Ok(Self {
+            name: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            is_multi_hop: false,
+            documents: passages.into_iter().map(document).collect(),
+            question_vectors: Matrix { dim: vectors.dim, data: Vec::new() },
+            vectors,
+            questions: Vec::new(),
+        })
+    }
+}
+
 fn whole(passage: &Passage) -> String {
     if passage.title.is_empty() {
         passage.text.clone()
@@ -147,8 +170,8 @@ fn places(passage: &Passage, question: &Asked) -> Vec<Range<usize>> {
     }
 }
 
-/// Sentences by their ends: a full stop, question or exclamation mark, perhaps quoted, before white space and a
-/// capital letter or a digit.
+/// Sentences by their ends: a full stop, question or exclamation mark, perhaps quoted, before white space and
+/// a capital letter or a digit.
 pub fn sentences(text: &str) -> Vec<Range<usize>> {
     let mut sentences = Vec::new();
     let mut start = 0;

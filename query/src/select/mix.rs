@@ -55,7 +55,7 @@ impl Weights {
         relevance: 1.0,
         redundancy: 0.0,
         facility: 0.0,
-        aspects: 1.5,
+        aspects: 2.0,
         references: 0.75,
         length: 0.6,
         sharpness: 2.0,
