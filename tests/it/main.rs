@@ -15,6 +15,7 @@ mod keys;
 mod labels;
 mod lifecycle;
 mod model;
+mod retrieve_grpc;
 mod rng;
 mod served;
 mod stream;
