@@ -1,4 +1,5 @@
-//! Retrieves through gRPC: what was chosen and why, what was left out and why, what it would cost, and what cannot be.
+//! Retrieves through gRPC: what was chosen and why, what was left out and why, what it would cost, and what
+//! cannot be.
 
 use std::collections::BTreeMap;
 

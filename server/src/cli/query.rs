@@ -111,8 +111,8 @@ impl QueryArgs {
         Ok(Some(request))
     }
 
-    /// Parts of the question as routes: in the dense field where the question is searched by its meaning alone, else by
-    /// words.
+    /// Parts of the question as routes: in the dense field where the question is searched by its meaning
+    /// alone, else by words.
     pub(super) fn needs(&self, schema: &Schema, texts: &[String]) -> Result<Vec<Route>, CliError> {
         if texts.is_empty() {
             return Ok(Vec::new());

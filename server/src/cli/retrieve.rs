@@ -19,8 +19,8 @@ const QUALITY_DEFAULT: f32 = 1.0;
 /// Words a shingle, by which texts are nearly the same.
 const SHINGLE_WORDS: usize = 5;
 
-/// Finds chunks, chooses among them and packs them into a token budget: the context for a language model. Unless it is
-/// said otherwise they are the best ones, whole and in rank order.
+/// Finds chunks, chooses among them and packs them into a token budget: the context for a language model.
+/// Unless it is said otherwise they are the best ones, whole and in rank order.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -55,12 +55,12 @@ pub(super) struct RetrieveArgs {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Choice and assembly")]
 struct ChoiceArgs {
-    /// A part of the question (repeatable): what it finds is considered, and covering it is worth something. It is
-    /// asked of the field of --text, or of --semantic where that is given without --text
+    /// A part of the question (repeatable): what it finds is considered, and covering it is worth something.
+    /// It is asked of the field of --text, or of --semantic where that is given without --text
     #[arg(long = "need", value_name = "TEXT", conflicts_with = "request")]
     needs: Vec<String>,
-    /// Leave out candidates with the same words as a better one, or with as similar word shingles (Jaccard, above 0 to
-    /// 1)
+    /// Leave out candidates with the same words as a better one, or with as similar word shingles (Jaccard,
+    /// above 0 to 1)
     #[arg(long, value_name = "JACCARD", num_args = 0..=1, conflicts_with = "request")]
     dedup: Option<Option<f32>>,
     /// At most so many candidates of one document

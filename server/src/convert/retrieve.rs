@@ -1,7 +1,8 @@
-//! Retrieves between wire and engine: the request here, its stages and its selection and the answer each in a file.
+//! Retrieves between wire and engine: the request here; its stages, its selection and the answer each in a
+//! file.
 //!
-//! What the wire leaves out is what [`RetrieveRequest::new`] has. Ranges are checked by the engine, which names the
-//! part; what cannot be said in the engine's words is refused here, with its path.
+//! What the wire leaves out is what [`RetrieveRequest::new`] has. Ranges are checked by the engine, which
+//! names the part; what cannot be said in the engine's words is refused here, with its path.
 
 mod answer;
 mod select;
