@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "spandrel/v1/common.proto",
     "spandrel/v1/collections.proto",
     "spandrel/v1/rows.proto",
+    "spandrel/v1/retrieve.proto",
     "spandrel/v1/search.proto",
     "spandrel/v1/tenants.proto",
     "spandrel/v1/admin.proto",

@@ -22,7 +22,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
-use crate::convert::{request, response, row, schema};
+use crate::convert::{request, response, retrieve, row, schema};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -194,11 +194,11 @@ impl Client {
     ///
     /// # Errors
     /// The server's.
-    pub fn retrieve(&self, collection: &str, retrieve: RetrieveRequest) -> Result<RetrieveResponse, Status> {
-        let timeout = retrieve.search.timeout;
-        let request = self.request_within(timeout, request::retrieve_to_wire(collection, retrieve));
+    pub fn retrieve(&self, collection: &str, asked: RetrieveRequest) -> Result<RetrieveResponse, Status> {
+        let timeout = asked.search.timeout;
+        let request = self.request_within(timeout, retrieve::request_to_wire(collection, asked));
         let answer = self.runtime.block_on(self.search_client().retrieve(request))?.into_inner();
-        response::retrieve_from_wire(answer).map_err(|error| bad_answer(&error))
+        retrieve::response_from_wire(answer).map_err(|error| bad_answer(&error))
     }
 
     /// Gives rows labels, or takes them.

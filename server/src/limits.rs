@@ -8,6 +8,8 @@ use tonic::Status;
 const DIM_MAX: u32 = 16_384;
 /// Largest budget that the engine packs.
 const BUDGET_TOKENS_MAX: usize = 1 << 20;
+/// Most evaluations that the engine makes for one selection.
+const EVALUATIONS_MAX: u64 = 10_000_000;
 
 /// Bounds on requests, section `limits` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +27,8 @@ pub struct Limits {
     pub dim_max: u32,
     /// Token budget of a retrieve.
     pub budget_tokens_max: usize,
+    /// Evaluations that the selection of a retrieve may ask for.
+    pub evaluations_max: u64,
     /// Requests of all clients in progress at a time.
     pub requests_max: usize,
     /// Upsert streams of all clients at a time.
@@ -50,6 +54,7 @@ impl Default for Limits {
             k_max: K_MAX,
             dim_max: DIM_MAX,
             budget_tokens_max: 1_000_000,
+            evaluations_max: 1_000_000,
             requests_max: 1_024,
             streams_max: 64,
             // Half of the 1,024 files that a process may usually have open; the engine needs some, too.
@@ -76,6 +81,7 @@ impl Limits {
             ("k_max", whole(self.k_max), 1, whole(K_MAX)),
             ("dim_max", u64::from(self.dim_max), 1, u64::from(DIM_MAX)),
             ("budget_tokens_max", whole(self.budget_tokens_max), 1, whole(BUDGET_TOKENS_MAX)),
+            ("evaluations_max", self.evaluations_max, 1, EVALUATIONS_MAX),
             ("requests_max", whole(self.requests_max), 1, 1 << 20),
             ("streams_max", whole(self.streams_max), 1, 1 << 16),
             ("connections_max", whole(self.connections_max), 1, 1 << 20),
@@ -116,21 +122,33 @@ impl Limits {
         within("searches", count, self.search_batch_max, "limits.search_batch_max")
     }
 
-    /// A budget.
+    /// What a retrieve has beside its search.
     ///
     /// # Errors
     /// INVALID_ARGUMENT, with the setting.
-    pub fn check_budget(&self, tokens: usize) -> Result<(), Status> {
-        if tokens == 0 {
-            return Err(Status::invalid_argument("budget_tokens: 0, at least 1 is needed"));
-        }
-        if tokens > self.budget_tokens_max {
+    pub fn check_retrieve(&self, request: &spandrel::RetrieveRequest) -> Result<(), Status> {
+        within("budget_tokens", request.budget_tokens, self.budget_tokens_max, "limits.budget_tokens_max")?;
+        // Survivors are searched for as `k` is, however many stages leave none.
+        within("survivors", request.survivors.max(1), self.k_max, "limits.k_max")?;
+        self.check_candidates("needs", &request.needs)?;
+        let evaluations = request.select.evaluations_max;
+        if !(1..=self.evaluations_max).contains(&evaluations) {
             return Err(Status::invalid_argument(format!(
-                "budget_tokens: {tokens}, at most {} (limits.budget_tokens_max)",
-                self.budget_tokens_max
+                "select.evaluations_max: {evaluations}, at least 1 and at most {} (limits.evaluations_max)",
+                self.evaluations_max
             )));
         }
         Ok(())
+    }
+
+    fn check_candidates(&self, path: &str, routes: &[spandrel::Route]) -> Result<(), Status> {
+        match routes.iter().enumerate().find(|(_, route)| route.candidates > self.k_max) {
+            Some((at, route)) => Err(Status::invalid_argument(format!(
+                "{path}[{at}].candidates: {}, at most {} (limits.k_max)",
+                route.candidates, self.k_max
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// A page.
@@ -157,15 +175,7 @@ impl Limits {
                 request.offset, request.k, self.k_max
             )));
         }
-        for (route_at, route) in request.routes.iter().enumerate() {
-            if route.candidates > self.k_max {
-                return Err(Status::invalid_argument(format!(
-                    "{at}routes[{route_at}].candidates: {}, at most {} (limits.k_max)",
-                    route.candidates, self.k_max
-                )));
-            }
-        }
-        Ok(())
+        self.check_candidates(&format!("{at}routes"), &request.routes)
     }
 
     /// The dimensions of a schema.
@@ -200,7 +210,7 @@ fn within(what: &str, count: usize, most: usize, setting: &str) -> Result<(), St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use spandrel::{Metric, Route, Schema, SearchRequest};
+    use spandrel::{Metric, RetrieveRequest, Route, Schema, SearchRequest};
     use tonic::Code;
 
     fn refused(result: Result<(), Status>, setting: &str) {
@@ -216,6 +226,8 @@ mod tests {
         assert!(wrong.check().unwrap_err().contains("limits.k_max"));
         let wrong = Limits { message_bytes_max: 0, ..Limits::default() };
         assert!(wrong.check().unwrap_err().contains("limits.message_bytes_max"));
+        let wrong = Limits { evaluations_max: EVALUATIONS_MAX + 1, ..Limits::default() };
+        assert!(wrong.check().unwrap_err().contains("limits.evaluations_max is 10000001"));
         let most = Limits { budget_tokens_max: BUDGET_TOKENS_MAX, ..Limits::default() };
         most.check().unwrap();
         let wrong = Limits { budget_tokens_max: BUDGET_TOKENS_MAX + 1, ..Limits::default() };
@@ -232,6 +244,7 @@ mod tests {
             k_max: 10,
             dim_max: 8,
             budget_tokens_max: 100,
+            evaluations_max: 20_000,
             ..Limits::default()
         };
         limits.check_rows(3).unwrap();
@@ -241,14 +254,31 @@ mod tests {
         refused(limits.check_keys(4), "keys: 4, at most 3 (limits.batch_rows_max)");
         limits.check_searches(2).unwrap();
         refused(limits.check_searches(3), "limits.search_batch_max");
-        limits.check_budget(100).unwrap();
-        refused(limits.check_budget(101), "limits.budget_tokens_max");
-        refused(limits.check_budget(0), "budget_tokens");
+        let search = SearchRequest::new(Route::text("body", "x"));
+        let packed = |tokens| RetrieveRequest::new(search.clone(), tokens);
+        limits.check_retrieve(&packed(100)).unwrap();
+        refused(
+            limits.check_retrieve(&packed(101)),
+            "budget_tokens: 101, at most 100 (limits.budget_tokens_max)",
+        );
+        refused(limits.check_retrieve(&packed(0)), "budget_tokens: 0, at least 1 is needed");
+        let mut evaluated = packed(100);
+        for (evaluations, fits) in [(0, false), (1, true), (20_000, true), (20_001, false)] {
+            evaluated.select.evaluations_max = evaluations;
+            match fits {
+                true => limits.check_retrieve(&evaluated).unwrap(),
+                false => refused(limits.check_retrieve(&evaluated), "at most 20000 (limits.evaluations_max)"),
+            }
+        }
+        let many = RetrieveRequest { survivors: 11, ..packed(100) };
+        refused(limits.check_retrieve(&many), "survivors: 11, at most 10 (limits.k_max)");
+        let wide = Route { candidates: 11, ..Route::text("body", "y") };
+        let needs = RetrieveRequest { needs: vec![Route::text("body", "y"), wide], ..packed(100) };
+        refused(limits.check_retrieve(&needs), "needs[1].candidates: 11, at most 10 (limits.k_max)");
         limits.check_page(10).unwrap();
         refused(limits.check_page(11), "limits.k_max");
         refused(limits.check_page(0), "limit: 0");
 
-        let search = SearchRequest::new(Route::text("body", "x"));
         limits.check_search("", &search.clone().k(10)).unwrap();
         refused(limits.check_search("searches[3].", &search.clone().k(0)), "searches[3].k: 0");
         refused(limits.check_search("", &search.clone().k(11)), "limits.k_max");

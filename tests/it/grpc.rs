@@ -191,8 +191,8 @@ async fn retrieve_keeps_its_budget() {
     let request = |budget_tokens| pb::RetrieveRequest {
         search: Some(search("acme", "body", text.clone())),
         budget_tokens,
-        text_field: String::new(),
         separator: Some(named(" | ")),
+        ..Default::default()
     };
     let answer = clients.search.retrieve(request(40)).await.unwrap().into_inner();
     assert!(answer.tokens <= 40 && !answer.chunks.is_empty());

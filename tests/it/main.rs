@@ -16,6 +16,7 @@ mod labels;
 mod lifecycle;
 mod model;
 mod rag;
+mod retrieve_grpc;
 mod rng;
 mod served;
 mod stream;

@@ -145,6 +145,32 @@ class CommandLine(unittest.TestCase):
         start, end = packed["chunks"][0]["context_span"]
         self.assertEqual(packed["context"].encode()[start:end].decode(), PASSAGES[0]["text"])
 
+    def test_a_retrieve_is_chosen_and_put_together(self):
+        self.passages()
+        asked = ["-c", "docs", "--tenant", "acme", "--data", self.data]
+        question = ["--text", "free returns ship", "--need", "country", "--budget", 50, "--select", "submodular"]
+        shape = ["--dedup", "0.8", "--order", "document", "--merge", "--seed", 3]
+        packed = run("retrieve", *asked, *question, *shape)
+        report = packed["selection"]
+        self.assertEqual((report["method"], report["order"], report["seed"]), ("submodular", "document", 3))
+        self.assertEqual(report["unused_tokens"], 50 - packed["tokens"])
+        self.assertEqual([stage["name"] for stage in packed["stages"]], ["dedup"])
+        self.assertLessEqual({"rank", "merged_from", "source_span"}, set(packed["chunks"][0]))
+        dry = run("retrieve", *asked, *question, "--dry-run")
+        self.assertEqual((dry["context"], dry["estimate"]["tenant_rows"]), ("", 2))
+        whole = {
+            "search": {"routes": [{"field": "text", "query": {"text": "returns country"}}]},
+            "budget_tokens": 50,
+            "select": {"must_include": ["shipping"], "exclude": ["returns"]},
+        }
+        request = self.at / "retrieve.json"
+        request.write_text(json.dumps(whole))
+        packed = run("retrieve", *asked, "--request", f"@{request}")
+        self.assertEqual([chunk["key"] for chunk in packed["chunks"]], ["shipping"])
+        self.assertEqual(packed["rejected"], [{"key": "returns", "reason": "excluded"}])
+        run("retrieve", *asked, "--request", f"@{request}", "--merge", code=WRONG_INPUT)
+        self.assertIn("--lambda", run("retrieve", *asked, *question, "--lambda", 1, code=WRONG_INPUT))
+
     def test_failures_have_their_codes(self):
         self.passages()
         here = ["--data", self.data]

@@ -52,6 +52,7 @@ from spandrel.v1 import admin_pb2_grpc  # noqa: E402
 from spandrel.v1 import collections_pb2 as collections  # noqa: E402
 from spandrel.v1 import collections_pb2_grpc  # noqa: E402
 from spandrel.v1 import common_pb2 as common  # noqa: E402
+from spandrel.v1 import retrieve_pb2 as retrieve  # noqa: E402
 from spandrel.v1 import rows_pb2 as rows  # noqa: E402
 from spandrel.v1 import rows_pb2_grpc  # noqa: E402
 from spandrel.v1 import search_pb2 as search  # noqa: E402
@@ -348,6 +349,53 @@ class Served(unittest.TestCase):
             self.assertEqual(context[chunk.context_start : chunk.context_end].decode(), text)
             self.assertEqual(chunk.hit.row.chunk.document, f"doc-{chunk.hit.row.key}")
         self.assertEqual(response.candidates, len(response.chunks) + response.skipped)
+
+    def test_retrieve_says_how_it_chose(self):
+        """Three chunks that touch, and a copy of one, in a tenant of their own."""
+        texts = ["The fjord freezes late. ", "Its harbour has a lighthouse. ", "Ferries leave at dawn."]
+        written, start = [], 0
+        for at, text in enumerate([*texts, texts[0]]):
+            copy = at == len(texts)
+            begin = 0 if copy else start
+            document = "copy" if copy else "fjord"
+            span = common.Chunk(document=document, span_start=begin, span_end=begin + len(text))
+            fields = {"body": common.FieldValue(text=text)}
+            written.append(common.Row(key=f"{document}#{0 if copy else at}", tenant="fjords", fields=fields, chunk=span))
+            start += len(text)
+        self.client.call("rows", "Upsert", rows.UpsertRequest(collection="docs", rows=written))
+        route = search.Route(field="body", text="fjord harbour ferries")
+        inner = search.SearchRequest(collection="docs", tenant="fjords", routes=[route], k=20)
+        method = retrieve.SelectMethod(submodular=retrieve.SubmodularMethod())
+        request = search.RetrieveRequest(
+            search=inner,
+            budget_tokens=200,
+            post=[retrieve.PostStage(dedup=retrieve.DedupStage())],
+            select=retrieve.Select(method=method, must_include=["fjord#0"], fill=True),
+            assemble=retrieve.Assemble(order=retrieve.ORDER_DOCUMENT, merge_adjacent=True),
+        )
+        response = self.client.call("search", "Retrieve", request)
+        self.assertEqual(response.context, "".join(texts))
+        (chunk,) = response.chunks
+        self.assertEqual(list(chunk.merged_from), ["fjord#0", "fjord#1", "fjord#2"])
+        self.assertEqual((chunk.source_start, chunk.source_end), (0, len("".join(texts))))
+        report = response.selection
+        self.assertEqual((report.method, report.order), ("submodular", retrieve.ORDER_DOCUMENT))
+        self.assertEqual(report.unused_tokens, 200 - response.tokens)
+        self.assertNotEqual(report.stopped_by, retrieve.STOPPED_BY_UNSPECIFIED)
+        self.assertFalse(report.HasField("bound"))
+        (rejected,) = response.rejected
+        self.assertEqual((rejected.key, rejected.reason), ("copy#0", retrieve.REASON_DUPLICATE))
+        self.assertEqual(rejected.duplicate_of, "fjord#0")
+        again = self.client.call("search", "Retrieve", request)
+        self.assertEqual(again.SerializeToString(deterministic=True), response.SerializeToString(deterministic=True))
+        request.dry_run = True
+        response = self.client.call("search", "Retrieve", request)
+        self.assertFalse(response.chunks or response.context)
+        self.assertEqual((response.estimate.tenant_rows, response.estimate.matches), (4, 4))
+        with self.fails(grpc.StatusCode.INVALID_ARGUMENT, "select.must_include", "nobody"):
+            request.dry_run = False
+            request.select.must_include.append("nobody")
+            self.client.call("search", "Retrieve", request)
 
     def test_scroll_walks_all_keys(self):
         after, seen = None, []

@@ -79,6 +79,7 @@ fn rows_of(path: &std::path::Path) {
 fn filter(bytes: &[u8]) {
     let _ = serde_json::from_slice::<Filter>(bytes);
     let _ = serde_json::from_slice::<spandrel::SearchRequest>(bytes);
+    let _ = serde_json::from_slice::<spandrel::RetrieveRequest>(bytes);
     let _ = serde_json::from_slice::<spandrel::Schema>(bytes);
 }
 
@@ -88,7 +89,7 @@ fn wire(bytes: &[u8]) {
         let _ = convert::request::search_from_wire(request);
     }
     if let Ok(request) = pb::RetrieveRequest::decode(bytes) {
-        let _ = convert::request::retrieve_from_wire(request);
+        let _ = convert::retrieve::request_from_wire(request);
     }
     if let Ok(request) = pb::UpsertRequest::decode(bytes) {
         let _ = convert::row::rows_from_wire(request.rows);

@@ -217,6 +217,12 @@ fn check_ranges(request: &RetrieveRequest) -> Result<()> {
             select.evaluations_max
         ));
     }
+    if select.overhead_tokens > BUDGET_TOKENS_MAX {
+        return wrong(format!(
+            "select.overhead_tokens is {}; it is at most {BUDGET_TOKENS_MAX}",
+            select.overhead_tokens
+        ));
+    }
     if select.must_include.len() > POOL_MAX || select.exclude.len() > POOL_MAX {
         return wrong(format!("at most {POOL_MAX} keys are included or excluded"));
     }

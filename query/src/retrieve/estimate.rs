@@ -34,6 +34,11 @@ pub fn estimate(task: &Task<'_>, stop: &Stop) -> Result<RetrieveResponse> {
             KeyLookup { store: &snapshot.store, collection: shared.id, tenant, labels: &shared.labels };
         let filter = task.search.filter.as_ref();
         let filter = filter.map(|filter| CheckedFilter::new(&shared.schema, filter, &lookup)).transpose()?;
+        // What a filter matches is told only of rows that the caller may see.
+        let filter = match &task.search.labels {
+            Some(names) => Some(CheckedFilter::labelled(filter, shared.labels.known(names))),
+            None => filter,
+        };
         for view in &snapshot.views {
             stop.check()?;
             let Some(allow) = view.allow(tenant) else { continue };

@@ -84,8 +84,11 @@ fn aggregate(how: Aggregate, members: &[usize], candidates: &[Candidate], worst:
         Aggregate::TopMean(count) => {
             let mut best: Vec<f32> = scores().collect();
             best.sort_by(|a, b| b.total_cmp(a));
-            best.resize(count.max(1), worst);
-            best.iter().sum::<f32>() / best.len() as f32
+            let count = count.max(1);
+            best.truncate(count);
+            // Not filled up with the worst: a request may say any count.
+            let missing = (count - best.len()) as f32;
+            (best.iter().sum::<f32>() + missing * worst) / count as f32
         }
         Aggregate::RankSum => members.iter().map(|&at| 1.0 / (RANK_SUM_K + at as f32 + 1.0)).sum(),
     }

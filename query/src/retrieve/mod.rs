@@ -93,6 +93,8 @@ impl Task<'_> {
         let mut clock = Clock { explain, last: Instant::now() };
         let considered = candidates.len();
         let pool = self.pool(&mut candidates, &mut ledger, stop)?;
+        // Those without a text are gone; neighbours come behind the rest.
+        let with_text = candidates.len();
         clock.stage("pool", (considered, pool.len()));
         let (selection, ask) = self.select(&pool, &candidates, stop)?;
         clock.stage(&format!("select ({})", ask.method.name()), (pool.len(), selection.items.len()));
@@ -114,12 +116,12 @@ impl Task<'_> {
             &format!("pack ({} tokens)", self.request.budget_tokens),
             (chosen.len(), built.blocks.len()),
         );
-        self.explain_rest(&candidates[..considered], &chosen, &built, &mut ledger);
+        self.explain_rest(&candidates[..with_text], &chosen, &built, &mut ledger);
         let report = self.report(&pool, &selection, &ask, &built);
         let explain =
             clock.explain.map(|explain| Explain { total_us: called.elapsed().as_micros() as u64, ..explain });
         Ok(self.respond(
-            candidates,
+            (candidates, with_text),
             built,
             ledger,
             RetrieveResponse {
@@ -146,7 +148,7 @@ impl Task<'_> {
         let share = self.request.as_if.as_ref().map_or(1.0, |as_if| as_if.share);
         let (mut wanted, mut rounds) = (k, 0);
         // With some to spare, so that one search is mostly enough.
-        let mut depth = if share < 1.0 { (k as f64 / share * 1.2) as usize + 8 } else { k };
+        let mut depth = if share < 1.0 { ((k as f64 / share * 1.2) as usize).saturating_add(8) } else { k };
         let most = K_MAX - self.request.search.offset.min(K_MAX);
         loop {
             rounds += 1;
@@ -364,13 +366,12 @@ impl Task<'_> {
 
     fn respond(
         &self,
-        candidates: Vec<Candidate>,
+        (candidates, count): (Vec<Candidate>, usize),
         built: Built,
         ledger: Ledger,
         base: RetrieveResponse,
     ) -> RetrieveResponse {
         let names: Vec<String> = candidates.iter().map(|one| one.key().to_owned()).collect();
-        let count = base.candidates as usize;
         let mut hits: Vec<Option<Hit>> = candidates.into_iter().map(|one| Some(one.hit)).collect();
         let mut packed = 0;
         let mut chunks = Vec::with_capacity(built.blocks.len());

@@ -285,7 +285,7 @@ impl Cut {
                 let from = keep_min.max(1);
                 let falls = (from..scores.len()).map(|at| (at, scores[at - 1] - scores[at]));
                 let largest = falls.reduce(|best, next| if next.1 > best.1 { next } else { best });
-                largest.map_or(scores.len(), |(at, _)| (at + extra).min(scores.len()))
+                largest.map_or(scores.len(), |(at, _)| at.saturating_add(extra).min(scores.len()))
             }
             Self::Share(share) => {
                 let (Some(&best), Some(&worst)) = (scores.first(), scores.last()) else { return 0 };

@@ -9,7 +9,7 @@
 //! | `mmr`, `dpp` | rank against similarity | a pass over the pool a chunk |
 //! | `adagres` | relevance less redundancy, weighed by the pool; may leave budget | lazy greedy |
 //! | `submodular` | an objective, greedily, then by swaps | lazy greedy, `chosen * pool` a round of swaps |
-//! | `mcts` | an objective or a caller's reward, by tree search from greedy's answer | what the meter allows |
+//! | `mcts` | an objective or caller's reward, by tree search from greedy's answer | what the meter allows |
 //! | `exact` | an objective, proven | exponential at worst, some hundred evaluations usually |
 //!
 //! Nothing here reads text, vectors or storage: who fills the pool is `retrieve/pool.rs`, what becomes of the

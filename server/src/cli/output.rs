@@ -199,22 +199,27 @@ fn facts(row: &Row) -> String {
 /// Sources of a context for people.
 pub(super) fn chunks_text(chunks: &[PackedChunk]) -> String {
     let line = |(at, chunk): (usize, &PackedChunk)| {
-        let source = chunk
-            .hit
-            .row
-            .chunk
-            .as_ref()
-            .map(|chunk| format!("{}[{}..{}]", chunk.document, chunk.span.start, chunk.span.end));
+        let source = chunk.hit.row.chunk.as_ref().map(|of| {
+            // Of merged ones the whole.
+            let span = chunk.source_span.as_ref().unwrap_or(&of.span);
+            format!("{}[{}..{}]", of.document, span.start, span.end)
+        });
+        let keys = match chunk.merged_from.as_slice() {
+            [] => chunk.hit.row.key.clone(),
+            merged => merged.join(" + "),
+        };
         vec![
             format!("{}", at + 1),
+            // A neighbour was not found.
+            if chunk.rank == 0 { "-".to_owned() } else { chunk.rank.to_string() },
             format!("{:.4}", chunk.hit.score),
             chunk.tokens.to_string(),
-            one_line(&chunk.hit.row.key, 40),
+            one_line(&keys, 60),
             source.unwrap_or_default(),
         ]
     };
     let lines: Vec<_> = chunks.iter().enumerate().map(line).collect();
-    table(&["#", "score", "tokens", "key", "source"], &lines)
+    table(&["#", "rank", "score", "tokens", "key", "source"], &lines)
 }
 
 /// Stages for people.

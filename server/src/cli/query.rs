@@ -84,7 +84,7 @@ pub(super) struct QueryArgs {
     #[arg(long, value_name = "JSON", conflicts_with_all = [
         "text", "text_field", "vector", "semantic", "vector_field", "sparse", "sparse_field", "fusion", "filter",
         "k", "offset", "score_threshold", "fields", "explain", "recall",
-        "exact", "no_rescore", "timeout_ms",
+        "exact", "no_rescore", "labels", "timeout_ms",
     ])]
     request: Option<String>,
 }
@@ -98,13 +98,35 @@ enum FusionName {
 }
 
 impl QueryArgs {
+    /// The whole request where one is given, with the tenant of the flags in its place.
+    pub(super) fn whole<R: DeserializeOwned>(
+        &self,
+        place: impl FnOnce(&mut R) -> &mut String,
+    ) -> Result<Option<R>, CliError> {
+        let Some(request) = &self.request else { return Ok(None) };
+        let mut request: R = json_argument("--request", request)?;
+        if let Some(tenant) = &self.tenant {
+            place(&mut request).clone_from(tenant);
+        }
+        Ok(Some(request))
+    }
+
+    /// Parts of the question as routes: in the dense field where the question is searched by its meaning
+    /// alone, else by words.
+    pub(super) fn needs(&self, schema: &Schema, texts: &[String]) -> Result<Vec<Route>, CliError> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let field = match self.semantic.is_some() && self.text.is_none() {
+            true => field(schema, &self.vector_field, "dense", |kind| matches!(kind, FieldKind::Dense(_)))?,
+            false => field(schema, &self.text_field, "text", |kind| matches!(kind, FieldKind::Text(_)))?,
+        };
+        Ok(texts.iter().map(|text| Route::text(field.clone(), text.clone())).collect())
+    }
+
     /// The request, with fields that are not named taken from the schema.
     pub(super) fn search(&self, schema: &Schema) -> Result<SearchRequest, CliError> {
-        if let Some(request) = &self.request {
-            let mut request: SearchRequest = json_argument("--request", request)?;
-            if let Some(tenant) = &self.tenant {
-                request.tenant.clone_from(tenant);
-            }
+        if let Some(request) = self.whole(|request: &mut SearchRequest| &mut request.tenant)? {
             return Ok(request);
         }
         let routes = self.routes(schema)?;

@@ -91,7 +91,7 @@ fn a_whole_request_stands_alone() {
     };
     with(&[]).unwrap();
     with(&["--tenant", "acme", "--json"]).unwrap();
-    let flags: [&[&str]; 15] = [
+    let flags: [&[&str]; 16] = [
         &["--text", "x"],
         &["--text-field", "x"],
         &["--vector", "[1]"],
@@ -107,6 +107,7 @@ fn a_whole_request_stands_alone() {
         &["--fields", "all"],
         &["--explain"],
         &["--timeout-ms", "5"],
+        &["--label", "x"],
     ];
     for flags in flags {
         assert_eq!(with(flags).unwrap_err().kind(), clap::error::ErrorKind::ArgumentConflict, "{flags:?}");

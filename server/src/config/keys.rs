@@ -169,6 +169,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("limits.dim_max", Kind::Whole, "16384", "Dimension of a dense field."),
     key("limits.budget_tokens_max", Kind::Whole, "1000000", "Token budget of a retrieve."),
+    key(
+        "limits.evaluations_max",
+        Kind::Whole,
+        "1000000",
+        "Evaluations that the selection of a retrieve may ask for.",
+    ),
     key("limits.requests_max", Kind::Whole, "1024", "Requests of all clients in progress; more are refused."),
     key("limits.streams_max", Kind::Whole, "64", "Upsert streams of all clients; more are refused."),
     key("limits.connections_max", Kind::Whole, "512", "Connections of all clients; more are closed."),

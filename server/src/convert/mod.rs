@@ -10,6 +10,7 @@
 pub mod filter;
 pub mod request;
 pub mod response;
+pub mod retrieve;
 pub mod row;
 pub mod schema;
 pub mod tenant;
@@ -66,6 +67,11 @@ impl From<Invalid> for Status {
 /// A message that must be there.
 pub fn required<T>(value: Option<T>, path: &str) -> Result<T> {
     value.ok_or_else(|| Invalid::new(path, "is required"))
+}
+
+/// A value of an enum in a request that is not known here.
+fn unknown(path: &str, number: i32) -> Invalid {
+    Invalid::new(path, format!("{number} is not a value that this server knows"))
 }
 
 /// A number of things as the engine counts them. Lossless where `usize` has 32 bits or more.

@@ -1,16 +1,14 @@
-//! Searches, retrieves and scrolls between wire and engine. Tenants are set by the services, from the caller.
+//! Searches and scrolls between wire and engine. Tenants are set by the services, from the caller.
 
 use std::time::Duration;
 
-use spandrel::{Fields, Fusion, RetrieveRequest, Route, RouteQuery, ScrollRequest, SearchRequest};
+use spandrel::{Fields, Fusion, Route, RouteQuery, ScrollRequest, SearchRequest};
 use spandrel_proto::v1 as pb;
 
 use super::filter::{filter_from_wire, filter_to_wire};
 use super::row::{dense_from_wire, dense_to_wire, sparse_from_wire, sparse_to_wire};
 use super::{Invalid, Result, count, required, size};
 
-/// What stands between two chunks where the request does not say.
-const SEPARATOR: &str = "\n\n";
 /// RRF's constant where the request does not say.
 const RRF_K: f32 = 60.0;
 
@@ -43,7 +41,8 @@ pub fn fields_to_wire(fields: Fields) -> Option<pb::Fields> {
     Some(pb::Fields { mode: mode.into(), names })
 }
 
-fn route_from_wire(route: pb::Route) -> Result<Route> {
+/// A route.
+pub(super) fn route_from_wire(route: pb::Route) -> Result<Route> {
     use pb::route::Query;
     let query = match required(route.query, "query")? {
         Query::Dense(vector) => RouteQuery::Dense(dense_from_wire(vector).map_err(|e| e.within("dense"))?),
@@ -59,7 +58,8 @@ fn route_from_wire(route: pb::Route) -> Result<Route> {
     Ok(Route { field: route.field, query, candidates: size(route.candidates), weight })
 }
 
-fn route_to_wire(route: Route) -> pb::Route {
+/// A route, for the wire.
+pub(super) fn route_to_wire(route: Route) -> pb::Route {
     use pb::route::Query;
     let query = match route.query {
         RouteQuery::Dense(vector) => Query::Dense(dense_to_wire(&vector)),
@@ -149,27 +149,6 @@ pub fn search_to_wire(collection: &str, request: SearchRequest) -> pb::SearchReq
         exact: request.exact,
         rescore: Some(request.rescore),
         labels: request.labels.map(|labels| pb::LabelsCondition { labels }),
-    }
-}
-
-/// A retrieve.
-pub fn retrieve_from_wire(request: pb::RetrieveRequest) -> Result<RetrieveRequest> {
-    let search =
-        search_from_wire(required(request.search, "search")?).map_err(|error| error.within("search"))?;
-    Ok(RetrieveRequest {
-        text_field: Some(request.text_field).filter(|field| !field.is_empty()),
-        separator: request.separator.unwrap_or_else(|| SEPARATOR.to_owned()),
-        ..RetrieveRequest::new(search, size(request.budget_tokens))
-    })
-}
-
-/// A retrieve for the wire.
-pub fn retrieve_to_wire(collection: &str, request: RetrieveRequest) -> pb::RetrieveRequest {
-    pb::RetrieveRequest {
-        search: Some(search_to_wire(collection, request.search)),
-        budget_tokens: count(request.budget_tokens),
-        text_field: request.text_field.unwrap_or_default(),
-        separator: Some(request.separator),
     }
 }
 

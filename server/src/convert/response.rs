@@ -1,8 +1,8 @@
 //! Answers between wire and engine. `*_from_wire` is for clients, which do not trust a server's bytes either.
 
 use spandrel::{
-    CollectionStats, DatabaseStats, Explain, Hit, PackedChunk, Planned, RetrieveResponse, RouteScore,
-    ScrollResponse, SearchResponse, Short, Stage, Written,
+    CollectionStats, DatabaseStats, Explain, Hit, Planned, RouteScore, ScrollResponse, SearchResponse, Short,
+    Stage, Written,
 };
 use spandrel_proto::v1 as pb;
 
@@ -23,7 +23,8 @@ pub fn written_from_wire(written: Option<pb::Written>) -> Written {
     Written { rows: written.rows, last_row: written.last_row }
 }
 
-fn hit_to_wire(hit: Hit) -> pb::Hit {
+/// A hit, for the wire.
+pub(super) fn hit_to_wire(hit: Hit) -> pb::Hit {
     let said = |(at, score): (usize, Option<RouteScore>)| {
         score.map(|score| pb::RouteScore { route: count(at), score: score.score, rank: score.rank })
     };
@@ -34,7 +35,8 @@ fn hit_to_wire(hit: Hit) -> pb::Hit {
     }
 }
 
-fn hit_from_wire(hit: pb::Hit) -> Result<Hit> {
+/// A hit.
+pub(super) fn hit_from_wire(hit: pb::Hit) -> Result<Hit> {
     let mut routes = Vec::new();
     for said in hit.routes {
         if said.route >= ROUTES_MAX {
@@ -50,7 +52,8 @@ fn hit_from_wire(hit: pb::Hit) -> Result<Hit> {
     Ok(Hit { row, score: hit.score, routes })
 }
 
-fn explain_to_wire(explain: Explain) -> pb::Explain {
+/// Where the time went, for the wire.
+pub(super) fn explain_to_wire(explain: Explain) -> pb::Explain {
     let plan = |plan: Planned| pb::Planned {
         plan: plan.plan,
         matches: plan.matches,
@@ -75,7 +78,8 @@ fn explain_to_wire(explain: Explain) -> pb::Explain {
     }
 }
 
-fn explain_from_wire(explain: pb::Explain) -> Explain {
+/// Where the time went.
+pub(super) fn explain_from_wire(explain: pb::Explain) -> Explain {
     let plan = |plan: pb::Planned| Planned {
         plan: plan.plan,
         matches: plan.matches,
@@ -121,7 +125,7 @@ pub fn search_from_wire(response: pb::SearchResponse) -> Result<SearchResponse> 
 }
 
 /// Why there are few hits, for the wire.
-fn short_to_wire(short: Option<Short>) -> i32 {
+pub(super) fn short_to_wire(short: Option<Short>) -> i32 {
     let short = match short {
         None => pb::Short::Unspecified,
         Some(Short::EmptyTenant) => pb::Short::EmptyTenant,
@@ -133,7 +137,7 @@ fn short_to_wire(short: Option<Short>) -> i32 {
 }
 
 /// Why there are few hits. A reason that this client does not know is one of few matches.
-fn short_from_wire(short: i32) -> Option<Short> {
+pub(super) fn short_from_wire(short: i32) -> Option<Short> {
     match pb::Short::try_from(short) {
         Ok(pb::Short::Unspecified) => None,
         Ok(pb::Short::EmptyTenant) => Some(Short::EmptyTenant),
@@ -141,58 +145,6 @@ fn short_from_wire(short: i32) -> Option<Short> {
         Ok(pb::Short::AccessLost) => Some(Short::AccessLost),
         Ok(pb::Short::FewMatches) | Err(_) => Some(Short::FewMatches),
     }
-}
-
-/// A context, for the wire.
-pub fn retrieve_to_wire(response: RetrieveResponse) -> pb::RetrieveResponse {
-    let wide = |at: usize| u64::try_from(at).unwrap_or(u64::MAX);
-    let chunk = |chunk: PackedChunk| pb::PackedChunk {
-        hit: Some(hit_to_wire(chunk.hit)),
-        context_start: wide(chunk.context_span.start),
-        context_end: wide(chunk.context_span.end),
-        tokens: count(chunk.tokens),
-    };
-    pb::RetrieveResponse {
-        context: response.context,
-        tokens: count(response.tokens),
-        chunks: response.chunks.into_iter().map(chunk).collect(),
-        skipped: response.skipped,
-        candidates: response.candidates,
-        short: short_to_wire(response.short),
-        explain: response.explain.map(explain_to_wire),
-    }
-}
-
-/// A context. Spans lie within it.
-pub fn retrieve_from_wire(response: pb::RetrieveResponse) -> Result<RetrieveResponse> {
-    let length = response.context.len();
-    let chunk = |(at, chunk): (usize, pb::PackedChunk)| {
-        let within = |error: Invalid| error.within(format!("chunks[{at}]"));
-        let hit = hit_from_wire(required(chunk.hit, "hit").map_err(within)?).map_err(within)?;
-        let place = |at: u64| usize::try_from(at).ok().filter(|at| *at <= length);
-        match (place(chunk.context_start), place(chunk.context_end)) {
-            (Some(start), Some(end)) if start <= end => Ok(PackedChunk {
-                hit,
-                context_span: start..end,
-                tokens: size(chunk.tokens),
-                rank: 0,
-                merged_from: Vec::new(),
-                source_span: None,
-            }),
-            _ => Err(within(Invalid::new("context_end", "the span lies outside the context"))),
-        }
-    };
-    let chunks = response.chunks.into_iter().enumerate().map(chunk).collect::<Result<_>>()?;
-    Ok(RetrieveResponse {
-        tokens: size(response.tokens),
-        chunks,
-        skipped: response.skipped,
-        candidates: response.candidates,
-        short: short_from_wire(response.short),
-        explain: response.explain.map(explain_from_wire),
-        context: response.context,
-        ..RetrieveResponse::default()
-    })
 }
 
 /// A page, for the wire.

@@ -3,7 +3,7 @@
 use spandrel::{DenseSpec, Element, Field, FieldKind, IndexKind, Metric, PayloadKind, Schema, TextSpec};
 use spandrel_proto::v1 as pb;
 
-use super::{Invalid, Result, required};
+use super::{Invalid, Result, required, unknown};
 
 /// A schema; an empty tokenizer becomes the default.
 pub fn schema_from_wire(schema: pb::Schema) -> Result<Schema> {
@@ -66,10 +66,6 @@ fn payload_from_wire(kind: i32) -> Result<PayloadKind> {
         Ok(pb::PayloadKind::Unspecified) => return Err(Invalid::new("payload.kind", "is required")),
         Err(_) => return Err(unknown("payload.kind", kind)),
     })
-}
-
-fn unknown(path: &str, number: i32) -> Invalid {
-    Invalid::new(path, format!("{number} is not a value that this server knows"))
 }
 
 /// A schema for the wire.

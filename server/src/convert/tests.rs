@@ -6,23 +6,19 @@ use prost::Message;
 use spandrel::request::{FILTER_DEPTH_MAX, FILTER_TERMS_MAX};
 use spandrel::{
     Chunk, DenseSpec, Element, Explain, FieldKind, Fields, Filter, Fusion, Hit, IndexKind, Metric,
-    PackedChunk, PayloadKind, Planned, RetrieveRequest, RetrieveResponse, Route, RouteQuery, RouteScore, Row,
-    Schema, ScrollRequest, ScrollResponse, SearchRequest, SearchResponse, Short, SparseVector, Stage,
-    TextSpec, Value,
+    PayloadKind, Planned, Route, RouteQuery, RouteScore, Row, Schema, ScrollRequest, ScrollResponse,
+    SearchRequest, SearchResponse, Short, SparseVector, Stage, TextSpec, Value,
 };
 use spandrel_proto::v1 as pb;
 
 use super::filter::{filter_from_wire, filter_to_wire};
-use super::request::{
-    fields_from_wire, retrieve_from_wire, retrieve_to_wire, scroll_from_wire, scroll_to_wire,
-    search_from_wire, search_to_wire,
-};
+use super::request::{fields_from_wire, scroll_from_wire, scroll_to_wire, search_from_wire, search_to_wire};
 use super::row::{dense_from_wire, dense_to_wire, row_from_wire, row_to_wire, rows_from_wire};
 use super::schema::{schema_from_wire, schema_to_wire};
 use super::{Invalid, response};
 
 /// The message as the other side reads it.
-fn sent<M: Message + Default>(message: M) -> M {
+pub(super) fn sent<M: Message + Default>(message: M) -> M {
     M::decode(message.encode_to_vec().as_slice()).unwrap()
 }
 
@@ -41,7 +37,7 @@ fn row() -> Row {
         .chunk(Chunk { document: "d".to_owned(), span: 3..9, tokens: 4 })
 }
 
-fn filter() -> Filter {
+pub(super) fn filter() -> Filter {
     let field = || "f".to_owned();
     Filter::And(vec![
         Filter::Or(vec![Filter::Exists { field: field() }, Filter::Or(Vec::new())]),
@@ -61,7 +57,7 @@ fn filter() -> Filter {
     ])
 }
 
-fn search() -> SearchRequest {
+pub(super) fn search() -> SearchRequest {
     SearchRequest {
         tenant: "t".to_owned(),
         routes: vec![
@@ -84,7 +80,7 @@ fn search() -> SearchRequest {
     }
 }
 
-fn explain() -> Explain {
+pub(super) fn explain() -> Explain {
     let plan =
         |estimate_us| Planned { plan: "codes".into(), matches: 9, estimate_us, time_us: 2.5, scored: 8 };
     let plans = vec![plan(Some(1.5)), plan(None)];
@@ -93,11 +89,11 @@ fn explain() -> Explain {
     Explain { stages: vec![stage], segments: 6, tenant_rows: 7, total_us: 8 }
 }
 
-fn hit() -> Hit {
+pub(super) fn hit() -> Hit {
     Hit { row: row(), score: -2.5, routes: vec![None, Some(RouteScore { score: 1.0, rank: 3 })] }
 }
 
-fn told<T: std::fmt::Debug>(result: Result<T, Invalid>, expected: &str) {
+pub(super) fn told<T: std::fmt::Debug>(result: Result<T, Invalid>, expected: &str) {
     assert_eq!(result.unwrap_err().to_string(), expected);
 }
 
@@ -249,16 +245,6 @@ fn searches_come_back_as_they_were() {
     };
     assert_eq!(search_from_wire(sent(bare)).unwrap(), plain);
 
-    let retrieve = RetrieveRequest {
-        text_field: Some("body".to_owned()),
-        separator: String::new(),
-        ..RetrieveRequest::new(search(), 99)
-    };
-    assert_eq!(retrieve_from_wire(sent(retrieve_to_wire("c", retrieve.clone()))).unwrap(), retrieve);
-    let plain = RetrieveRequest::new(search(), 1);
-    let wire = pb::RetrieveRequest { separator: None, ..retrieve_to_wire("c", plain.clone()) };
-    assert_eq!(retrieve_from_wire(sent(wire)).unwrap(), plain);
-
     for after in [None, Some(String::new()), Some("k".to_owned())] {
         let scroll = ScrollRequest {
             tenant: "t".to_owned(),
@@ -304,9 +290,6 @@ fn wrong_searches_name_the_field() {
         wire(&|r| r.fusion = Some(pb::Fusion { method: Some(rrf) })),
         "fusion.rrf.k: -1 is not a finite number of at least 0",
     );
-    told(retrieve_from_wire(pb::RetrieveRequest::default()), "search: is required");
-    let retrieve = pb::RetrieveRequest { search: Some(pb::SearchRequest::default()), ..Default::default() };
-    told(retrieve_from_wire(retrieve), "search.routes: at least one is needed");
 }
 
 #[test]
@@ -370,26 +353,6 @@ fn answers_come_back_as_they_were() {
         let read = response::search_from_wire(sent(response::search_to_wire(answer.clone()))).unwrap();
         assert_eq!(read, answer);
     }
-    let chunk = PackedChunk {
-        hit: hit(),
-        context_span: 2..5,
-        tokens: 9,
-        rank: 0,
-        merged_from: Vec::new(),
-        source_span: None,
-    };
-    let answer = RetrieveResponse {
-        context: "context".to_owned(),
-        tokens: 3,
-        chunks: vec![chunk],
-        skipped: 4,
-        candidates: 5,
-        short: Some(Short::FewMatches),
-        explain: None,
-        ..RetrieveResponse::default()
-    };
-    let read = response::retrieve_from_wire(sent(response::retrieve_to_wire(answer.clone()))).unwrap();
-    assert_eq!(read, answer);
     let page = ScrollResponse { rows: vec![row()], next: Some(String::new()) };
     assert_eq!(response::scroll_from_wire(sent(response::scroll_to_wire(page.clone()))).unwrap(), page);
     let stats = spandrel::DatabaseStats {
@@ -425,23 +388,6 @@ fn senseless_answers_are_refused() {
     told(response::search_from_wire(bad(vec![far])), "hits[0].routes: route 4294967295 is out of range");
     let no_row = pb::SearchResponse { hits: vec![pb::Hit::default()], ..Default::default() };
     told(response::search_from_wire(no_row), "hits[0].row: is required");
-    let span = |start, end| pb::RetrieveResponse {
-        context: "abc".to_owned(),
-        chunks: vec![pb::PackedChunk {
-            hit: Some(pb::Hit { row: Some(pb::Row::default()), ..Default::default() }),
-            context_start: start,
-            context_end: end,
-            tokens: 0,
-        }],
-        ..Default::default()
-    };
-    assert!(response::retrieve_from_wire(span(0, 3)).is_ok());
-    for (start, end) in [(0, 4), (2, 1), (u64::MAX, u64::MAX)] {
-        told(
-            response::retrieve_from_wire(span(start, end)),
-            "chunks[0].context_end: the span lies outside the context",
-        );
-    }
 }
 
 #[test]

@@ -11,8 +11,9 @@ use super::{Backend, Task};
 use crate::auth::{Access, Caller};
 use crate::call::Call;
 use crate::convert::Invalid;
-use crate::convert::request::{retrieve_from_wire, search_from_wire};
-use crate::convert::response::{retrieve_to_wire, search_to_wire};
+use crate::convert::request::search_from_wire;
+use crate::convert::response::search_to_wire;
+use crate::convert::retrieve::{request_from_wire, response_to_wire};
 use crate::status;
 
 /// The service over a backend.
@@ -74,10 +75,10 @@ fn retrieve(
     tenant: String,
     request: pb::RetrieveRequest,
 ) -> Result<pb::RetrieveResponse, Status> {
-    let mut request = retrieve_from_wire(request)?;
-    task.limits.check_budget(request.budget_tokens)?;
+    let mut request = request_from_wire(request)?;
+    task.limits.check_retrieve(&request)?;
     request.search = prepare((task, caller), tenant, "search.", request.search)?;
-    collection.retrieve(&request).map(retrieve_to_wire).map_err(status::from_engine)
+    collection.retrieve(&request).map(response_to_wire).map_err(status::from_engine)
 }
 
 #[tonic::async_trait]
