@@ -13,6 +13,7 @@ pub mod candidate;
 mod check;
 mod estimate;
 mod funnel;
+pub mod kv;
 mod neighbours;
 pub mod pool;
 pub mod post;
@@ -108,6 +109,7 @@ impl Task<'_> {
                 built,
             )?;
         }
+        let kv = kv::place(self, &frame, &candidates, &mut built)?;
         clock.stage(
             &format!("pack ({} tokens)", self.request.budget_tokens),
             (chosen.len(), built.blocks.len()),
@@ -126,6 +128,7 @@ impl Task<'_> {
                 short,
                 selection: report,
                 rounds,
+                kv,
                 last_row: snapshot.last_row.0,
                 explain,
                 ..RetrieveResponse::default()
