@@ -1,13 +1,14 @@
 //! `spandrel-bench`: how good and how fast the engine is, beside exact answers and beside its peers.
 //!
-//! Every command reads real data by path, prints a table and, with `--json FILE`, writes one object:
-//! `machine`, `settings`, `rows` (one a measured point) and `goals`. Not a test: nothing fails because a
-//! machine is slow, but a wrong answer does fail. Build it with optimization: `cargo build --profile bench -p
-//! spandrel-bench`.
+//! Every command but `chunks` reads real data by path, prints a table and, with `--json FILE`, writes one
+//! object: `machine`, `settings`, `rows` (one a measured point) and `goals`. Not a test: nothing fails
+//! because a machine is slow, but a wrong answer does fail. Build it with optimization: `cargo build
+//! --profile bench -p spandrel-bench`.
 #![forbid(unsafe_code)]
 
 mod ann;
 mod cells;
+mod chunks;
 mod churn;
 mod codes;
 mod dataset;
@@ -51,6 +52,10 @@ enum Command {
     Ann(Box<ann::Args>),
     /// Time to make cells of vectors in memory, without a database.
     Cells(cells::Args),
+    /// What chunk caches save an LLM server on a made-up trace, by systems, policies and assumptions.
+    ///
+    /// Example: spandrel-bench chunks --table systems,sizes --cci-mean 0.2
+    Chunks(Box<chunks::Args>),
     /// Recall, latency and upserts a second while every row is replaced.
     ///
     /// Example: spandrel-bench churn --base b.fbin --queries q.fbin --truth gt.ibin --metric l2
@@ -79,6 +84,7 @@ fn main() -> std::process::ExitCode {
     let done = match Cli::parse().command {
         Command::Ann(args) => ann::run(&args),
         Command::Cells(args) => cells::run(&args),
+        Command::Chunks(args) => chunks::run(&args),
         Command::Churn(args) => churn::run(&args),
         Command::Codes(args) => codes::run(&args),
         Command::Flat(args) => flat::run(&args),

@@ -195,7 +195,12 @@ impl Collection {
 
     fn drop_tenant_rows(&self, tenant: &str, keeps_quota: bool) -> Result<Written> {
         check_tenant(tenant)?;
-        queue::write(&self.shared, Work::DropTenant { tenant: tenant.to_owned(), keeps_quota }, &self.stop)
+        let work = Work::DropTenant { tenant: tenant.to_owned(), keeps_quota };
+        let written = queue::write(&self.shared, work, &self.stop)?;
+        if let Some(caches) = &self.shared.chunk_caches {
+            caches.forget_tenant((&self.shared.name, tenant));
+        }
+        Ok(written)
     }
 
     /// Rows by key, in the order of `keys`; none where there is no such row.

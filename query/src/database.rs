@@ -5,6 +5,7 @@
 //! FOLDER/rows/                     the row store (RocksDB): everything that cannot be derived
 //! FOLDER/segments/ID/MANIFEST      which segment files of collection ID are live
 //! FOLDER/segments/ID/N.seg         one immutable segment
+//! FOLDER/chunk-caches.jsonl        descriptors of chunk caches that LLM servers keep, where that is set
 //! ```
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ use crate::filter_cache::FilterCache;
 use crate::labels::Labels;
 use crate::maintain::{self, Lane, Served, Wake};
 use crate::publish;
+use crate::rag::kv::ChunkCatalogue;
 use crate::recover;
 use crate::response::DatabaseStats;
 use crate::settings::{Components, Settings};
@@ -53,6 +55,7 @@ struct Inner {
     reader: Arc<dyn BatchRead>,
     memory: Arc<MemoryBudget>,
     filters: Arc<FilterCache>,
+    chunk_caches: Option<Arc<ChunkCatalogue>>,
     collections: Served,
     /// Held while collections are created or dropped.
     catalogue: Mutex<()>,
@@ -84,11 +87,15 @@ impl Database {
             StoreOptions { cache_bytes: settings.row_cache_bytes as usize, ..StoreOptions::default() };
         let store = Arc::new(Store::open(&path.join(ROWS), &options)?);
         let reader = spandrel_storage::io::probe();
+        let chunk_caches =
+            settings.chunk_caches.as_ref().map(|settings| ChunkCatalogue::open(&path, settings));
+        let chunk_caches = chunk_caches.transpose()?.map(Arc::new);
         let inner = Arc::new(Inner {
             memory: Arc::new(
                 MemoryBudget::new(settings.memory_budget_bytes).with_tier_max(settings.residency.tier_max()),
             ),
             filters: Arc::new(FilterCache::new(settings.filter_cache_bytes)),
+            chunk_caches,
             path,
             settings,
             components,
@@ -107,10 +114,20 @@ impl Database {
             inner.collections.write().insert(name, shared);
         }
         inner.remove_dropped()?;
+        if let Some(caches) = &inner.chunk_caches {
+            // A drop may have been cut short.
+            let served = inner.collections.read();
+            caches.retain(|(collection, tenant)| {
+                served.get(collection).is_some_and(|shared| shared.tenants.get(tenant).is_some())
+            });
+        }
         for (lane, name) in [(Lane::Fresh, "spandrel-fresh"), (Lane::Disk, "spandrel-disk")] {
             let (served, wake) = (Arc::clone(&inner.collections), Arc::clone(&inner.wake));
+            let caches = inner.chunk_caches.clone().filter(|_| lane == Lane::Disk);
+            let between = move || caches.iter().for_each(|caches| caches.save_at_times());
             let thread = std::thread::Builder::new().name(name.into());
-            let thread = thread.spawn(move || maintain::run(&served, &wake, lane)).map_err(|error| {
+            let thread = thread.spawn(move || maintain::run(&served, &wake, lane, between));
+            let thread = thread.map_err(|error| {
                 Error::new(ErrorKind::Unavailable, format!("cannot start a maintainer thread: {error}"))
             })?;
             inner.maintainers.lock().push(thread);
@@ -175,7 +192,19 @@ impl Database {
         }
         self.inner.collections.write().remove(name);
         self.inner.filters.forget(shared.id, None);
+        if let Some(caches) = &self.inner.chunk_caches {
+            caches.forget_collection(name);
+        }
         remove_folder(&shared.folder)
+    }
+
+    /// What is known of the chunk caches of LLM servers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] where [`Settings::chunk_caches`] is not set.
+    pub fn chunk_caches(&self) -> Result<&ChunkCatalogue> {
+        self.inner.usable()?;
+        self.inner.chunk_caches.as_deref().ok_or_else(crate::rag::kv::keeper::there_is_none)
     }
 
     /// Sizes and states.
@@ -242,6 +271,7 @@ impl Inner {
             reader: Arc::clone(&self.reader),
             memory: Arc::clone(&self.memory),
             filters: Arc::clone(&self.filters),
+            chunk_caches: self.chunk_caches.clone(),
             folder: self.path.join(SEGMENTS).join(meta.id.to_string()),
             wake: Arc::clone(&self.wake),
             pace: Arc::clone(&self.pace),
@@ -292,6 +322,9 @@ impl Inner {
         self.wake.stop();
         for thread in self.maintainers.lock().drain(..) {
             let _ = thread.join();
+        }
+        if let Some(caches) = &self.chunk_caches {
+            caches.save_or_warn();
         }
         let collections: Vec<Arc<Shared>> =
             self.collections.write().drain().map(|(_, shared)| shared).collect();

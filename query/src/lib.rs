@@ -65,12 +65,14 @@ pub use error::{Error, ErrorKind, Result};
 pub use rag::chunk::ChunkOptions;
 pub use rag::embed::{EmbedPurpose, Embedder};
 pub use rag::ingest::Document;
+pub use rag::kv::{ChunkCatalogue, KvSettings};
 pub use rag::rerank::{ContextScorer, Reranker};
 pub use request::{Fields, Filter, Fusion, IngestOptions, Route, RouteQuery, ScrollRequest, SearchRequest};
 pub use response::{
     CollectionStats, DatabaseStats, Explain, Hit, Planned, RouteScore, ScrollResponse, SearchResponse, Short,
     Stage, Written,
 };
+pub use retrieve::kv::{KnownChunk, KvChunk, KvRequest};
 pub use retrieve::request::{
     Aggregate, AsIf, Assemble, Cut, FunnelLevel, Order, Parent, PostStage, RetrieveRequest, Select,
 };

@@ -218,9 +218,11 @@ fn fresh_up_to(views: &[View], row: RowId) -> usize {
 /// The collections that the maintainers serve, by name.
 pub type Served = Arc<RwLock<HashMap<String, Arc<Shared>>>>;
 
-/// Serves one lane of all collections until stopped: a job of each in turn, for as long as any has one.
-pub fn run(served: &Served, wake: &Wake, lane: Lane) {
+/// Serves one lane of all collections until stopped: a job of each in turn, for as long as any has one; and
+/// runs `between` before that.
+pub fn run(served: &Served, wake: &Wake, lane: Lane, between: impl Fn()) {
     while wake.wait(lane, IDLE) {
+        between();
         let mut more = true;
         while more {
             more = false;

@@ -8,6 +8,7 @@ use spandrel_index::segment::{Merge, Plan};
 
 use crate::error::{Error, Result};
 use crate::rag::embed::Embedder;
+use crate::rag::kv::KvSettings;
 use crate::rag::rerank::{ContextScorer, Reranker};
 
 /// When a write is acknowledged.
@@ -83,6 +84,9 @@ pub struct Settings {
     pub row_cache_bytes: u64,
     /// Bytes of rows that one answer may hold; a request whose rows have more is refused.
     pub response_bytes_max: u64,
+    /// Bounds of the catalogue of chunk caches that LLM servers keep; none: there is no catalogue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunk_caches: Option<KvSettings>,
 }
 
 impl Default for Settings {
@@ -100,6 +104,7 @@ impl Default for Settings {
             filter_cache_bytes: 32 << 20,
             row_cache_bytes: 64 << 20,
             response_bytes_max: 256 << 20,
+            chunk_caches: None,
         }
     }
 }
@@ -122,7 +127,8 @@ impl Settings {
                 self.backlog_bytes_max, self.fresh_bytes_max
             )));
         }
-        Ok(())
+        let chunk_caches = self.chunk_caches.as_ref().map_or(Ok(()), KvSettings::check);
+        chunk_caches.map_err(|error| error.context("chunk_caches"))
     }
 }
 

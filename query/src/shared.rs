@@ -22,6 +22,7 @@ use crate::labels::Labels;
 use crate::learn::Asked;
 use crate::maintain::{Maintenance, Wake};
 use crate::queue::Queue;
+use crate::rag::kv::ChunkCatalogue;
 use crate::settings::{Components, Durability, Settings};
 use crate::snapshot::{Snapshot, View};
 use crate::tenants::Tenants;
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub reader: Arc<dyn BatchRead>,
     pub memory: Arc<MemoryBudget>,
     pub filters: Arc<FilterCache>,
+    /// The database's catalogue of chunk caches, where there is one.
+    pub chunk_caches: Option<Arc<ChunkCatalogue>>,
     /// Folder of the manifest and the segment files.
     pub folder: PathBuf,
     pub indexer: Indexer,
@@ -137,6 +140,7 @@ impl Shared {
             reader,
             memory,
             filters,
+            chunk_caches,
             folder,
             indexer,
             tenants,
@@ -156,6 +160,7 @@ impl Shared {
             reader,
             memory,
             filters,
+            chunk_caches,
             folder,
             indexer,
             tenants,
@@ -292,6 +297,7 @@ pub(crate) struct SharedParts {
     pub reader: Arc<dyn BatchRead>,
     pub memory: Arc<MemoryBudget>,
     pub filters: Arc<FilterCache>,
+    pub chunk_caches: Option<Arc<ChunkCatalogue>>,
     pub folder: PathBuf,
     pub indexer: Indexer,
     pub tenants: Tenants,

@@ -4,6 +4,7 @@
 pub mod chunk;
 pub mod embed;
 pub mod ingest;
+pub mod kv;
 pub mod openai;
 pub mod rerank;
 pub mod tokens;

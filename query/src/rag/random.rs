@@ -1,6 +1,7 @@
 //! Random texts for the tests of this folder, from a printed seed.
 
 /// A small generator (splitmix64): good enough to vary tests, the same on every machine.
+#[derive(Clone)]
 pub(crate) struct Random(u64);
 
 /// What random texts are made of: words, odd spaces, line breaks, scripts, combining marks, emoji, markdown.
@@ -101,6 +102,18 @@ impl Random {
     /// A number below `end`, which must not be 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
+    }
+
+    /// A number in 0..1.
+    pub(crate) fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Puts the elements in any order.
+    pub(crate) fn shuffle<T>(&mut self, elements: &mut [T]) {
+        for at in (1..elements.len()).rev() {
+            elements.swap(at, self.below(at + 1));
+        }
     }
 
     /// A text of up to about `bytes_max` bytes; some texts use few kinds of pieces.

@@ -82,6 +82,20 @@ impl Tokenizer {
     }
 }
 
+impl Tokenizer {
+    /// Ids of the tokens of `text`: those that [`count`](Self::count) counts.
+    pub fn ids(&self, text: &str) -> Vec<u32> {
+        let encoding = (self.encoding)();
+        let (mut rest, mut ids) = (text, Vec::new());
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(piece_end(rest));
+            ids.extend(encoding.encode_ordinary(piece));
+            rest = after;
+        }
+        ids
+    }
+}
+
 /// Whether a word always ends between these two neighbours, in every known vocabulary: before a space or tab
 /// that follows anything but white space, and after a line break unless white space or `/` follows.
 ///

@@ -93,6 +93,11 @@ impl Frame<'_> {
             chosen.iter().map(|&at| single(candidates, at)).collect()
         };
         arrange(&mut blocks, candidates, self.order);
+        self.lay_out(blocks)
+    }
+
+    /// The context of blocks in their order; its tokens are as `join` says.
+    pub fn lay_out(&self, mut blocks: Vec<Block>) -> Built {
         let mut context = String::new();
         for block in &mut blocks {
             if !context.is_empty() {
@@ -183,7 +188,8 @@ impl Block {
 fn arrange(blocks: &mut [Block], candidates: &[Candidate], order: Order) {
     blocks.sort_by_key(|block| block.best);
     match order {
-        Order::Score => {}
+        // Chunk caches are looked at when it is known what stands in the context.
+        Order::Score | Order::CacheAware { .. } => {}
         Order::BestLast => blocks.reverse(),
         Order::Document => {
             let mut firsts: Vec<(&str, usize)> = Vec::new();

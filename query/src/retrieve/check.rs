@@ -56,6 +56,7 @@ impl<'a> Task<'a> {
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) with what to change.
     pub fn new(shared: &'a Shared, request: &'a RetrieveRequest) -> Result<Self> {
         check_ranges(request)?;
+        super::kv::check(shared, &request.assemble)?;
         let schema = &shared.schema;
         let text_field = text_field_name(schema, request.text_field.as_deref())?;
         let method = request.select.method.unwrap_or_default();

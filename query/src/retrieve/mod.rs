@@ -15,6 +15,7 @@ mod check;
 pub mod configure;
 mod estimate;
 mod funnel;
+pub mod kv;
 mod neighbours;
 pub mod pool;
 pub mod post;
@@ -112,6 +113,7 @@ impl Task<'_> {
                 built,
             )?;
         }
+        let kv = kv::place(self, &frame, &candidates, &mut built)?;
         clock.stage(
             &format!("pack ({} tokens)", self.request.budget_tokens),
             (chosen.len(), built.blocks.len()),
@@ -130,6 +132,7 @@ impl Task<'_> {
                 short,
                 selection: report,
                 rounds,
+                kv,
                 explain,
                 ..RetrieveResponse::default()
             },

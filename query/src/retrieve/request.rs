@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::kv::KvRequest;
 use crate::request::{Filter, Route, SearchRequest};
 use crate::select::Method;
 use crate::select::mix::Weights;
@@ -341,11 +342,13 @@ pub struct Assemble {
     pub merge_adjacent: bool,
     /// Chunks before and after each chosen one, in its document, that are added while budget is left.
     pub neighbours: usize,
+    /// What is reused of chunk caches that LLM servers keep; the response says so for each chunk.
+    pub kv: Option<KvRequest>,
 }
 
 /// In what order chunks stand in the context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Order {
     /// The best first.
     #[default]
@@ -356,6 +359,11 @@ pub enum Order {
     BestLast,
     /// The best at both ends, the worst in the middle.
     Edges,
+    /// As reuses most of chunk caches, near the best first; needs [`Assemble::kv`].
+    CacheAware {
+        /// How much of the discounted scores, as in DCG, the order may lose by that of the best first, 0..=1.
+        tolerance: f64,
+    },
 }
 
 /// A smaller or filtered datastore to answer as (MassiveDS, Shao et al., 2024).

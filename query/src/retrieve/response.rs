@@ -5,6 +5,7 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::candidate::{Rejected, StageCount};
+use super::kv::KvChunk;
 use super::request::Order;
 use crate::response::{Explain, Hit, Short};
 use crate::select::meter::StoppedBy;
@@ -18,6 +19,8 @@ pub struct RetrieveResponse {
     pub tokens: usize,
     /// The chunks in the context, in its order.
     pub chunks: Vec<PackedChunk>,
+    /// What is reused of each chunk in the context, in its order; empty where it was not asked for.
+    pub kv: Vec<KvChunk>,
     /// Candidates that were left out, for whatever reason.
     pub skipped: u64,
     /// Candidates considered.

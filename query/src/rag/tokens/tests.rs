@@ -117,3 +117,15 @@ fn giant_runs() {
         }
     }
 }
+
+#[test]
+fn ids_are_those_that_are_counted() {
+    for known in &KNOWN {
+        assert_eq!(known.ids(""), Vec::<u32>::new());
+        for text in ["tide and bell", &"a long text of words \n\n".repeat(500)] {
+            let ids = known.ids(text);
+            assert_eq!(ids.len(), known.count(text));
+            assert_eq!(ids, (known.encoding)().encode_ordinary(text));
+        }
+    }
+}
