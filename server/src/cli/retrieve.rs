@@ -167,7 +167,7 @@ impl ChoiceArgs {
             OrderName::BestLast => Order::BestLast,
             OrderName::Edges => Order::Edges,
         };
-        Assemble { order, merge_adjacent: self.merge, neighbours: self.neighbours as usize }
+        Assemble { order, merge_adjacent: self.merge, neighbours: self.neighbours as usize, kv: None }
     }
 }
 

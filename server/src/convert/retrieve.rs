@@ -94,6 +94,7 @@ fn assemble_from_wire(assemble: Option<pb::Assemble>) -> Result<Assemble> {
         order: order.unwrap_or_default(),
         merge_adjacent: assemble.merge_adjacent,
         neighbours: size(assemble.neighbours),
+        kv: None,
     })
 }
 
@@ -107,7 +108,8 @@ fn as_if_from_wire(as_if: pb::AsIf) -> Result<AsIf> {
 
 fn order_to_wire(order: Order) -> pb::Order {
     match order {
-        Order::Score => pb::Order::Score,
+        // What depends on caches is for embedded callers by now.
+        Order::Score | Order::CacheAware { .. } => pb::Order::Score,
         Order::Document => pb::Order::Document,
         Order::BestLast => pb::Order::BestLast,
         Order::Edges => pb::Order::Edges,

@@ -54,6 +54,7 @@ pub fn response_from_wire(response: pb::RetrieveResponse) -> Result<RetrieveResp
         rounds: response.rounds,
         estimate: response.estimate.map(estimate_from_wire),
         explain: response.explain.map(explain_from_wire),
+        kv: Vec::new(),
     })
 }
 
