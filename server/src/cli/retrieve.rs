@@ -254,7 +254,7 @@ mod tests {
         let flags =
             ["--dedup", "--per-document", "2", "--order", "best_last", "--merge", "--neighbours", "1"];
         let expected = RetrieveRequest {
-            assemble: Assemble { order: Order::BestLast, merge_adjacent: true, neighbours: 1 },
+            assemble: Assemble { order: Order::BestLast, merge_adjacent: true, neighbours: 1, kv: None },
             ..plain()
                 .post(PostStage::Dedup { near: None, shingle_words: 5 })
                 .post(PostStage::PerDocument { max: 2 })

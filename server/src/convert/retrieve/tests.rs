@@ -95,7 +95,7 @@ fn whole() -> RetrieveRequest {
             evaluations_max: 9,
             time_max: Some(Duration::from_micros(1_500)),
         },
-        assemble: Assemble { order: Order::Edges, merge_adjacent: true, neighbours: 2 },
+        assemble: Assemble { order: Order::Edges, merge_adjacent: true, neighbours: 2, kv: None },
         as_if: Some(AsIf { filter: Some(filter()), share: 0.25, seed: 3 }),
         dry_run: true,
         ..plain()
@@ -298,6 +298,7 @@ fn answer() -> RetrieveResponse {
             time_us: 5,
         }),
         explain: Some(explain()),
+        kv: Vec::new(),
     }
 }
 
