@@ -32,6 +32,7 @@ use crate::publish;
 use crate::rag::kv::ChunkCatalogue;
 use crate::recover;
 use crate::response::DatabaseStats;
+use crate::retrieve::results::ResultCache;
 use crate::settings::{Components, Settings};
 use crate::shared::{End, Shared, SharedParts, Writer};
 use crate::tenants::Tenants;
@@ -55,6 +56,7 @@ struct Inner {
     reader: Arc<dyn BatchRead>,
     memory: Arc<MemoryBudget>,
     filters: Arc<FilterCache>,
+    results: Arc<ResultCache>,
     chunk_caches: Option<Arc<ChunkCatalogue>>,
     collections: Served,
     /// Held while collections are created or dropped.
@@ -95,6 +97,7 @@ impl Database {
                 MemoryBudget::new(settings.memory_budget_bytes).with_tier_max(settings.residency.tier_max()),
             ),
             filters: Arc::new(FilterCache::new(settings.filter_cache_bytes)),
+            results: Arc::new(ResultCache::new(settings.result_cache_bytes)),
             chunk_caches,
             path,
             settings,
@@ -271,6 +274,7 @@ impl Inner {
             reader: Arc::clone(&self.reader),
             memory: Arc::clone(&self.memory),
             filters: Arc::clone(&self.filters),
+            results: Arc::clone(&self.results),
             chunk_caches: self.chunk_caches.clone(),
             folder: self.path.join(SEGMENTS).join(meta.id.to_string()),
             wake: Arc::clone(&self.wake),

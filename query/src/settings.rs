@@ -80,6 +80,9 @@ pub struct Settings {
     /// Bytes of memory for what filters let through that are asked again and again, all collections together;
     /// 0: every filter is evaluated anew.
     pub filter_cache_bytes: u64,
+    /// Bytes of memory for answers of retrievals, given again to the same request while nothing is written;
+    /// 0: none are kept.
+    pub result_cache_bytes: u64,
     /// Cache of the row store, in bytes.
     pub row_cache_bytes: u64,
     /// Bytes of rows that one answer may hold; a request whose rows have more is refused.
@@ -102,6 +105,7 @@ impl Default for Settings {
             build_memory_bytes: 2 << 30,
             learn_from_queries: true,
             filter_cache_bytes: 32 << 20,
+            result_cache_bytes: 0,
             row_cache_bytes: 64 << 20,
             response_bytes_max: 256 << 20,
             chunk_caches: None,

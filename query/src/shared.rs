@@ -23,6 +23,7 @@ use crate::learn::Asked;
 use crate::maintain::{Maintenance, Wake};
 use crate::queue::Queue;
 use crate::rag::kv::ChunkCatalogue;
+use crate::retrieve::results::ResultCache;
 use crate::settings::{Components, Durability, Settings};
 use crate::snapshot::{Snapshot, View};
 use crate::tenants::Tenants;
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub reader: Arc<dyn BatchRead>,
     pub memory: Arc<MemoryBudget>,
     pub filters: Arc<FilterCache>,
+    pub results: Arc<ResultCache>,
     /// The database's catalogue of chunk caches, where there is one.
     pub chunk_caches: Option<Arc<ChunkCatalogue>>,
     /// Folder of the manifest and the segment files.
@@ -140,6 +142,7 @@ impl Shared {
             reader,
             memory,
             filters,
+            results,
             chunk_caches,
             folder,
             indexer,
@@ -160,6 +163,7 @@ impl Shared {
             reader,
             memory,
             filters,
+            results,
             chunk_caches,
             folder,
             indexer,
@@ -297,6 +301,7 @@ pub(crate) struct SharedParts {
     pub reader: Arc<dyn BatchRead>,
     pub memory: Arc<MemoryBudget>,
     pub filters: Arc<FilterCache>,
+    pub results: Arc<ResultCache>,
     pub chunk_caches: Option<Arc<ChunkCatalogue>>,
     pub folder: PathBuf,
     pub indexer: Indexer,

@@ -429,3 +429,34 @@ fn neighbours_need_the_labels_too() {
     seen.sort_unstable();
     assert_eq!(seen, ["d#1", "d#2"]);
 }
+
+#[test]
+fn kept_answers_are_those_of_the_snapshot() {
+    let folder = TempDir::new().unwrap();
+    let settings = Settings { result_cache_bytes: 1 << 20, ..Settings::default() };
+    let database = Database::open(folder.path().join("data"), settings).unwrap();
+    let collection = database.create_collection("c", schema()).unwrap();
+    let row = |n: usize| Row::new(format!("k{n}")).text("body", format!("bridge {n}")).label("team");
+    collection.upsert((0..5).map(row).collect()).unwrap();
+    let request = RetrieveRequest::new(words("bridge", 9), 1_000);
+    let labelled = RetrieveRequest {
+        search: SearchRequest { labels: Some(vec!["team".into()]), ..request.search.clone() },
+        ..request.clone()
+    };
+    let chunks = |request: &RetrieveRequest| collection.retrieve(request).unwrap().chunks.len();
+    let first = collection.retrieve(&request).unwrap();
+    assert_eq!(first, collection.retrieve(&request).unwrap());
+    assert_eq!((chunks(&request), chunks(&labelled), chunks(&labelled)), (5, 5, 5));
+    collection.revoke("", &["k1".to_owned()], &["team".to_owned()]).unwrap();
+    assert_eq!((chunks(&request), chunks(&labelled)), (5, 4));
+    collection.upsert(vec![row(9)]).unwrap();
+    assert_eq!((chunks(&request), chunks(&labelled)), (6, 5));
+    collection.delete("", &["k0".to_owned()]).unwrap();
+    assert_eq!((chunks(&request), chunks(&labelled)), (5, 4));
+    let other = RetrieveRequest { search: request.search.clone().tenant("other"), ..request.clone() };
+    assert_eq!(chunks(&other), 0);
+    collection.drop_label("team").unwrap();
+    assert_eq!((chunks(&request), chunks(&labelled)), (5, 0));
+    collection.drop_tenant("").unwrap();
+    assert_eq!(chunks(&request), 0);
+}

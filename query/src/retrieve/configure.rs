@@ -1,12 +1,13 @@
 //! Which way of choosing suits a query: what CORAG calls the configuration agent.
 //!
-//! CORAG (Wang et al., 2024) trains a network over embeddings to choose a reranker and parameters for each query. Here
-//! a few plain features of the query and its candidates say what each way of choosing is expected to gain over rank
-//! order, by a linear model each; the one that is expected to gain most is taken, and rank order where none is. Chunks
-//! that help each other help questions whose terms no single chunk covers; where one does, rank order is hard to beat.
+//! CORAG (Wang et al., 2024) trains a network over embeddings to choose a reranker and parameters for each
+//! query. Here a few plain features of the query and its candidates say what each way of choosing is expected
+//! to gain over rank order, by a linear model each; the one that is expected to gain most is taken, and rank
+//! order where none is. Chunks that help each other help questions whose terms no single chunk covers; where
+//! one does, rank order is hard to beat.
 //!
-//! The model is data, not code: `spandrel-bench rag --show fit` fits it by ridge regression on judged questions and
-//! reports, on questions it has not seen, what it gains over the best fixed choice.
+//! The model is data, not code: `spandrel-bench rag --show fit` fits it by ridge regression on judged
+//! questions and reports, on questions it has not seen, what it gains over the best fixed choice.
 
 use std::sync::LazyLock;
 

@@ -58,6 +58,14 @@ impl PostStage {
         }
     }
 
+    /// Whether it looks at a candidate by itself, whatever others there are.
+    pub fn looks_at_one(&self) -> bool {
+        matches!(
+            self,
+            Self::AccessRecheck | Self::Decontaminate { .. } | Self::Quality { .. } | Self::Subsample { .. }
+        )
+    }
+
     /// Checks the ranges of its parameters.
     ///
     /// # Errors
@@ -112,7 +120,10 @@ impl PostStage {
                 if *depth < 2 {
                     return wrong(format!("depth is {depth}; it is at least 2"));
                 }
-                share("share", f64::from(*value))
+                match *value > 0.0 && *value <= 1.0 {
+                    true => Ok(()),
+                    false => wrong(format!("share is {value}; it is above 0 and at most 1")),
+                }
             }
             Self::Cut(Cut::LargestGap { .. }) => Ok(()),
             Self::Cut(Cut::Share(value)) => share("share", f64::from(*value)),

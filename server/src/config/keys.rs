@@ -272,6 +272,12 @@ pub const KEYS: &[Key] = &[
         "33554432",
         "Memory for what filters let through that are asked again and again; 0: none.",
     ),
+    key(
+        "engine.result_cache_bytes",
+        Kind::Bytes,
+        "0",
+        "Memory for answers of retrievals, given again to the same request while nothing is written; 0: none.",
+    ),
     key("engine.row_cache_bytes", Kind::Bytes, "67108864", "Cache of the row store."),
     key(
         "engine.response_bytes_max",
