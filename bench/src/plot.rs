@@ -46,7 +46,7 @@ pub fn recall_over_rate(path: &Path, title: &str, curves: &[Curve]) -> Result<()
     let margin = (right - left).max(0.01) * MARGIN;
     let x = left - margin..right + margin;
     let legend = SeriesLabelPosition::LowerLeft;
-    let drawn = draw(path, [title, "recall", "queries a second"], (x, y), (curves, legend));
+    let drawn = draw(path, [title, "recall", "queries a second"], (x, y.log_scale()), (curves, legend));
     drawn.map_err(|error| cannot(path, &error))
 }
 
@@ -61,7 +61,25 @@ pub fn time_over_rows(path: &Path, title: &str, curves: &[Curve]) -> Result<()> 
     }
     let x = (left / MARGIN_FACTOR..right * MARGIN_FACTOR).log_scale();
     let legend = SeriesLabelPosition::UpperLeft;
-    let drawn = draw(path, [title, "rows that may be found", "microseconds"], (x, y), (curves, legend));
+    let drawn =
+        draw(path, [title, "rows that may be found", "microseconds"], (x, y.log_scale()), (curves, legend));
+    drawn.map_err(|error| cannot(path, &error))
+}
+
+/// Draws shares over tokens or over other shares, on a logarithmic axis.
+///
+/// # Errors
+/// As [`recall_over_rate`].
+pub fn shares(path: &Path, [title, x_name, y_name]: [&str; 3], curves: &[Curve]) -> Result<()> {
+    let ((left, right), _) = ranges(curves)?;
+    if left <= 0.0 {
+        return Err(cannot(path, &"a point lies at 0".into()));
+    }
+    let all = || curves.iter().flat_map(|curve| curve.points.iter().map(|at| at.1));
+    let low = all().fold(f64::INFINITY, f64::min);
+    let high = all().fold(0.0, f64::max);
+    let (x, y) = ((left * 0.95..right * 1.05).log_scale(), low * 0.93..high * 1.04);
+    let drawn = draw(path, [title, x_name, y_name], (x, y), (curves, SeriesLabelPosition::LowerRight));
     drawn.map_err(|error| cannot(path, &error))
 }
 
@@ -82,15 +100,17 @@ fn ranges(curves: &[Curve]) -> Result<((f64, f64), Range<f64>)> {
     Ok((x, low / MARGIN_FACTOR..high * MARGIN_FACTOR))
 }
 
-fn draw<X>(
+fn draw<X, Y>(
     path: &Path,
     [title, x_name, y_name]: [&str; 3],
-    (x, y): (X, Range<f64>),
+    (x, y): (X, Y),
     (curves, legend): (&[Curve], SeriesLabelPosition),
 ) -> Result<()>
 where
     X: AsRangedCoord<Value = f64>,
     X::CoordDescType: ValueFormatter<f64>,
+    Y: AsRangedCoord<Value = f64>,
+    Y::CoordDescType: ValueFormatter<f64>,
 {
     let area = SVGBackend::new(path, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
@@ -99,7 +119,7 @@ where
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(72)
-        .build_cartesian_2d(x, y.log_scale())?;
+        .build_cartesian_2d(x, y)?;
     // Whole numbers as such, whatever the axis makes of them.
     let number = |value: &f64| format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned();
     chart
@@ -142,6 +162,11 @@ mod tests {
             assert!(text.contains(part), "{part}");
         }
         let curves = [curve("p50", &[(10.0, 5.0), (1e5, 40.0)]), curve("p99", &[(10.0, 9.0)])];
+        let both = [curve("top_k", &[(128.0, 0.3), (256.0, 0.5)]), curve("ceiling", &[(256.0, 0.8)])];
+        shares(&path, ["a set", "tokens", "evidence"], &both).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.matches("<circle").count(), 3);
+        assert!(text.contains("tokens") && text.contains("evidence") && text.contains("ceiling"));
         time_over_rows(&path, "a set", &curves).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.matches("<circle").count(), 3);

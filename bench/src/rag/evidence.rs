@@ -124,7 +124,7 @@ pub fn table(
                 "tokens": answers.tokens,
                 "p50_us": report::median(&answers.time_us),
             }))?);
-            if selector.name == "submodular evidence" {
+            if selector.name == "auto" {
                 goals.push(Goal::at_least(
                     format!(
                         "{name}, {budget} tokens: {} over top_k, upper end of the interval",

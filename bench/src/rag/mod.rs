@@ -8,6 +8,7 @@ mod ann;
 mod bootstrap;
 mod budget;
 mod corpus;
+mod draw;
 mod evidence;
 mod fit;
 mod funnel;
@@ -105,6 +106,9 @@ pub struct Args {
     /// With `--show fit`: write the model there
     #[arg(long)]
     model: Option<PathBuf>,
+    /// Draw what `evidence` and `ann` show into this folder
+    #[arg(long)]
+    plots: Option<PathBuf>,
     /// Write one JSON object with all figures
     #[arg(long)]
     json: Option<PathBuf>,
@@ -185,6 +189,9 @@ pub fn run(args: &Args) -> Result<()> {
             rows.extend(more);
             goals.extend(judged);
         }
+    }
+    if let Some(folder) = &args.plots {
+        draw::all(folder, &rows)?;
     }
     let settings = json!({"command": "rag", "arguments": args});
     Report { machine: Machine::read(), settings, rows, goals }.publish(&COLUMNS, args.json.as_deref())
