@@ -10,7 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,6 +26,9 @@ use crate::telemetry::metrics::Metrics;
 
 /// Length of what an HTTP/2 client says first (RFC 9113, 3.4).
 const PREFACE_BYTES: usize = 24;
+
+/// Time that a peer gets to close its side after ours is closed.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// The connections that `listener` accepts.
 pub fn incoming(
@@ -62,6 +65,8 @@ pub struct Connection {
     bytes_after: usize,
     cut: Pin<Box<dyn Future<Output = ()> + Send>>,
     is_cut: bool,
+    /// Runs from when our side is closed.
+    linger: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
@@ -74,6 +79,26 @@ impl Connection {
             bytes_after: 0,
             cut: Box::pin(async move { phases.reached(Phase::Cut).await }),
             is_cut: false,
+            linger: None,
+        }
+    }
+
+    /// Reads what the peer still sends, to its end or for a while. The system answers what nobody has read with a
+    /// reset when a connection is dropped, and a reset takes with it what is on its way to the peer: the last
+    /// answers, and why there are no more.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [0; 4_096];
+        loop {
+            let linger = self.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+            if linger.as_mut().poll(cx).is_ready() || self.check_cut(cx).is_err() {
+                return Poll::Ready(());
+            }
+            let mut rest = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut rest) {
+                Poll::Ready(Ok(())) if !rest.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
         }
     }
 
@@ -150,7 +175,10 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.linger.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        }
+        self.poll_rest(cx).map(Ok)
     }
 }
 
@@ -211,6 +239,29 @@ mod tests {
         // Silence from here on is for pings to judge.
         let silence = tokio::time::timeout(Duration::from_millis(150), shaken.read(&mut bytes)).await;
         assert!(silence.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_read_takes_nothing_with_it() {
+        let (_lead, phases) = phase::start();
+        let (accepted, address) = listen(&Limits::default(), &phases).await;
+        let mut accepted = Box::pin(accepted);
+        for closes in [true, false] {
+            let mut peer = TcpStream::connect(&address).await.unwrap();
+            let mut connection = accepted.next().await.unwrap().unwrap();
+            peer.write_all(b"a question that comes too late").await.unwrap();
+            let closing = tokio::spawn(async move {
+                connection.write_all(b"the last answer").await.unwrap();
+                connection.shutdown().await.unwrap();
+            });
+            if !closes {
+                // It goes on sending and never closes: it has its time, and no more.
+                closing.await.unwrap();
+            }
+            let mut answer = Vec::new();
+            peer.read_to_end(&mut answer).await.unwrap();
+            assert_eq!(answer, b"the last answer");
+        }
     }
 
     #[tokio::test]

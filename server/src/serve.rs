@@ -53,7 +53,7 @@ const ADMIN_THREADS: usize = 2;
 /// Tenants that are copied, exported and warmed at once. A thread may wait for a client all the time.
 const BULK_THREADS: usize = 16;
 /// Time that answers which are ready get to reach their clients, when the grace time is over.
-const FAREWELL: Duration = Duration::from_millis(500);
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Why a server did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
