@@ -83,9 +83,9 @@ impl Connection {
         }
     }
 
-    /// Reads what the peer still sends, to its end or for a while. The system answers what nobody has read with a
-    /// reset when a connection is dropped, and a reset takes with it what is on its way to the peer: the last
-    /// answers, and why there are no more.
+    /// Reads what the peer still sends, to its end or for a while. The system answers what nobody has read
+    /// with a reset when a connection is dropped, and a reset takes with it what is on its way to the peer:
+    /// the last answers, and why there are no more.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut bytes = [0; 4_096];
         loop {

@@ -161,10 +161,9 @@ fn fit(points: &[&Point], ways: &[&Way], places: &[usize]) -> Model {
     let scaled = |one: &Point, at: usize| ((one.features[at] - means[at]) / deviations[at]).clamp(-3.0, 3.0);
     let mut gram = vec![vec![0.0; width]; width];
     for one in points {
-        for a in 0..width {
-            for b in 0..width {
-                gram[a][b] += scaled(one, a) * scaled(one, b);
-            }
+        let parts: Vec<f64> = (0..width).map(|at| scaled(one, at)).collect();
+        for (row, a) in gram.iter_mut().zip(&parts) {
+            row.iter_mut().zip(&parts).for_each(|(cell, b)| *cell += a * b);
         }
     }
     (0..width).for_each(|at| gram[at][at] += RIDGE);
@@ -199,9 +198,9 @@ fn solved(mut left: Vec<Vec<f64>>, mut right: Vec<f64>) -> Vec<f64> {
         right.swap(pivot, largest);
         for row in pivot + 1..n {
             let factor = left[row][pivot] / left[pivot][pivot];
-            for column in pivot..n {
-                left[row][column] -= factor * left[pivot][column];
-            }
+            let (above, below) = left.split_at_mut(row);
+            let cells = below[0].iter_mut().zip(&above[pivot]).skip(pivot);
+            cells.for_each(|(cell, above)| *cell -= factor * above);
             right[row] -= factor * right[pivot];
         }
     }

@@ -15,8 +15,7 @@ pub fn terms(text: &str) -> Vec<u64> {
 /// Calls `found` with the hash of each word and the byte after its last one.
 pub fn each_word(text: &str, mut found: impl FnMut(u64, usize)) {
     let mut word = Word::default();
-    let mut rest = text.char_indices();
-    while let Some((at, char)) = rest.next() {
+    for (at, char) in text.char_indices() {
         if char.is_ascii() {
             if char.is_ascii_alphanumeric() {
                 word.add(char.to_ascii_lowercase() as u32);
