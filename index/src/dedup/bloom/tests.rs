@@ -131,14 +131,13 @@ fn golden_values() {
     assert_eq!(set, [2456, 3148, 3543]);
 }
 
-/// By hand: the measured rate over several filters, against the formula, to 1 %.
+/// The measured rate over several filters, against the formula.
 #[test]
-#[ignore = "takes some seconds when optimized"]
 fn rates_are_those_of_the_formula() {
     let promise = 1e-4;
     let size = Size::new(promise).unwrap();
     let formula = chance(size.probes, size.bits_per_key);
-    let (keys, trials, mut ratios) = (2_000_000, 20_000_000, Vec::new());
+    let (keys, trials, mut ratios) = (200_000, 2_000_000, Vec::new());
     for filter_at in 1..=8_u64 {
         let mut filter = Bloom::new(size, keys).unwrap();
         let start = filter_at << 40;
@@ -151,5 +150,6 @@ fn rates_are_those_of_the_formula() {
         "{:.3} of the promise by formula; measured, of the formula: {mean:.3} {ratios:.3?}",
         formula / promise
     );
-    assert!((0.96..1.04).contains(&mean));
+    // Of 1,600 mistakes, 160 are four standard errors.
+    assert!((0.9..1.1).contains(&mean), "{mean}");
 }
