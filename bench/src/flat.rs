@@ -116,7 +116,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let machine = Machine::read();
     let python = args.python.clone().map_or_else(peer::default_python, Ok)?;
-    let script = args.script.clone().unwrap_or_else(default_script);
+    let script = args.script.clone().unwrap_or_else(|| peer::script(SCRIPT));
     let mut peers = Peers::start(&python, &script)?;
     let (mut rows, mut goals, mut engine) = (Vec::new(), Vec::new(), Value::Null);
     for set in sets(&args.set)? {
@@ -139,16 +139,6 @@ pub fn sets(part: &str) -> Result<Vec<&'static Set>> {
         return Err(format!("no set is called '{part}'; known: {}", names.join(", ")).into());
     }
     Ok(found)
-}
-
-/// The script in the checkout that this is run in, or else in the one that it was built from.
-fn default_script() -> PathBuf {
-    let here = Path::new(SCRIPT);
-    if here.is_file() {
-        here.to_owned()
-    } else {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(SCRIPT)
-    }
 }
 
 /// A set with everything that judges an answer to it.
@@ -304,7 +294,7 @@ mod tests {
     #[test]
     fn the_script_is_found_from_any_folder() {
         assert!(!Path::new(SCRIPT).is_file());
-        assert!(default_script().is_file());
+        assert!(peer::script(SCRIPT).is_file());
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod chunks;
 mod churn;
 mod codes;
 mod dataset;
+mod dedup;
 mod drive;
 mod engine;
 mod exact;
@@ -62,6 +63,10 @@ enum Command {
     Churn(churn::Args),
     /// Codes of vectors: how well their estimates rank, bytes, encode and scan times.
     Codes(codes::Args),
+    /// Near copies among passages with planted ones: precision, recall, bytes and time, beside datasketch.
+    ///
+    /// Example: spandrel-bench dedup --passages passages.jsonl.zst --thresholds 0.8
+    Dedup(Box<dedup::Args>),
     /// Exact search beside numpy and faiss IndexFlat, in alternating rounds of one run.
     Flat(flat::Args),
     /// Import rate of rows with text, payload and vectors, embedded and through gRPC.
@@ -87,6 +92,7 @@ fn main() -> std::process::ExitCode {
         Command::Chunks(args) => chunks::run(&args),
         Command::Churn(args) => churn::run(&args),
         Command::Codes(args) => codes::run(&args),
+        Command::Dedup(args) => dedup::run(&args),
         Command::Flat(args) => flat::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Rag(args) => rag::run(&args),

@@ -130,7 +130,11 @@ impl Peers {
         Ok(answers.rows)
     }
 
-    fn ask<T: DeserializeOwned>(&mut self, ask: &Value) -> Result<T> {
+    /// Sends one object and reads the answer.
+    ///
+    /// # Errors
+    /// The process failed or ended; the answer is of another shape.
+    pub fn ask<T: DeserializeOwned>(&mut self, ask: &Value) -> Result<T> {
         writeln!(self.input, "{ask}")?;
         self.input.flush()?;
         let mut line = String::new();
@@ -154,17 +158,31 @@ impl Drop for Peers {
     }
 }
 
+/// A script in the checkout that this is run in, or else in the one that it was built from.
+pub fn script(path: &str) -> PathBuf {
+    let here = Path::new(path);
+    if here.is_file() { here.to_owned() } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path) }
+}
+
 /// The interpreter that scripts/python_env.sh makes for the peers.
 ///
 /// # Errors
 /// No home folder is known.
 pub fn default_python() -> Result<PathBuf> {
+    python_of("peers")
+}
+
+/// The interpreter of the environment with this name.
+///
+/// # Errors
+/// No home folder is known.
+pub fn python_of(environment: &str) -> Result<PathBuf> {
     let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || {
         let base = named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")))?;
         Some(named("SPANDREL_CACHE").unwrap_or_else(|| base.join("spandrel")))
     };
-    let venv = cache().map(|cache| cache.join("peers"));
+    let venv = cache().map(|cache| cache.join(environment));
     let venv = venv.ok_or("HOME is not set; name the interpreter with --python")?;
     Ok(venv.join("bin").join("python"))
 }

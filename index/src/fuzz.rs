@@ -9,6 +9,8 @@ use roaring::RoaringBitmap;
 use spandrel_storage::io::Extent;
 use spandrel_storage::{DenseSpec, Element, IndexKind, LabelId, Metric, RowId, SparseVector, Value};
 
+use crate::dedup::table::Table;
+use crate::dedup::{Dedup, Spec};
 use crate::dense::flat::{Flat, FlatBuilder};
 use crate::dense::hnsw::{self, Graph};
 use crate::dense::signs::Codes;
@@ -221,6 +223,39 @@ fn some_vectors(spec: &DenseSpec, count: u32) -> Result<FlatBuilder> {
 /// The statistics of a text index.
 pub fn text_totals(bytes: &[u8]) {
     let _ = crate::text::read_totals(bytes);
+}
+
+/// The texts that de-duplication has kept.
+pub fn dedup(bytes: &[u8]) {
+    let Ok(mut dedup) = Dedup::decode(bytes) else { return };
+    let signature = dedup.signer().sign("Some words, and some more of them.");
+    let _ = dedup.seen(&signature);
+    // The first text takes what the room says; later ones grow by what there is.
+    if dedup.docs() > 0 {
+        let _ = dedup.insert(&signature);
+    }
+    let again = Dedup::decode(&dedup.encode());
+    debug_assert!(again.is_ok_and(|again| again.docs() == dedup.docs()), "what is written is read");
+}
+
+/// A table of the first texts of each band.
+pub fn dedup_table(bytes: &[u8]) {
+    let Ok(table) = Table::decode(bytes) else { return };
+    for key in [0, 1 << 63, u64::MAX] {
+        let _ = table.first(&vec![key; table.bands()]);
+    }
+}
+
+/// What [`dedup`] and [`dedup_table`] take, of some texts.
+pub fn dedup_samples(count: u32) -> (Vec<u8>, Vec<u8>) {
+    let Ok(mut dedup) = Dedup::new(Spec { room: 16, ..Spec::default() }) else { return Default::default() };
+    let texts = (0..count).map(|at| format!("text {at} of some with {} words", at % 7));
+    let signatures: Vec<_> = texts.map(|text| dedup.signer().sign(&text)).collect();
+    let kept = signatures.iter().all(|signature| dedup.insert(signature).is_ok());
+    debug_assert!(kept, "there is memory for a few");
+    let docs = signatures.iter().zip(0..).map(|(signature, doc)| (doc, signature.bands()));
+    let table = Table::build(dedup.signer().bands().bands(), docs);
+    (dedup.encode(), table.map(|table| table.encode()).unwrap_or_default())
 }
 
 fn rows() -> Vec<RowId> {

@@ -7,6 +7,7 @@
 pub mod allow;
 pub mod budget;
 pub mod counters;
+pub mod dedup;
 pub mod dense;
 pub mod error;
 #[cfg(any(test, feature = "fuzz"))]

@@ -69,6 +69,8 @@ fn disk_samples(samples: &mut Vec<(&'static str, Vec<u8>)>) {
     samples.push(("graph", spandrel_index::fuzz::graph_sample(2_500)));
     let (labels, overlay) = spandrel_index::fuzz::labels_samples(3_000);
     samples.extend([("labels", labels), ("overlay", overlay)]);
+    let (dedup, dedup_table) = spandrel_index::fuzz::dedup_samples(60);
+    samples.extend([("dedup", dedup), ("dedup_table", dedup_table)]);
     let segments = folder.path().join("segments").join("1");
     samples.push(("manifest", std::fs::read(segments.join("MANIFEST")).unwrap()));
     let path = segment(&segments);

@@ -17,7 +17,7 @@ use spandrel_storage::fuzz as storage;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 26] = [
+pub const TARGETS: [(&str, Target); 28] = [
     ("manifest", storage::manifest),
     ("record", storage::record),
     ("seal", storage::seal),
@@ -36,6 +36,8 @@ pub const TARGETS: [(&str, Target); 26] = [
     ("labels", index::labels),
     ("overlay", index::overlay),
     ("text_stats", index::text_totals),
+    ("dedup", index::dedup),
+    ("dedup_table", index::dedup_table),
     ("fvecs", |bytes| vectors(bytes, "fvecs")),
     ("bvecs", |bytes| vectors(bytes, "bvecs")),
     ("fbin", |bytes| vectors(bytes, "fbin")),

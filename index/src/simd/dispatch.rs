@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use half::f16;
 
 use super::bytes::ByteKernels;
+use super::minhash::Lower;
 use super::nibble::NibbleKernels;
 use super::{portable, scalar};
 
@@ -47,6 +48,7 @@ pub struct Kernels {
     pub(super) int: IntKernels,
     pub(super) nibble: NibbleKernels,
     pub(super) bytes: ByteKernels,
+    pub(super) lower: Lower,
 }
 
 impl std::fmt::Debug for Kernels {

@@ -14,12 +14,14 @@
 //! integers on every level; float results of any level are within [`dot_error_max`] and [`l2_error_max`] of
 //! the exact value unless an intermediate overflows f32 (then they are infinite or NaN, and the caller
 //! computes the pair in f64). Nothing past a slice is read. Codes have kernels of their own: [`nibble`], and
-//! [`byte_dots`](Kernels::byte_dots).
+//! [`byte_dots`](Kernels::byte_dots); signatures of sets have
+//! [`lower_mins`](Kernels::lower_mins).
 
 mod bytes;
 mod dispatch;
 mod element;
 pub(crate) mod lanes;
+mod minhash;
 pub mod nibble;
 pub mod nibble_rows;
 mod norm;
@@ -31,6 +33,7 @@ mod x86_64;
 pub use bytes::{HALF_GROUP, put_half, query_max};
 pub use dispatch::Kernels;
 pub use element::Element;
+pub use minhash::MINHASH_LANES;
 pub use norm::{norm, norm_squared, normalize};
 pub use scalar::{dot_f64, l2_f64};
 

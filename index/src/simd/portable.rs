@@ -10,7 +10,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::dispatch::{FloatKernels, IntKernels, Kernels, Vectors, shape};
-use super::{bytes, nibble};
+use super::{bytes, minhash, nibble};
 
 /// Partial sums of a pair: four 128-bit registers, enough to hide the latency of an add.
 const LANES: usize = 16;
@@ -33,6 +33,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     int: IntKernels { dot: run_int::<false>, l2: run_int::<true> },
     nibble: nibble::portable::KERNELS,
     bytes: bytes::SCALAR,
+    lower: minhash::portable,
 };
 
 /// Elements that widen to f32 a chunk at a time.

@@ -8,7 +8,7 @@ use half::f16;
 
 use super::dispatch::{FloatKernels, IntKernels, Kernels, Vectors, shape};
 use super::element::Element;
-use super::{bytes, nibble};
+use super::{bytes, minhash, nibble};
 
 /// The level's kernels.
 pub(super) static KERNELS: Kernels = Kernels {
@@ -20,6 +20,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     int: IntKernels { dot: dot_int, l2: l2_int },
     nibble: nibble::scalar::KERNELS,
     bytes: bytes::SCALAR,
+    lower: minhash::scalar,
 };
 
 /// The dot product of two vectors of the same length, in f64.

@@ -12,6 +12,7 @@ use super::codes;
 use super::float::{self, Float, Load};
 use super::int::{self, Int};
 use super::kernel;
+use super::minhash;
 use crate::simd::dispatch::{FloatKernels, IntKernels, Kernels, Vectors};
 
 /// The level's kernels. They may be called only where [`present`] holds.
@@ -24,6 +25,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     int: IntKernels { dot: int_dot, l2: int_l2 },
     nibble: codes::NIBBLE_AVX2,
     bytes: codes::BYTES_AVX2,
+    lower: minhash::lower_avx2,
 };
 
 /// Whether this CPU has the level.

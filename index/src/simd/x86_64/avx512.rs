@@ -14,6 +14,7 @@ use super::codes;
 use super::float::{self, Float, Load};
 use super::int::{self, Int};
 use super::kernel;
+use super::minhash;
 use crate::simd::dispatch::{FloatKernels, IntKernels, Kernels, Vectors};
 
 /// The level's kernels without VNNI. They may be called only where [`present`] holds.
@@ -26,6 +27,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     int: IntKernels { dot: int_dot, l2: int_l2 },
     nibble: codes::NIBBLE_AVX2,
     bytes: codes::BYTES_AVX2,
+    lower: minhash::lower_avx512,
 };
 
 const VNNI: Kernels = Kernels {
@@ -37,6 +39,7 @@ const VNNI: Kernels = Kernels {
     f16: FloatKernels { dot: dot_f16, l2: l2_f16 },
     i8: FloatKernels { dot: dot_i8, l2: l2_i8 },
     nibble: codes::NIBBLE_AVX2,
+    lower: minhash::lower_avx512,
 };
 
 /// The level's kernels with VNNI. They may be called only where [`present_vnni`] holds.

@@ -1,9 +1,9 @@
 //! The levels of x86-64 CPUs, and the only unsafe code of this crate.
 //!
 //! [`float`] and [`int`] are the loops, written once over a register trait; [`avx2`] and [`avx512`] implement
-//! the traits and compile the loops for their level. [`codes`] reads quantized vectors. Every kernel is
-//! a safe function over whole blocks that
-//! checks its shapes; the tables are handed out only where the CPU has the level.
+//! the traits and compile the loops for their level. [`codes`] reads quantized vectors, [`minhash`] makes
+//! signatures of sets. Every kernel is a safe function over whole blocks that checks its shapes; the tables
+//! are handed out only where the CPU has the level.
 #![allow(unsafe_code)]
 // The loops index several arrays by one small constant-bounded counter; iterator chains would hide which
 // registers live.
@@ -14,6 +14,7 @@ mod avx512;
 mod codes;
 mod float;
 mod int;
+mod minhash;
 mod strewn;
 
 use super::dispatch::{Kernels, Vectors};
