@@ -1,8 +1,8 @@
 //! Monte-Carlo tree search over sets of chunks, as in CORAG (Wang et al., 2024), made to fit an engine.
 //!
-//! A node is a set (a sequence, where the order counts); a move adds one candidate or stops. Descent is by what
-//! was found below, an exploration term `C sqrt(ln N(parent) / N)`, and less for the share of the budget that is
-//! spent: the budget is in the policy, as in the paper.
+//! A node is a set (a sequence, where the order counts); a move adds one candidate or stops. Descent is by
+//! what was found below, an exploration term `C sqrt(ln N(parent) / N)`, and less for the share of the budget
+//! that is spent: the budget is in the policy, as in the paper.
 //!
 //! Where we depart from it and its published code:
 //! - what does not fit is no move, so that no answer is ever over budget;
