@@ -44,7 +44,7 @@ use crate::select::{self, Ask, Method, Selection};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
-use assemble::Built;
+use assemble::{Block, Built};
 use candidate::{Candidate, Ledger, Reason};
 use check::Task;
 pub use check::text_field_name;
@@ -239,7 +239,7 @@ impl Task<'_> {
             question: self.question,
             reranker: self.shared.components.reranker.as_deref(),
             fields: &self.values,
-            lost: &|candidates| self.lost(snapshot, candidates),
+            lost: &|keys| self.lost(snapshot, keys),
             stop,
         };
         // A neighbour passes what looks at one candidate by itself.
@@ -251,8 +251,8 @@ impl Task<'_> {
     }
 
     /// Which candidates have lost the labels the search was made on behalf of, by now.
-    fn lost(&self, snapshot: &Snapshot, candidates: &[Candidate]) -> Vec<bool> {
-        let none = vec![false; candidates.len()];
+    fn lost(&self, snapshot: &Snapshot, keys: &[&str]) -> Vec<bool> {
+        let none = vec![false; keys.len()];
         let (Some(names), Some(tenant)) = (&self.search.labels, self.shared.tenants.get(&self.search.tenant))
         else {
             return none;
@@ -262,14 +262,11 @@ impl Task<'_> {
             return none;
         }
         let labels = known_labels(self.shared, &self.shared.labels.known(names));
-        let keys: Vec<_> = candidates.iter().map(|one| (tenant, one.key())).collect();
+        let named: Vec<_> = keys.iter().map(|key| (tenant, *key)).collect();
         // What cannot be read cannot be shown either.
-        let Ok(rows) = snapshot.store.lookup(self.shared.id, &keys) else {
-            return vec![true; candidates.len()];
-        };
-        rows.into_iter()
-            .map(|row| !row.is_some_and(|row| has_label(&newest, &labels, (tenant, row))))
-            .collect()
+        let Ok(rows) = snapshot.store.lookup(self.shared.id, &named) else { return vec![true; keys.len()] };
+        let lost = |row: Option<_>| !row.is_some_and(|row| has_label(&newest, &labels, (tenant, row)));
+        rows.into_iter().map(lost).collect()
     }
 
     /// Leaves out of the chosen ones what has lost its labels.
@@ -280,8 +277,8 @@ impl Task<'_> {
         chosen: &mut Vec<usize>,
         ledger: &mut Ledger,
     ) -> Result<()> {
-        let picked: Vec<Candidate> = chosen.iter().map(|&at| candidates[at].clone()).collect();
-        let mut lost = self.lost(snapshot, &picked).into_iter();
+        let keys: Vec<&str> = chosen.iter().map(|&at| candidates[at].key()).collect();
+        let mut lost = self.lost(snapshot, &keys).into_iter();
         let before = chosen.len();
         chosen.retain(|&at| {
             let lost = lost.next().unwrap_or(true);
@@ -391,14 +388,17 @@ impl Task<'_> {
         ledger: Ledger,
         base: RetrieveResponse,
     ) -> RetrieveResponse {
-        let names: Vec<String> = candidates.iter().map(|one| one.key().to_owned()).collect();
+        let key = |at: &usize| candidates[*at].key().to_owned();
+        let merged = |block: &Block| match block.members.len() {
+            1 => Vec::new(),
+            _ => block.members.iter().map(key).collect::<Vec<String>>(),
+        };
+        let merged: Vec<Vec<String>> = built.blocks.iter().map(merged).collect();
         let mut hits: Vec<Option<Hit>> = candidates.into_iter().map(|one| Some(one.hit)).collect();
         let mut packed = 0;
         let mut chunks = Vec::with_capacity(built.blocks.len());
-        for block in built.blocks {
+        for (block, merged_from) in built.blocks.into_iter().zip(merged) {
             packed += block.members.iter().filter(|at| **at < count).count() as u64;
-            let merged = block.members.len() > 1;
-            let merged_from = block.members.iter().filter(|_| merged).map(|&at| names[at].clone()).collect();
             let Some(hit) = hits.get_mut(block.best).and_then(Option::take) else { continue };
             chunks.push(PackedChunk {
                 hit,

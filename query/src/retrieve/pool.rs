@@ -192,9 +192,9 @@ impl<'a> Words<'a> {
 fn similarity(candidates: &[Candidate]) -> Vec<f32> {
     let n = candidates.len();
     let unit = |one: &Candidate| {
-        let vector = one.vector.clone().unwrap_or_default();
+        let vector = one.vector.as_deref().unwrap_or_default();
         let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-        vector.into_iter().map(|x| x / norm.max(f32::MIN_POSITIVE)).collect::<Vec<f32>>()
+        vector.iter().map(|x| x / norm.max(f32::MIN_POSITIVE)).collect::<Vec<f32>>()
     };
     let units: Vec<Vec<f32>> = candidates.iter().map(unit).collect();
     let mut similarity = vec![0.0; n * n];

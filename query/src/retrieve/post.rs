@@ -35,8 +35,8 @@ pub struct Surroundings<'a> {
     pub reranker: Option<&'a dyn Reranker>,
     /// Payload fields whose values candidates carry, in their order.
     pub fields: &'a [String],
-    /// Which candidates have lost their labels by now.
-    pub lost: &'a dyn Fn(&[Candidate]) -> Vec<bool>,
+    /// Of which keys the rows have lost their labels by now.
+    pub lost: &'a dyn Fn(&[&str]) -> Vec<bool>,
     /// The request's end.
     pub stop: &'a Stop,
 }
@@ -145,7 +145,8 @@ impl PostStage {
         let name = self.name();
         let kept = match self {
             Self::AccessRecheck => {
-                let lost = (around.lost)(&candidates);
+                let keys: Vec<&str> = candidates.iter().map(Candidate::key).collect();
+                let lost = (around.lost)(&keys);
                 let mut lost = lost.into_iter();
                 ledger.retain(name, candidates, |_| lost.next().unwrap_or(true).then_some(Reason::AccessLost))
             }
