@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 use spandrel_storage::io::Extent;
 use spandrel_storage::{DenseSpec, Element, IndexKind, LabelId, Metric, RowId, SparseVector, Value};
 
-use crate::dedup::table::Table;
+use crate::dedup::table::{Table, TableBuilder};
 use crate::dedup::{Dedup, Spec};
 use crate::dense::flat::{Flat, FlatBuilder};
 use crate::dense::hnsw::{self, Graph};
@@ -238,12 +238,17 @@ pub fn dedup(bytes: &[u8]) {
     debug_assert!(again.is_ok_and(|again| again.docs() == dedup.docs()), "what is written is read");
 }
 
-/// A table of the first texts of each band.
+/// A table of the docs of keys.
 pub fn dedup_table(bytes: &[u8]) {
-    let Ok(table) = Table::decode(bytes) else { return };
-    for key in [0, 1 << 63, u64::MAX] {
-        let _ = table.first(&vec![key; table.bands()]);
-    }
+    // As many docs as the head says.
+    let field = |at: std::ops::Range<usize>| bytes.get(at).and_then(|bytes| bytes.try_into().ok());
+    let count = field(3..11).map_or(0, u64::from_le_bytes).min(1 << 16);
+    let width = bytes.get(2).map_or(0, |width| u64::from(*width));
+    let docs = Bytes(vec![0x5a; (count * width).div_ceil(8) as usize]);
+    let Ok(table) = Table::open(bytes, Arc::new(docs)) else { return };
+    let read = table.find(&[0, 1 << 63, u64::MAX], &mut |_, _| {});
+    debug_assert!(read.is_ok(), "there are docs for all keys");
+    debug_assert!(table.encode() == bytes, "what is read is written the same");
 }
 
 /// What [`dedup`] and [`dedup_table`] take, of some texts.
@@ -253,9 +258,11 @@ pub fn dedup_samples(count: u32) -> (Vec<u8>, Vec<u8>) {
     let signatures: Vec<_> = texts.map(|text| dedup.signer().sign(&text)).collect();
     let kept = signatures.iter().all(|signature| dedup.insert(signature).is_ok());
     debug_assert!(kept, "there is memory for a few");
-    let docs = signatures.iter().zip(0..).map(|(signature, doc)| (doc, signature.bands()));
-    let table = Table::build(dedup.signer().bands().bands(), docs);
-    (dedup.encode(), table.map(|table| table.encode()).unwrap_or_default())
+    let mut table = TableBuilder::new(10, 1e-6, None);
+    let mut each = signatures.iter().zip(0..);
+    let built = each.try_for_each(|(signature, doc)| table.push(doc, signature.keys()));
+    let built = built.and_then(|()| table.finish());
+    (dedup.encode(), built.map(|table| table.encode()).unwrap_or_default())
 }
 
 fn rows() -> Vec<RowId> {

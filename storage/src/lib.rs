@@ -28,7 +28,10 @@ pub use file::{Section, SegmentFile, SegmentWriter};
 pub use id::{CollectionId, DocId, FieldId, LabelId, RowId, TenantId};
 pub use record::{FieldSet, Record, StoredRow};
 pub use row::{Chunk, Row};
-pub use schema::{DenseSpec, Element, Field, FieldKind, IndexKind, Metric, PayloadKind, Schema, TextSpec};
+pub use schema::{
+    DedupPolicy, DedupSpec, DenseSpec, Element, Field, FieldKind, IndexKind, Metric, PayloadKind, Schema,
+    TextSpec,
+};
 pub use store::{CollectionMeta, Commit, Durability, Entry, Store, StoreOptions, StoreSnapshot};
 pub use value::Value;
 pub use vector::{FieldValue, SparseVector};

@@ -1,10 +1,17 @@
-//! What a collection holds: named fields, each dense, sparse, text or payload, and the tokenizer that counts.
+//! What a collection holds: named fields, each dense, sparse, text or payload, the tokenizer that counts,
+//! and what is done about copies.
 //!
 //! A schema is fixed when its collection is created. It is persisted as JSON inside the catalogue record, so
 //! that a person can read it and a later version can add to it; an unknown field kind is refused when the
 //! collection is opened.
 
+mod dedup;
+
 use serde::{Deserialize, Serialize};
+
+pub use self::dedup::{
+    DEDUP_THRESHOLD_DEFAULT, DEDUP_THRESHOLD_MAX, DEDUP_THRESHOLD_MIN, DedupPolicy, DedupSpec,
+};
 
 use crate::error::{Error, Result};
 use crate::id::{FieldId, NAME_BYTES_MAX};
@@ -157,13 +164,16 @@ pub struct Field {
 ///     .payload("year", PayloadKind::Integer);
 /// schema.check().unwrap();
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Schema {
     /// Fields; a [`FieldId`] is a position in here.
     pub fields: Vec<Field>,
     /// The tokenizer that counts tokens for budgets: `cl100k_base` or `o200k_base`.
     #[serde(default = "default_tokenizer")]
     pub tokenizer: String,
+    /// Which rows are copies of others; left out: nothing is compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<DedupSpec>,
 }
 
 /// Tokenizers a schema may name.
@@ -175,7 +185,7 @@ fn default_tokenizer() -> String {
 
 impl Default for Schema {
     fn default() -> Self {
-        Self { fields: Vec::new(), tokenizer: default_tokenizer() }
+        Self { fields: Vec::new(), tokenizer: default_tokenizer(), dedup: None }
     }
 }
 
@@ -211,6 +221,12 @@ impl Schema {
     /// Adds any field.
     pub fn field(mut self, name: impl Into<String>, kind: FieldKind) -> Self {
         self.fields.push(Field { name: name.into(), kind });
+        self
+    }
+
+    /// Has copies found when rows are written.
+    pub fn dedup(mut self, spec: DedupSpec) -> Self {
+        self.dedup = Some(spec);
         self
     }
 
@@ -273,7 +289,7 @@ impl Schema {
                 _ => {}
             }
         }
-        Ok(())
+        self.dedup.as_ref().map_or(Ok(()), |dedup| dedup.check(self))
     }
 }
 

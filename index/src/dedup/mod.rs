@@ -1,13 +1,17 @@
 //! De-duplication at ingest: which texts are near copies of earlier ones, without keeping those.
 //!
-//! [`Dedup`] is the front. A text becomes a [`Signature`]: its words in runs of five ([`shingle`]), the least
-//! hashes of those ([`minhash`]), a key for each band of them ([`bands`]), and one more key for the exact
-//! content. All keys of the texts that were kept are in Bloom filters ([`bloom`]) that grow in
-//! [`generations`]; a text that shares a key with them is a copy. [`table`] names the text that it is a copy
-//! of, where that is asked for. docs/rag-dedup.md has what this finds and what it costs.
+//! A text becomes a [`Signature`]: its words in runs of five ([`shingle`]), the least hashes of those
+//! ([`minhash`]), a key for each band of them ([`bands`]), and one more key for the exact content. A text
+//! that shares a key with another is a copy of it.
+//!
+//! The keys are in one of two places. A segment has a [`table`] of those of its docs, which says whose they
+//! are: rows are replaced and deleted. [`Dedup`] has those of a stream of texts in Bloom filters ([`bloom`])
+//! that grow in [`generations`], which say only that they were there, as LSHBloom does.
+//! docs/rag-dedup.md has what both find and what they cost.
 
 pub mod bands;
 pub mod bloom;
+pub mod compare;
 #[cfg(test)]
 mod damage;
 pub mod generations;
@@ -17,6 +21,10 @@ pub mod shingle;
 pub mod table;
 
 use spandrel_storage::codec::{Decoder, Encoder, Truncated};
+use spandrel_storage::schema::{
+    DEDUP_THRESHOLD_DEFAULT as THRESHOLD_DEFAULT, DEDUP_THRESHOLD_MAX as THRESHOLD_MAX,
+    DEDUP_THRESHOLD_MIN as THRESHOLD_MIN,
+};
 
 use crate::error::{Error, Result};
 use bands::Bands;
@@ -25,13 +33,6 @@ use hash::{K, mix};
 use minhash::{MinHash, PERMUTATIONS_DEFAULT};
 use shingle::{SHINGLE_WORDS_DEFAULT, Shingler, content_hash};
 
-/// Least and largest similarity that can be asked for. Copies that are less alike than the least share too
-/// few shingles for a band to say much.
-pub const THRESHOLD_MIN: f64 = 0.1;
-/// See [`THRESHOLD_MIN`].
-pub const THRESHOLD_MAX: f64 = 0.99;
-/// Similarity when nothing else is asked for.
-pub const THRESHOLD_DEFAULT: f64 = 0.8;
 /// Room for so many texts when nothing else is asked for: 2.6 MB for the default threshold.
 pub const ROOM_DEFAULT: u64 = 1 << 16;
 
@@ -41,8 +42,8 @@ const FORMAT: u8 = 1;
 /// What counts as a copy, and for how many texts there is room at first.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spec {
-    /// Texts whose sets of shingles have at least this Jaccard similarity are copies, [`THRESHOLD_MIN`] to
-    /// [`THRESHOLD_MAX`]. Around it the decision is a matter of chance, as [`Bands::chance`] says.
+    /// Texts whose sets of shingles have at least this Jaccard similarity are copies, 0.1 to 0.99. Around it
+    /// the decision is a matter of chance, as [`Bands::chance`] says.
     pub threshold: f64,
     /// Lanes of a signature: [`PERMUTATIONS_MIN`](minhash::PERMUTATIONS_MIN) to
     /// [`PERMUTATIONS_MAX`](minhash::PERMUTATIONS_MAX), a multiple of 16. More make that range narrower.
@@ -84,9 +85,9 @@ impl Signature {
         self.content
     }
 
-    /// The keys of the bands, for a [`Table`](table::Table); none of a text without words.
-    pub fn bands(&self) -> &[u64] {
-        self.keys.split_last().map_or(&[], |(_, bands)| bands)
+    /// The keys of the bands, and last that of the exact content; none of a text without words.
+    pub fn keys(&self) -> &[u64] {
+        &self.keys
     }
 }
 
@@ -120,9 +121,14 @@ impl Signer {
         self.hash.sign(&shingles, &mut lanes);
         let mut keys = Vec::with_capacity(self.bands.bands() + 1);
         self.bands.keys(&lanes, &mut keys);
-        keys.push(mix(content as u64 ^ K[2]));
+        keys.push(content_key(content));
         Signature { content, keys }
     }
+}
+
+/// The key of an exact content.
+fn content_key(content: u128) -> u64 {
+    mix(content as u64 ^ K[2])
 }
 
 /// Whether a text was there before.

@@ -1,277 +1,317 @@
-//! Which earlier document shares a band with one: the table that [`generations`](super::generations) does
-//! without, for when a decision has to be explained or checked.
+//! Which docs of a segment have a key: what [`generations`](super::generations) cannot say, and has to be
+//! known where texts are replaced and deleted. A row that is written again is most alike to itself.
 //!
-//! For each band, its keys in ascending order, each with the first document that has it. The high bits of a
-//! key say in which bucket it is, of [`BUCKET_KEYS`] keys or fewer on average; of the rest, 32 bits are kept,
-//! so that a key that is not there is found 2 to 4 times in a billion, with any number of documents. No
-//! search is needed, by halves or by interpolation, because keys are hashes: a bucket is one or two cache
-//! lines.
+//! Keys are hashes, so that `n` of them, scaled to `n` buckets, fall one to a bucket on average. Of each the
+//! bucket is kept and the bits after it. The sizes of the buckets are written in unary, a one for a key and a
+//! zero at the end of a bucket (Elias, 1974; Fano, 1971): 2 bits a key, in which the place where a bucket
+//! begins is counted from the nearest of samples. The bits after it are as many as the promise takes: a key
+//! that is not there is found with a chance of `2^-bits`. Beside them lie the numbers of the docs, in the
+//! same order, which may stay on disk: they are read when a key is found, which is rare.
 //!
-//! Built once, from all documents. Cost: 8.3 to 8.5 bytes a band for each document with keys of its own; of
-//! 100,000 documents, 55 ns a band to build and 55 to 85 ns to look up (AMD EPYC, Zen 5, one core).
+//! Departure from LSHBloom (Khan et al., 2024), whose filters tell that a text was seen. Built of a known
+//! number of keys, the same promise takes 24 to 27 bits a key, where a Bloom filter takes 30 to 35 while it
+//! has room and more when it has just grown, and the doc is named. What cannot be done is to put one more in:
+//! a segment never changes, and small ones are merged ([`crate::segment::policy`]).
+//!
+//! Cost: 26.3 bits a key with the usual threshold, 33 bytes a text of 10 keys, in memory and on disk, and as
+//! many bits a key as the largest doc takes, on disk. Three cache misses to ask for a key, two for one in
+//! three.
 
+mod build;
+
+use std::sync::Arc;
+
+use spandrel_storage::DocId;
 use spandrel_storage::codec::{Decoder, Encoder, Truncated};
+use spandrel_storage::io::Extent;
 
-use crate::dedup::minhash::PERMUTATIONS_MAX;
+pub use self::build::TableBuilder;
+use crate::dense::vectors::ChunkSource;
 use crate::error::{Error, Result};
 
-/// Keys of a bucket, on average, at most.
-const BUCKET_KEYS: usize = 16;
-/// Bits of a key that are a bucket's number, at most: what is left has 32.
-const BUCKET_BITS_MAX: u32 = 32;
+/// Docs of one key that are kept, at most: of texts that are everywhere the first will do.
+pub const DOCS_OF_KEY_MAX: usize = 64;
+/// Bits that are kept of a key besides its bucket.
+const KEY_BITS: std::ops::RangeInclusive<u32> = 8..=48;
+/// Buckets between two samples.
+const SAMPLE_BUCKETS: u64 = 256;
 /// What the bytes are called on disk; others get another number.
 const FORMAT: u8 = 1;
 
-/// One band: keys and documents of a bucket are those from `starts[bucket]` to `starts[bucket + 1]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Band {
-    bucket_bits: u32,
-    starts: Vec<u32>,
-    keys: Vec<u32>,
-    docs: Vec<u32>,
+/// Numbers of so many bits, one after the other, the low bits first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Packed {
+    width: u32,
+    bytes: Vec<u8>,
 }
 
-/// The first document of every key of every band.
+/// `width` bits from `bit` on, 57 at most; zeros follow the end.
+#[inline(always)]
+fn bits(bytes: &[u8], bit: u64, width: u32) -> u64 {
+    let at = (bit / 8) as usize;
+    let word = match bytes.get(at..at + 8) {
+        Some(word) => word.try_into().map_or(0, u64::from_le_bytes),
+        None => {
+            let mut word = [0; 8];
+            let left = bytes.get(at..).unwrap_or_default();
+            word[..left.len()].copy_from_slice(left);
+            u64::from_le_bytes(word)
+        }
+    };
+    (word >> (bit % 8)) & ((1 << width) - 1)
+}
+
+impl Packed {
+    fn get(&self, at: u64) -> u64 {
+        bits(&self.bytes, at * u64::from(self.width), self.width)
+    }
+
+    /// Bytes that so many numbers take.
+    fn bytes_of(count: u64, width: u32) -> u64 {
+        (count * u64::from(width)).div_ceil(8)
+    }
+}
+
+/// Where the numbers of docs are.
+enum Docs {
+    Memory(Packed),
+    Disk(Arc<dyn ChunkSource>, u32),
+}
+
+/// The docs of every key.
 ///
-/// On disk, little-endian:
+/// On disk, little-endian, in two parts. The first is read whole when it is opened:
 ///
 /// | bytes | what |
 /// |---|---|
 /// | 1 | format: 1 |
-/// | 2 | bands: 1 to 256 |
-/// | 4 | documents; their numbers are below it |
-/// | | for each band: |
-/// | 1 | bits of a bucket's number: 0 to 32 |
-/// | 4 and 4 x (2^bits + 1) | their number, and where each bucket starts: 0 to the number of keys |
-/// | 4 and 4 x keys | their number, and the 32 bits after the bucket's; ascending in a bucket |
-/// | 4 and 4 x keys | their number, and the first document of each |
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// | 1 | bits of a key after its bucket: 8 to 48 |
+/// | 1 | bits of a doc: 1 to 32 |
+/// | 8 | keys, n |
+/// | 8 x ceil(2 n / 64) | for each of n buckets as many ones as it has keys, then a zero; zeros follow |
+/// | ceil(n x bits / 8) | of each key the bits after its bucket's, ascending in a bucket |
+///
+/// The second has the doc of each key: ceil(n x bits of a doc / 8) bytes.
 pub struct Table {
-    docs: u32,
-    bands: Vec<Band>,
+    /// Keys, and buckets.
+    count: u64,
+    /// Ones and zeros.
+    unary: Vec<u64>,
+    /// Where in `unary` every [`SAMPLE_BUCKETS`]th bucket begins.
+    samples: Vec<u64>,
+    kept: Packed,
+    docs: Docs,
 }
 
-/// The bucket of a key, and what is kept of it.
+/// The bucket of a key among so many, and the bits after it.
 #[inline(always)]
-fn split(key: u64, bucket_bits: u32) -> (usize, u32) {
-    // In two steps: a shift by 64 is none.
-    let bucket = key >> (32 - bucket_bits / 2) >> (32 - bucket_bits.div_ceil(2));
-    (bucket as usize, (key << bucket_bits >> 32) as u32)
-}
-
-impl Band {
-    /// Of keys with documents, in any order.
-    fn build(mut entries: Vec<(u64, u32)>) -> Self {
-        let buckets = (entries.len() / BUCKET_KEYS).max(1).next_power_of_two();
-        let bucket_bits = buckets.trailing_zeros();
-        entries.sort_unstable();
-        // Ascending: of one key, the first document comes first.
-        entries.dedup_by_key(|(key, _)| split(*key, bucket_bits));
-        let mut starts = vec![0; buckets + 1];
-        for (key, _) in &entries {
-            starts[split(*key, bucket_bits).0 + 1] += 1;
-        }
-        let mut sum = 0;
-        for start in &mut starts {
-            sum += *start;
-            *start = sum;
-        }
-        let (keys, docs) = entries.iter().map(|(key, doc)| (split(*key, bucket_bits).1, *doc)).unzip();
-        Self { bucket_bits, starts, keys, docs }
-    }
-
-    /// The first document with this key.
-    fn get(&self, key: u64) -> Option<u32> {
-        let (bucket, kept) = split(key, self.bucket_bits);
-        let (from, to) = (self.starts[bucket] as usize, self.starts[bucket + 1] as usize);
-        let at = self.keys[from..to].iter().position(|key| *key >= kept)?;
-        (self.keys[from + at] == kept).then(|| self.docs[from + at])
-    }
-
-    fn decode(bytes: &mut Decoder<'_>, doc_count: u32) -> Result<Self> {
-        let text = |error: Truncated| damaged(error.to_string());
-        let bucket_bits = u32::from(bytes.u8("bits of a bucket").map_err(text)?);
-        if bucket_bits > BUCKET_BITS_MAX {
-            return Err(damaged(format!("{bucket_bits} bits of a bucket are more than {BUCKET_BITS_MAX}")));
-        }
-        let starts = bytes.u32s("starts").map_err(text)?;
-        let keys = bytes.u32s("keys").map_err(text)?;
-        let docs = bytes.u32s("documents").map_err(text)?;
-        if starts.len() as u64 != (1 << bucket_bits) + 1 || docs.len() != keys.len() {
-            return Err(damaged(
-                "starts, keys and documents do not have the numbers that they should".into(),
-            ));
-        }
-        let ends = [starts.first().copied(), starts.last().copied()];
-        if ends != [Some(0), u32::try_from(keys.len()).ok()] || !starts.is_sorted() {
-            return Err(damaged("buckets do not start one after the other".into()));
-        }
-        // The starts are in range: they are sorted, and the last is the number of keys.
-        let bucket = |ends: &[u32]| &keys[ends[0] as usize..ends[1] as usize];
-        if !starts.windows(2).all(|ends| bucket(ends).is_sorted_by(|a, b| a < b)) {
-            return Err(damaged("keys of a bucket do not ascend".into()));
-        }
-        if let Some(doc) = docs.iter().find(|doc| **doc >= doc_count) {
-            return Err(damaged(format!("document {doc} is none of {doc_count}")));
-        }
-        Ok(Self { bucket_bits, starts, keys, docs })
-    }
+fn split(key: u64, buckets: u64, width: u32) -> (u64, u64) {
+    let product = u128::from(key) * u128::from(buckets);
+    ((product >> 64) as u64, product as u64 >> (64 - width))
 }
 
 impl Table {
-    /// Of documents and their keys of so many bands, 1 to 256, in any order; several may have one number, and
-    /// a document may come several times.
+    /// Keys that it has.
+    pub fn keys(&self) -> u64 {
+        self.count
+    }
+
+    /// Bytes that it takes in memory.
+    pub fn memory_bytes(&self) -> usize {
+        let docs = match &self.docs {
+            Docs::Memory(docs) => docs.bytes.capacity(),
+            Docs::Disk(..) => 0,
+        };
+        8 * (self.unary.capacity() + self.samples.capacity()) + self.kept.bytes.capacity() + docs
+    }
+
+    /// The places of a key.
+    fn places(&self, key: u64) -> std::ops::Range<u64> {
+        if self.count == 0 {
+            return 0..0;
+        }
+        let (bucket, kept) = split(key, self.count, self.kept.width);
+        let start = self.start(bucket);
+        // Each bucket before it has ended with a zero.
+        let first = start - bucket;
+        let mut place = first;
+        while self.bit(start + (place - first)) && self.kept.get(place) < kept {
+            place += 1;
+        }
+        let from = place;
+        while self.bit(start + (place - first)) && self.kept.get(place) == kept {
+            place += 1;
+        }
+        from..place.min(from + DOCS_OF_KEY_MAX as u64)
+    }
+
+    #[inline(always)]
+    fn bit(&self, at: u64) -> bool {
+        self.unary.get((at / 64) as usize).is_some_and(|word| word >> (at % 64) & 1 == 1)
+    }
+
+    /// Where a bucket begins in `unary`.
+    fn start(&self, bucket: u64) -> u64 {
+        let mut at = self.samples[(bucket / SAMPLE_BUCKETS) as usize];
+        let mut zeros = bucket % SAMPLE_BUCKETS;
+        // The position after that many zeros.
+        while zeros > 0 {
+            let ends = !self.unary[(at / 64) as usize] >> (at % 64);
+            let here = u64::from(ends.count_ones());
+            if here < zeros {
+                zeros -= here;
+                at += 64 - at % 64;
+                continue;
+            }
+            let mut left = ends;
+            for _ in 1..zeros {
+                left &= left - 1;
+            }
+            return at + u64::from(left.trailing_zeros()) + 1;
+        }
+        at
+    }
+
+    /// Tells the docs of keys, with the position of the key among these; in no order, and a doc as often as
+    /// it has one of the keys. Others are told with a chance as small as promised.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for other numbers of bands, `u32::MAX` as a document, and 2^32 documents or more.
-    ///
-    /// # Panics
-    /// When a document does not have a key for each band.
-    pub fn build<K: AsRef<[u64]>>(bands: usize, docs: impl IntoIterator<Item = (u32, K)>) -> Result<Self> {
-        if !(1..=PERMUTATIONS_MAX).contains(&bands) {
-            return Err(Error::Invalid(format!("{bands} bands are not 1 to {PERMUTATIONS_MAX}")));
+    /// Those of the source that the docs are read from.
+    pub fn find(&self, keys: &[u64], found: &mut dyn FnMut(usize, DocId)) -> Result<()> {
+        let places = keys.iter().map(|key| self.places(*key)).enumerate();
+        let places = places.filter(|(_, places)| !places.is_empty());
+        match &self.docs {
+            Docs::Memory(docs) => {
+                for (at, places) in places {
+                    places.for_each(|place| found(at, docs.get(place) as DocId));
+                }
+                Ok(())
+            }
+            Docs::Disk(source, width) => {
+                let hits: Vec<(usize, std::ops::Range<u64>)> = places.collect();
+                if hits.is_empty() {
+                    return Ok(());
+                }
+                let width = u64::from(*width);
+                let extents: Vec<Extent> = hits
+                    .iter()
+                    .map(|(_, places)| {
+                        let (from, to) = (places.start * width / 8, (places.end * width).div_ceil(8));
+                        Extent { offset: from, len: (to - from) as usize }
+                    })
+                    .collect();
+                source.read_batch(&extents, &mut |index, bytes| {
+                    let (at, places) = &hits[index];
+                    let first = places.start * width - extents[index].offset * 8;
+                    for bit in (0..places.end - places.start).map(|place| first + place * width) {
+                        found(*at, bits(bytes, bit, width as u32) as DocId);
+                    }
+                })?;
+                Ok(())
+            }
         }
-        let (mut entries, mut count) = (vec![Vec::new(); bands], 0);
-        for (doc, keys) in docs {
-            let keys = keys.as_ref();
-            assert_eq!(keys.len(), bands, "a document has a key for each band");
-            let next = doc.checked_add(1).filter(|_| entries[0].len() < u32::MAX as usize);
-            let Some(next) = next else {
-                return Err(Error::Invalid("a table has fewer than 2^32 documents".into()));
-            };
-            count = count.max(next);
-            entries.iter_mut().zip(keys).for_each(|(entries, key)| entries.push((*key, doc)));
-        }
-        Ok(Self { docs: count, bands: entries.into_iter().map(Band::build).collect() })
     }
 
-    /// The document with the lowest number that shares a band with one that has these keys.
-    ///
-    /// # Panics
-    /// When there is not a key for each band.
-    pub fn first(&self, keys: &[u64]) -> Option<u32> {
-        assert_eq!(keys.len(), self.bands.len(), "a document has a key for each band");
-        self.bands.iter().zip(keys).filter_map(|(band, key)| band.get(*key)).min()
-    }
-
-    /// Bands of a document.
-    pub fn bands(&self) -> usize {
-        self.bands.len()
-    }
-
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
-        self.bands.iter().map(|band| 4 * (band.starts.len() + 2 * band.keys.len())).sum()
-    }
-
-    /// The bytes that [`decode`](Self::decode) reads.
+    /// The first part of what [`open`](Self::open) reads.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Encoder::with_capacity(self.bytes() + 7 + 13 * self.bands.len());
-        bytes.u8(FORMAT).u16(self.bands.len() as u16).u32(self.docs);
-        for band in &self.bands {
-            bytes.u8(band.bucket_bits as u8).u32s(&band.starts).u32s(&band.keys).u32s(&band.docs);
+        let mut bytes = Encoder::with_capacity(11 + 8 * self.unary.len() + self.kept.bytes.len());
+        bytes.u8(FORMAT).u8(self.kept.width as u8).u8(self.doc_width() as u8).u64(self.count);
+        for word in &self.unary {
+            bytes.u64(*word);
         }
+        bytes.raw(&self.kept.bytes);
         bytes.finish()
     }
 
-    /// Reads what [`encode`](Self::encode) gave.
+    /// The second part; none where it is on disk already.
+    pub fn doc_bytes(&self) -> Option<&[u8]> {
+        match &self.docs {
+            Docs::Memory(docs) => Some(&docs.bytes),
+            Docs::Disk(..) => None,
+        }
+    }
+
+    fn doc_width(&self) -> u32 {
+        match &self.docs {
+            Docs::Memory(docs) => docs.width,
+            Docs::Disk(_, width) => *width,
+        }
+    }
+
+    /// Reads what [`encode`](Self::encode) gave; docs are read from where [`doc_bytes`](Self::doc_bytes) are
+    /// when they are asked for.
     ///
     /// # Errors
     /// [`Error::Section`] for other bytes.
-    pub fn decode(bytes: &[u8]) -> Result<Self> {
+    pub fn open(bytes: &[u8], docs: Arc<dyn ChunkSource>) -> Result<Self> {
         let text = |error: Truncated| damaged(error.to_string());
         let mut bytes = Decoder::new(bytes);
         let format = bytes.u8("format").map_err(text)?;
         if format != FORMAT {
             return Err(damaged(format!("format {format} is not one that this build reads")));
         }
-        let count = usize::from(bytes.u16("bands").map_err(text)?);
-        if !(1..=PERMUTATIONS_MAX).contains(&count) {
-            return Err(damaged(format!("{count} bands are not 1 to {PERMUTATIONS_MAX}")));
+        let width = u32::from(bytes.u8("bits of a key").map_err(text)?);
+        let doc_width = u32::from(bytes.u8("bits of a doc").map_err(text)?);
+        if !KEY_BITS.contains(&width) || !(1..=32).contains(&doc_width) {
+            return Err(damaged(format!("keys of {width} bits and docs of {doc_width}")));
         }
-        let docs = bytes.u32("documents").map_err(text)?;
-        let bands = (0..count).map(|_| Band::decode(&mut bytes, docs)).collect::<Result<_>>()?;
-        match bytes.left() {
-            0 => Ok(Self { docs, bands }),
-            left => Err(damaged(format!("{left} bytes follow"))),
+        let count = bytes.u64("keys").map_err(text)?;
+        // A key takes more than a byte.
+        if count > bytes.left() as u64 || docs.bytes() != Packed::bytes_of(count, doc_width) {
+            return Err(damaged(format!("it is too short for {count} keys, or has other docs")));
+        }
+        let words = (2 * count).div_ceil(64) as usize;
+        let unary = bytes.take(8 * words, "buckets").map_err(text)?;
+        let unary: Vec<u64> = unary.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let kept_bytes = Packed::bytes_of(count, width) as usize;
+        let kept = Packed { width, bytes: bytes.take(kept_bytes, "keys").map_err(text)?.to_vec() };
+        if bytes.left() != 0 {
+            return Err(damaged(format!("{} bytes follow", bytes.left())));
+        }
+        let ones: u64 = unary.iter().map(|word| u64::from(word.count_ones())).sum();
+        // The last bucket ends with the last bit, and what fills the word and the byte is zero.
+        let end = 2 * count;
+        let rest = match end % 64 {
+            0 => 0,
+            used => unary.last().map_or(0, |word| word >> used),
+        };
+        let last = |bit: u64| unary.get((bit / 64) as usize).is_some_and(|word| word >> (bit % 64) & 1 == 1);
+        let spare = (kept_bytes as u64 * 8).saturating_sub(count * u64::from(width)) as u32;
+        let filled = spare > 0 && kept.bytes.last().is_some_and(|byte| *byte >> (8 - spare) != 0);
+        if ones != count || rest != 0 || (count > 0 && last(end - 1)) || filled {
+            return Err(damaged(format!("buckets have {ones} keys of {count}")));
+        }
+        let samples = samples(&unary, count);
+        Ok(Self { count, unary, samples, kept, docs: Docs::Disk(docs, doc_width) })
+    }
+}
+
+/// Where every [`SAMPLE_BUCKETS`]th of so many buckets begins.
+fn samples(unary: &[u64], buckets: u64) -> Vec<u64> {
+    let mut samples = Vec::with_capacity(buckets.div_ceil(SAMPLE_BUCKETS) as usize);
+    let (mut begun, mut next) = (0, 0);
+    // A bucket begins at the start, and after each zero but the last.
+    let mut begin = |at: u64, samples: &mut Vec<u64>| {
+        if begun == next && begun < buckets {
+            samples.push(at);
+            next += SAMPLE_BUCKETS;
+        }
+        begun += 1;
+    };
+    begin(0, &mut samples);
+    for (at, word) in (0..).zip(unary) {
+        let mut ends = !word;
+        while ends != 0 {
+            begin(at * 64 + u64::from(ends.trailing_zeros()) + 1, &mut samples);
+            ends &= ends - 1;
         }
     }
+    samples
 }
 
 fn damaged(what: String) -> Error {
-    Error::Section { section: "table of duplicates".into(), what }
+    Error::Section { section: "duplicates".into(), what }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use super::*;
-    use crate::random::Random;
-
-    /// Documents whose keys are often the same.
-    fn docs(random: &mut Random, count: u32, bands: usize) -> Vec<(u32, Vec<u64>)> {
-        let kinds = 2 * count as usize + 1;
-        let key = |random: &mut Random| match random.below(20) {
-            0 => [0, u64::MAX, 1 << 63][random.below(3)],
-            _ => crate::dedup::hash::mix(random.below(kinds) as u64),
-        };
-        (0..count).rev().map(|doc| (doc, (0..bands).map(|_| key(random)).collect())).collect()
-    }
-
-    #[test]
-    fn the_first_document_is_named() {
-        let seed = 0x5eed_000a;
-        println!("seed {seed:#x}");
-        let mut random = Random(seed);
-        for (count, bands) in [(0, 3), (1, 1), (15, 4), (40, 256), (3_000, 9), (20_000, 2)] {
-            let docs = docs(&mut random, count, bands);
-            let mut oracle = HashMap::new();
-            for (doc, keys) in &docs {
-                for (band, key) in keys.iter().enumerate() {
-                    let first = oracle.entry((band, *key)).or_insert(*doc);
-                    *first = (*first).min(*doc);
-                }
-            }
-            let table = Table::build(bands, docs.iter().map(|(doc, keys)| (*doc, keys))).unwrap();
-            assert_eq!(Table::decode(&table.encode()).unwrap(), table);
-            let others = (0..2_000)
-                .map(|_| (0..bands).map(|_| (random.next() % 3).wrapping_mul(random.next())).collect());
-            for keys in docs.iter().map(|(_, keys)| keys.clone()).chain(others.collect::<Vec<Vec<u64>>>()) {
-                let each = keys.iter().enumerate().filter_map(|(band, key)| oracle.get(&(band, *key)));
-                assert_eq!(table.first(&keys), each.min().copied());
-            }
-        }
-    }
-
-    #[test]
-    fn keys_are_split_without_loss_of_32_bits() {
-        for bits in 0..=BUCKET_BITS_MAX {
-            let key = 0x0123_4567_89ab_cdef_u64;
-            let (bucket, kept) = split(key, bits);
-            assert_eq!((bucket as u128) << 32 | u128::from(kept), u128::from(key) >> (32 - bits));
-        }
-    }
-
-    #[test]
-    fn damaged_bytes_are_errors_or_tables() {
-        let docs = docs(&mut Random(3), 200, 3);
-        let table = Table::build(3, docs.iter().map(|(doc, keys)| (*doc, keys))).unwrap();
-        crate::dedup::damage::check(0x5eed_000b, &table.encode(), |bytes| {
-            let table = Table::decode(bytes).ok()?;
-            if table.bands.len() == 3 {
-                docs.iter()
-                    .for_each(|(_, keys)| assert!(table.first(keys).is_none_or(|doc| doc < table.docs)));
-            }
-            Some(table.encode())
-        });
-    }
-
-    #[test]
-    fn ranges_are_checked() {
-        let none: [(u32, [u64; 0]); 0] = [];
-        assert!(Table::build(0, none).is_err() && Table::build(257, none).is_err());
-        assert!(Table::build(1, [(u32::MAX, [1])]).is_err());
-        assert_eq!(Table::build(1, [(u32::MAX - 1, [1])]).unwrap().first(&[1]), Some(u32::MAX - 1));
-    }
-}
+mod tests;

@@ -51,7 +51,7 @@ fn texts_without_words_are_like_no_other() {
     }
     assert_eq!((dedup.docs(), dedup.bytes()), (0, 0));
     let signature = dedup.signer().sign("!");
-    assert_eq!((signature.content(), signature.bands()), (0, &[][..]));
+    assert_eq!((signature.content(), signature.keys()), (0, &[][..]));
     assert_eq!(seen(&mut dedup, "one"), Seen::New);
     assert_eq!(seen(&mut dedup, "One!"), Seen::Exact);
     assert_eq!(seen(&mut dedup, "two"), Seen::New);

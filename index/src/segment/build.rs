@@ -9,6 +9,7 @@
 //! | `signs/N` | the sign codes of the vectors of field N, when there are enough of them and no cells |
 //! | `cells/N` | the cells over the vectors of field N, when there are enough of them |
 //! | `graph/N` | the graph over the vectors of field N, when it asks for one and there are enough of them |
+//! | `duplicates`, `duplicates/docs` | the docs of the [keys that rows are compared by](super::duplicates) |
 //! | `labels` | the access labels of docs, where there are some |
 //! | `text/FILE` | the files of the text index |
 //!
@@ -25,9 +26,10 @@ use roaring::RoaringBitmap;
 use spandrel_storage::file::SegmentWriter;
 use spandrel_storage::io::BatchRead;
 use spandrel_storage::record::FieldSet;
-use spandrel_storage::{DenseSpec, DocId, FieldId, FieldKind, IndexKind, RowId, Schema, TenantId};
+use spandrel_storage::{DenseSpec, DocId, FieldId, FieldKind, IndexKind, RowId, TenantId};
 
 use super::coded::Coded;
+use super::duplicates::Duplicates;
 use super::fresh::FieldBuilder;
 use super::keys::{self, Keys};
 use super::merge::Merge;
@@ -189,7 +191,7 @@ pub(super) fn write(
             warm.keep(at, left);
         }
     }
-    build.write_light(schema, &mut writer, &range)?;
+    build.write_light(indexer, &mut writer, &range)?;
     writer.finish()?;
     Ok(())
 }
@@ -222,10 +224,11 @@ impl Build<'_, '_> {
     /// Everything but dense fields, in one pass.
     fn write_light(
         &mut self,
-        schema: &Schema,
+        indexer: &Indexer,
         writer: &mut SegmentWriter,
         range: &RangeInclusive<RowId>,
     ) -> Result<()> {
+        let schema = indexer.schema();
         let light = |kind: &FieldKind| !matches!(kind, FieldKind::Dense(_));
         let ids = schema.fields.iter().enumerate().filter(|(_, field)| light(&field.kind));
         let wanted = FieldSet::of(ids.map(|(at, _)| FieldId(at as u16)));
@@ -241,6 +244,7 @@ impl Build<'_, '_> {
         let mut text = if text_fields.is_empty() { None } else { Some(TextBuilder::new(&text_fields)?) };
         let mut order = Order::new();
         let (mut keys, mut labels) = (Some(Keys::default()), Vec::new());
+        let mut duplicates = Duplicates::of(indexer, self.folder);
         self.each(&wanted, &mut |doc| {
             let at = order.rows.len() as DocId;
             order.push(doc.tenant, doc.row);
@@ -248,6 +252,9 @@ impl Build<'_, '_> {
             keys = keys.take().and_then(|mut keys| keys.push(doc.key.as_deref()?).then_some(keys));
             for (id, builder) in (0..).map(FieldId).zip(&mut builders) {
                 builder.push(at, doc.value(id))?;
+            }
+            if let Some(duplicates) = &mut duplicates {
+                duplicates.push(at, &doc)?;
             }
             if let Some(text) = &mut text {
                 text.push(doc.tenant, doc.text())?;
@@ -277,6 +284,7 @@ impl Build<'_, '_> {
             writer.section(keys::SECTION)?;
             writer.write(&keys.encode())?;
         }
+        duplicates.map_or(Ok(()), |duplicates| duplicates.write(writer))?;
         for (at, (builder, field)) in builders.into_iter().zip(&schema.fields).enumerate() {
             let bytes = match builder {
                 FieldBuilder::None | FieldBuilder::Dense(_) => continue,

@@ -7,6 +7,7 @@ use spandrel_storage::{
     FieldId, FieldKind, FieldValue, LabelId, PayloadKind, RowId, Schema, SparseVector, TenantId, Value,
 };
 
+use crate::dedup::compare::Comparer;
 use crate::error::{Error, Result};
 use crate::text::{Analyzer, Match, TextDoc, TextQuery};
 
@@ -28,6 +29,22 @@ pub struct IndexValues {
     fields: Vec<(FieldId, IndexValue)>,
     /// The terms of all text fields.
     text: TextDoc,
+    /// What other rows are compared by with it; none of a copy, and where nothing is compared.
+    keys: Box<[u64]>,
+}
+
+impl IndexValues {
+    /// What other rows are compared by with it.
+    pub fn keys(&self) -> &[u64] {
+        &self.keys
+    }
+
+    /// Makes it a copy: a payload field says so, and no other row is compared with it.
+    pub fn mark(&mut self, field: FieldId, value: Value) {
+        self.keys = Box::default();
+        let at = self.fields.partition_point(|(id, _)| *id < field);
+        self.fields.insert(at, (field, IndexValue::Payload(value)));
+    }
 }
 
 /// A row on its way into a segment.
@@ -69,6 +86,7 @@ impl IndexDoc {
         fields.iter().map(value_bytes).sum::<usize>()
             + fields.capacity() * size_of::<(FieldId, IndexValue)>()
             + self.values.text.memory_bytes()
+            + self.values.keys.len() * 8
             + self.key.as_ref().map_or(0, |key| key.len())
             + self.labels.capacity() * 4
             + size_of::<Self>()
@@ -82,6 +100,7 @@ impl IndexDoc {
 /// many rows.
 pub struct Indexer {
     schema: Arc<Schema>,
+    comparer: Option<Comparer>,
     idle: Mutex<Vec<Analyzers>>,
 }
 
@@ -97,8 +116,13 @@ impl Indexer {
     /// # Errors
     /// [`Error::Invalid`] when a text field names an unknown language.
     pub fn new(schema: Arc<Schema>) -> Result<Self> {
-        let first = analyzers(&schema)?;
-        Ok(Self { schema, idle: Mutex::new(vec![first]) })
+        let (first, comparer) = (analyzers(&schema)?, Comparer::of(&schema)?);
+        Ok(Self { schema, comparer, idle: Mutex::new(vec![first]) })
+    }
+
+    /// How rows are compared; none where they are not.
+    pub fn comparer(&self) -> Option<&Comparer> {
+        self.comparer.as_ref()
     }
 
     /// The schema.
@@ -173,7 +197,8 @@ impl Batch<'_> {
             };
             values.push((*id, value));
         }
-        Ok(IndexValues { fields: values, text: TextDoc::new(texts) })
+        let keys = self.indexer.comparer().map(|comparer| comparer.keys_of_row(fields)).unwrap_or_default();
+        Ok(IndexValues { fields: values, text: TextDoc::new(texts), keys })
     }
 
     fn analyzer(&mut self, field: FieldId) -> Option<&mut Analyzer> {

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use spandrel_storage::{DocId, FieldId, FieldKind, PayloadKind, RowId};
 
 use super::coded::Coded;
+use super::duplicates::Duplicates;
 use super::keys::Keys;
 use super::{FieldIndex, IndexDoc, IndexValue, Indexer, Order, Place, Segment};
+use crate::dedup::table::Table;
 use crate::dense::flat::FlatBuilder;
 use crate::dense::signs;
 use crate::error::{Error, Result};
@@ -70,10 +72,14 @@ impl Segment {
         let mut order = Order::new();
         let mut builders =
             schema.fields.iter().map(|field| FieldBuilder::new(&field.kind)).collect::<Result<Vec<_>>>()?;
+        let mut duplicates = Duplicates::of(indexer, None);
         let mut coded: Vec<Coded<'_>> =
             (0..builders.len()).map(|id| Coded::new(others, FieldId(id as u16))).collect();
         for (at, doc) in (0..).zip(&docs) {
             order.push(doc.tenant, doc.row);
+            if let Some(duplicates) = &mut duplicates {
+                duplicates.push(at, doc)?;
+            }
             for ((id, builder), coded) in (0..).map(FieldId).zip(&mut builders).zip(&mut coded) {
                 let value = doc.value(id);
                 builder.push(at, value)?;
@@ -101,6 +107,7 @@ impl Segment {
             fields,
             text,
             labels,
+            duplicates: duplicates.map(Duplicates::finish).transpose()?,
             keys: None,
             place: Place::Memory(docs),
             plain: false,
@@ -124,7 +131,8 @@ impl Segment {
             .sum();
         let text = self.text.as_ref().map_or(0, |text| text.memory_bytes());
         let keys = self.keys.as_ref().map_or(0, Keys::memory_bytes)
-            + self.labels.as_ref().map_or(0, Labels::memory_bytes);
+            + self.labels.as_ref().map_or(0, Labels::memory_bytes)
+            + self.duplicates.as_ref().map_or(0, Table::memory_bytes);
         let by_row = self.by_row.as_ref().map_or(0, Vec::len);
         (fields + text + keys + self.rows.len() * 8 + by_row * 4 + self.tenants.len() * 8) as u64
     }

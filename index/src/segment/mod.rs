@@ -10,6 +10,7 @@
 mod build;
 mod coded;
 mod doc;
+mod duplicates;
 mod fresh;
 mod keys;
 mod merge;
@@ -28,6 +29,7 @@ pub use self::doc::{Batch, IndexDoc, IndexValue, IndexValues, Indexer};
 use self::keys::Keys;
 pub use self::merge::Merge;
 use crate::budget::Reservation;
+use crate::dedup::table::Table;
 use crate::dense::VectorIndex;
 use crate::labels::Labels;
 use crate::payload::PayloadIndex;
@@ -50,6 +52,8 @@ pub struct Segment {
     text: Option<Box<dyn TextIndex>>,
     /// The access labels of docs; none when no doc has one.
     labels: Option<Labels>,
+    /// The docs of the keys that rows are compared by; none where they are not.
+    duplicates: Option<Table>,
     /// The keys of docs on disk, when answers can do with them and the memory budget had room.
     keys: Option<Keys>,
     place: Place,
@@ -175,6 +179,12 @@ impl Segment {
     /// The access labels of its docs when it was built; none when no doc had one.
     pub fn labels(&self) -> Option<&Labels> {
         self.labels.as_ref()
+    }
+
+    /// Which docs have the keys that rows are compared by, each [of its tenant](crate::dedup::compare); none
+    /// where rows are not compared.
+    pub fn duplicates(&self) -> Option<&Table> {
+        self.duplicates.as_ref()
     }
 
     /// The key of a doc, when it is at hand and all that an answer without fields needs.

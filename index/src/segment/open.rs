@@ -12,6 +12,7 @@ use spandrel_storage::{DenseSpec, DocId, FieldKind, PayloadKind, RowId, Section,
 use super::build::{
     BY_ROW, KIND, LABELS, TEXT_PREFIX, cells_name, graph_name, section_name, signs_name, wanted,
 };
+use super::duplicates;
 use super::keys::{self, Keys};
 use super::source::SectionSource;
 use super::warm::{Warm, WarmField};
@@ -100,6 +101,8 @@ impl Segment {
             Some(section) => Some(Labels::read(&section.read_all()?, rows.len() as u32)?),
             None => None,
         };
+        let comparer = indexer.comparer();
+        let duplicates = comparer.map(|comparer| duplicates::open(comparer, &file, memory)).transpose()?;
         // Last: a hit's key can be had elsewhere too.
         let keys = open_keys(&file, rows.len(), memory, &mut reserved)?;
         let info = file.info();
@@ -113,6 +116,7 @@ impl Segment {
             fields,
             text,
             labels,
+            duplicates,
             keys,
             place,
             plain,
