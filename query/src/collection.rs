@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use spandrel_index::stop::Stop;
-use spandrel_storage::{FieldKind, Row, Schema};
+use spandrel_storage::{DedupPolicy, FieldKind, Row, Schema};
 
 use crate::check::{check_key, check_rows, check_tenant, unknown_field};
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use crate::retrieve::request::RetrieveRequest;
 use crate::retrieve::response::RetrieveResponse;
 use crate::shared::Shared;
 use crate::tenants::Permit;
-use crate::write::{DELETE_ROWS_MAX, PreparedRow, Work};
+use crate::write::{DELETE_ROWS_MAX, PreparedRow, Work, copies};
 use crate::{fetch, maintain, queue, retrieve, search};
 
 /// Rows of one schema, for many tenants. All methods take `&self` and may be called from many threads; a
@@ -55,21 +55,37 @@ impl Collection {
         &self.shared.schema
     }
 
-    /// Writes rows, replacing those of the same tenant and key, and returns how many. All or nothing.
+    /// Writes rows, replacing those of the same tenant and key, and returns how many. All or nothing; where
+    /// the schema says so, copies of rows that are there are left out, or marked.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a row that does not fit the schema (nothing is written);
     /// [`ErrorKind::Exhausted`] when the disk is full; [`ErrorKind::Poisoned`] after a failed write to disk.
     pub fn upsert(&self, rows: Vec<Row>) -> Result<Written> {
+        self.upsert_seeing(rows, None)
+    }
+
+    /// As [`Collection::upsert`], for someone who may see rows with one of these access labels: what is
+    /// written is compared with no others.
+    ///
+    /// # Errors
+    /// As [`Collection::upsert`].
+    pub fn upsert_labelled(&self, rows: Vec<Row>, labels: &[String]) -> Result<Written> {
+        check_count(labels.len())?;
+        self.upsert_seeing(rows, Some(labels))
+    }
+
+    fn upsert_seeing(&self, rows: Vec<Row>, seen: Option<&[String]>) -> Result<Written> {
         self.shared.writable()?;
         let rows = check_rows(&self.shared.schema, rows)?;
-        let rows = PreparedRow::all(&self.shared, rows)?;
+        let rows = PreparedRow::all(&self.shared, rows, seen)?;
         queue::write(&self.shared, Work::Upsert(rows), &self.stop)
     }
 
     /// Splits a document into chunks, embeds them where the database has an embedder and `options` name a
     /// vector field, and writes one row a chunk under the keys `DOCUMENT#0`, `DOCUMENT#1` and so on. Chunks
     /// of a longer earlier version are deleted in the same commit, so that no search sees two versions mixed.
+    /// Chunks that the schema leaves out as copies are not embedded either.
     ///
     /// # Errors
     /// As [`Collection::upsert`]; [`ErrorKind::Unavailable`] when the embedder cannot be reached.
@@ -78,21 +94,32 @@ impl Collection {
         let tokenizer = Tokenizer::named(&self.shared.schema.tokenizer)?;
         let text_field = retrieve::text_field_name(&self.shared.schema, options.text_field.as_deref())?;
         let mut rows = ingest::rows(document, &text_field, &options.chunk, tokenizer)?;
+        let (chunks, mut left_out) = (rows.len(), Vec::new());
         if let Some(vector_field) = &options.vector_field {
             let embedder = self.shared.components.embedder.as_ref().ok_or_else(|| {
                 Error::invalid(
                     "to embed chunks, open the database with an embedder, or send vectors with upsert",
                 )
             })?;
-            // What cannot be written is not paid for.
+            // What cannot be written, and what is not going to be, is not paid for.
             check_field(&self.shared.schema, vector_field, embedder.dim())?;
-            check_rows(&self.shared.schema, rows.clone())?;
+            let checked = check_rows(&self.shared.schema, rows.clone())?;
+            if self.shared.schema.dedup.as_ref().is_some_and(|dedup| dedup.policy == DedupPolicy::Skip) {
+                let copies = copies::left_out(&self.shared, checked, &document.key)?;
+                let mut each = copies.iter().map(Option::is_none);
+                rows.retain(|_| each.next().unwrap_or(true));
+                left_out = copies.into_iter().flatten().collect();
+            }
             ingest::embed_rows(&mut rows, &text_field, vector_field, &**embedder, &self.stop)?;
         }
         let rows = check_rows(&self.shared.schema, rows)?;
-        let rows = PreparedRow::all(&self.shared, rows)?;
+        let rows = PreparedRow::all(&self.shared, rows, None)?;
         let (tenant, document) = (document.tenant.clone(), document.key.clone());
-        queue::write(&self.shared, Work::Document { tenant, document, rows }, &self.stop)
+        let work = Work::Document { tenant, document, rows, chunks };
+        let mut written = queue::write(&self.shared, work, &self.stop)?;
+        written.copies += left_out.len() as u64;
+        written.copied.splice(0..0, left_out);
+        Ok(written)
     }
 
     /// Deletes rows by key and returns how many were there.
@@ -168,8 +195,9 @@ impl Collection {
             let (tenant, filter) = (tenant.to_owned(), filter.clone());
             let written =
                 queue::write(&self.shared, Work::DeleteByFilter { tenant, filter, up_to }, &self.stop)?;
-            total = Written { last_row: written.last_row, rows: total.rows + written.rows };
-            if written.rows < DELETE_ROWS_MAX as u64 {
+            let done = written.rows < DELETE_ROWS_MAX as u64;
+            total.add(written);
+            if done {
                 return Ok(total);
             }
         }

@@ -52,6 +52,7 @@ mod route;
 mod scope;
 mod scratch;
 mod search;
+pub mod seen;
 pub mod select;
 pub mod settings;
 mod shared;
@@ -69,8 +70,8 @@ pub use rag::kv::{ChunkCatalogue, KvSettings};
 pub use rag::rerank::{ContextScorer, Reranker};
 pub use request::{Fields, Filter, Fusion, IngestOptions, Route, RouteQuery, ScrollRequest, SearchRequest};
 pub use response::{
-    CollectionStats, DatabaseStats, Explain, Hit, Planned, RouteScore, ScrollResponse, SearchResponse, Short,
-    Stage, Written,
+    COPIED_MAX, CollectionStats, Copied, DatabaseStats, Explain, Hit, Planned, RouteScore, ScrollResponse,
+    SearchResponse, Short, Stage, Written,
 };
 pub use retrieve::kv::{KnownChunk, KvChunk, KvRequest};
 pub use retrieve::request::{
@@ -82,8 +83,8 @@ pub use select::mix::Weights;
 pub use settings::{Components, Durability, Residency, Settings};
 pub use spandrel_index::stop::{Cancel, Stop};
 pub use spandrel_storage::{
-    Chunk, DenseSpec, Element, Field, FieldKind, FieldValue, IndexKind, Metric, PayloadKind, Row, Schema,
-    SparseVector, TextSpec, Value,
+    Chunk, DedupPolicy, DedupSpec, DenseSpec, Element, Field, FieldKind, FieldValue, IndexKind, Metric,
+    PayloadKind, Row, Schema, SparseVector, TextSpec, Value,
 };
 pub use tenants::{Quota, TenantState, TenantStats, TenantsRequest, TenantsResponse};
 

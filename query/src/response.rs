@@ -106,13 +106,47 @@ pub struct ScrollResponse {
     pub next: Option<String>,
 }
 
+/// A row whose text another one had.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Copied {
+    /// Its tenant.
+    pub tenant: String,
+    /// Its key.
+    pub key: String,
+    /// The key of the row that it is a copy of.
+    pub of: String,
+    /// Whether both have the same words in the same order; otherwise they are about as similar as the schema
+    /// says, or more.
+    pub exact: bool,
+}
+
+/// Copies that are named in the answer to writes, at most; more are counted.
+pub const COPIED_MAX: usize = 16_384;
+
 /// What a write did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Written {
     /// Sequence number of the last row written; searches from now on see it.
     pub last_row: u64,
     /// Rows upserted, or rows that were there and are deleted.
     pub rows: u64,
+    /// Rows that were copies of others, where the schema has that looked for. Left out, they are not among
+    /// `rows`; marked, they are.
+    pub copies: u64,
+    /// Which, in order: the first [`COPIED_MAX`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub copied: Vec<Copied>,
+}
+
+impl Written {
+    /// Takes in what a later write did.
+    pub fn add(&mut self, later: Self) {
+        self.last_row = later.last_row;
+        self.rows += later.rows;
+        self.copies += later.copies;
+        let room = COPIED_MAX.saturating_sub(self.copied.len());
+        self.copied.extend(later.copied.into_iter().take(room));
+    }
 }
 
 /// Sizes and states of a collection.

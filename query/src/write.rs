@@ -5,6 +5,7 @@
 //! acknowledged. A failure before the commit changes nothing; a failed commit is reported to every caller of
 //! the group.
 
+pub mod copies;
 mod plan;
 
 use std::collections::HashMap;
@@ -12,12 +13,13 @@ use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 use spandrel_index::segment::{Batch, IndexValues, Segment};
-use spandrel_storage::record::StoredRow;
-use spandrel_storage::{DocId, LabelId, RowId, TenantId, failpoint};
+use spandrel_storage::record::{FieldSet, Record, StoredRow};
+use spandrel_storage::{DocId, FieldId, FieldValue, LabelId, RowId, TenantId, Value, failpoint};
 
+use self::copies::Looked;
 use self::plan::{Plan, plan};
 use crate::check::CheckedRow;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::fetch::key_of;
 use crate::labels;
 use crate::maintain::Lane;
@@ -38,11 +40,32 @@ pub struct PreparedRow {
     index_key: Option<Box<str>>,
     labels: Vec<LabelId>,
     values: IndexValues,
+    /// Whether it is a copy of another row, as far as that was known; none where it is not asked.
+    looked: Option<Looked>,
+    /// The rows that it may be a copy of have one of these labels; none: all.
+    seen: Option<Arc<[LabelId]>>,
 }
 
 impl PreparedRow {
-    /// Encodes and analyses rows, with one set of analyzers for all.
-    pub fn all(shared: &Shared, rows: Vec<CheckedRow>) -> Result<Vec<Self>> {
+    /// Encodes and analyses rows, with one set of analyzers for all, and looks which are copies; only those
+    /// with one of the labels `seen` are told of, where there are some.
+    pub fn all(shared: &Shared, mut rows: Vec<CheckedRow>, seen: Option<&[String]>) -> Result<Vec<Self>> {
+        let mark = shared.indexer.comparer().and_then(|comparer| comparer.mark());
+        if let Some(mark) = mark {
+            // What it says is for the engine to know.
+            rows.iter_mut().for_each(|row| row.fields.retain(|(id, _)| *id != mark));
+        }
+        let mut prepared = Self::as_they_are(shared, rows)?;
+        if shared.indexer.comparer().is_some() {
+            let seen: Option<Arc<[LabelId]>> = seen.map(|names| shared.labels.known(names).into());
+            prepared.iter_mut().for_each(|row| row.seen.clone_from(&seen));
+            copies::look_ahead(shared, &mut prepared)?;
+        }
+        Ok(prepared)
+    }
+
+    /// Encodes and analyses rows; that they are copies of each other does not matter.
+    pub fn as_they_are(shared: &Shared, rows: Vec<CheckedRow>) -> Result<Vec<Self>> {
         // Names are durable before rows refer to them.
         let names: Vec<String> = rows.iter().flat_map(|row| &row.labels).cloned().collect();
         if !names.is_empty() {
@@ -70,7 +93,20 @@ impl PreparedRow {
             labels: labels.clone(),
             fields,
         };
-        Ok(Self { record: stored.encode(), key, tenant, index_key, labels, values })
+        Ok(Self { record: stored.encode(), key, tenant, index_key, labels, values, looked: None, seen: None })
+    }
+
+    /// Makes it a copy, which the payload field `mark` says.
+    fn mark(&mut self, mark: FieldId, value: Value) -> Result<()> {
+        let damaged = || Error::new(ErrorKind::Corrupt, "a record is not read as it was written");
+        let Ok(Record::Row(mut stored)) = Record::decode(&self.record, &FieldSet::ALL) else {
+            return Err(damaged());
+        };
+        let at = stored.fields.partition_point(|(id, _)| *id < mark);
+        stored.fields.insert(at, (mark, FieldValue::Payload(value.clone())));
+        self.record = stored.encode();
+        self.values.mark(mark, value);
+        Ok(())
     }
 }
 
@@ -84,8 +120,10 @@ pub enum Work {
         tenant: String,
         /// The document's key.
         document: String,
-        /// Its chunks, in order.
+        /// Its chunks, in order, but those that are not to be written.
         rows: Vec<PreparedRow>,
+        /// How many chunks it has.
+        chunks: usize,
     },
     /// Rows out, by key.
     Delete {

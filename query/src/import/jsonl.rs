@@ -1,14 +1,12 @@
 //! JSON lines: one object a line, read straight into rows.
 //!
-//! Blank lines are passed over; messages count all lines from 1. A line may have 64 MiB. One pass, the memory
-//! of a line and of the sampled lines.
+//! Messages count all lines from 1, blank ones, which are passed over, too. One pass, the memory of a line
+//! and of the sampled lines.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
@@ -17,20 +15,15 @@ use spandrel_storage::{Metric, Row, Schema};
 
 use super::cell::ColumnSeed;
 use super::infer::Sample;
+use super::lines::Lines;
 use super::plan::{Draft, Plan, Target};
-use super::source::{Source, bad, failed};
+use super::source::bad;
 use super::{ImportOptions, RowReader, SAMPLE_BYTES_MAX};
 use crate::error::{Error, Result};
 
-/// Longest line in bytes.
-const LINE_BYTES_MAX: usize = 64 << 20;
-
 /// Rows of a file of JSON lines.
 pub(super) struct JsonlRows {
-    path: PathBuf,
-    reader: BufReader<Box<dyn Read + Send>>,
-    read: Arc<AtomicU64>,
-    file_bytes: u64,
+    lines: Lines,
     options: ImportOptions,
     plan: Option<Plan>,
     /// Sampled lines that are not rows yet, with their numbers.
@@ -38,8 +31,6 @@ pub(super) struct JsonlRows {
     /// The line at hand and its number.
     buffer: Vec<u8>,
     line: u64,
-    /// Lines read from the file.
-    lines: u64,
     rows: u64,
     cut_short: bool,
     /// What is wrong with the file after the sampled lines.
@@ -48,18 +39,13 @@ pub(super) struct JsonlRows {
 
 impl JsonlRows {
     pub(super) fn open(path: &Path, options: ImportOptions) -> Result<Self> {
-        let source = Source::open(path)?;
         Ok(Self {
-            path: path.to_path_buf(),
-            read: source.read_bytes(),
-            file_bytes: source.file_bytes(),
-            reader: source.into_reader(),
+            lines: Lines::open(path)?,
             options,
             plan: None,
             sampled: VecDeque::new(),
             buffer: Vec::new(),
             line: 0,
-            lines: 0,
             rows: 0,
             cut_short: false,
             unread: None,
@@ -79,30 +65,13 @@ impl JsonlRows {
         if let Some(error) = self.unread.take() {
             return Err(error);
         }
-        loop {
-            self.buffer.clear();
-            let mut limited = (&mut self.reader).take(LINE_BYTES_MAX as u64 + 1);
-            let len =
-                limited.read_until(b'\n', &mut self.buffer).map_err(|error| failed(&self.path, error))?;
-            if len == 0 {
-                return Ok(false);
-            }
-            self.lines += 1;
-            self.line = self.lines;
-            if len > LINE_BYTES_MAX {
-                return Err(self.bad_line(format!("the line has more than {LINE_BYTES_MAX} bytes")));
-            }
-            if self.lines == 1 && self.buffer.starts_with(b"\xEF\xBB\xBF") {
-                self.buffer.drain(..3);
-            }
-            if !self.buffer.trim_ascii().is_empty() {
-                return Ok(true);
-            }
-        }
+        let any = self.lines.next(&mut self.buffer)?;
+        self.line = self.lines.number();
+        Ok(any)
     }
 
     fn bad_line(&self, what: impl fmt::Display) -> Error {
-        bad(&self.path, format!("line {}: {what}", self.line))
+        bad(self.lines.path(), format!("line {}: {what}", self.line))
     }
 
     /// What serde says of the line at hand, without its line number, which is always 1.
@@ -151,7 +120,7 @@ impl JsonlRows {
             members.0.iter().for_each(|(column, value)| sample.see(column, value));
             self.sampled.push_back((self.line, std::mem::take(&mut self.buffer)));
         }
-        let plan = Plan::new(self.options.clone(), &sample).map_err(|what| bad(&self.path, what))?;
+        let plan = Plan::new(self.options.clone(), &sample).map_err(|what| bad(self.lines.path(), what))?;
         self.plan = Some(plan);
         Ok(())
     }
@@ -207,11 +176,11 @@ impl RowReader for JsonlRows {
     }
 
     fn bytes_read(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
+        self.lines.read_bytes().load(Ordering::Relaxed)
     }
 
     fn bytes_total(&self) -> Option<u64> {
-        Some(self.file_bytes)
+        Some(self.lines.file_bytes())
     }
 
     fn is_cut_short(&self) -> bool {

@@ -11,6 +11,7 @@ mod arrow_cell;
 mod cell;
 mod infer;
 mod jsonl;
+mod lines;
 mod matrix;
 mod npy;
 mod parquet_rows;
@@ -24,6 +25,7 @@ use spandrel_storage::{Metric, Row, Schema};
 
 use crate::error::{Error, Result};
 
+pub use lines::{LINE_BYTES_MAX, Lines};
 pub use matrix::{EXTENSIONS as VECTOR_EXTENSIONS, VectorElement, VectorFile, read_fbin, read_ibin};
 pub use vectors::with_vectors;
 

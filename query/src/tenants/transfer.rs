@@ -50,15 +50,16 @@ pub fn copy(shared: &Shared, (from, id, to): (&str, TenantId, &str), stop: &Stop
     if from == to {
         return Err(Error::invalid(format!("tenant '{from}' is to be copied to itself; name another one")));
     }
-    let mut total = Written { last_row: shared.snapshot().last_row.0, rows: 0 };
+    let mut total = Written { last_row: shared.snapshot().last_row.0, ..Written::default() };
     export(shared, (from, id), stop, |mut rows| {
         rows.iter_mut().for_each(|row| to.clone_into(&mut row.tenant));
         let rows = check_rows(&shared.schema, rows)?;
-        let rows = PreparedRow::all(shared, rows)?;
+        // All of them: that some are alike was known when they were written.
+        let rows = PreparedRow::as_they_are(shared, rows)?;
         let copied = total.rows;
         let written = queue::write(shared, Work::Upsert(rows), stop)
             .map_err(|error| error.context(format!("after {copied} rows, which are copied")))?;
-        total = Written { last_row: written.last_row, rows: total.rows + written.rows };
+        total.add(written);
         Ok::<_, Error>(())
     })?;
     Ok(total)

@@ -10,15 +10,16 @@ use std::sync::Arc;
 use spandrel_index::segment::IndexDoc;
 use spandrel_storage::record::{self, FieldSet};
 use spandrel_storage::store::{Commit, Entry};
-use spandrel_storage::{LabelId, RowId, TenantId};
+use spandrel_storage::{DedupPolicy, LabelId, RowId, TenantId, Value};
 
+use super::copies::{Compared, Found};
 use super::{DELETE_ROWS_MAX, PreparedRow, Work};
 use crate::error::{Error, Result};
 use crate::filter::{CheckedFilter, KeyLookup};
 use crate::labels::LabelChange;
 use crate::rag::ingest;
 use crate::request::Filter;
-use crate::response::Written;
+use crate::response::{Copied, Written};
 use crate::shared::{Shared, Writer};
 use crate::snapshot::Snapshot;
 use crate::tenants::{Held, Quota};
@@ -44,8 +45,8 @@ pub struct Plan {
     pub next_row: u64,
 }
 
-/// Rows that a work has written or deleted, or why it may not.
-type Outcome = Result<u64, Error>;
+/// What a work has written or deleted, the last row of which is not known yet, or why it may not.
+type Outcome = Result<Written, Error>;
 
 /// A row, and the bytes of its record.
 type Sized = (RowId, u32);
@@ -63,6 +64,7 @@ pub fn plan(shared: &Shared, snapshot: &Snapshot, writer: &Writer, works: Vec<Wo
         next_tenant: shared.tenants.next().0,
         current: HashMap::new(),
         held: HashMap::new(),
+        compared: shared.schema.dedup.as_ref().map(|_| Compared::default()),
         plan: Plan {
             commit: Commit { collection: shared.id, ..Commit::default() },
             docs: Vec::new(),
@@ -77,23 +79,31 @@ pub fn plan(shared: &Shared, snapshot: &Snapshot, writer: &Writer, works: Vec<Wo
         },
     };
     for work in works {
-        let rows = match work {
+        let written = match work {
             Work::Upsert(rows) => planner.upsert(rows, &[])?,
-            Work::Document { tenant, document, rows } => planner.document(&tenant, &document, rows)?,
-            Work::Delete { tenant, keys } => Ok(planner.delete(&tenant, keys)?),
+            Work::Document { tenant, document, rows, chunks } => {
+                planner.document((&tenant, &document), rows, chunks)?
+            }
+            Work::Delete { tenant, keys } => Ok(rows_written(planner.delete(&tenant, keys)?)),
             Work::DeleteByFilter { tenant, filter, up_to } => {
-                Ok(planner.delete_by_filter(&tenant, &filter, up_to)?)
+                Ok(rows_written(planner.delete_by_filter(&tenant, &filter, up_to)?))
             }
             Work::Label { tenant, keys, labels, granted } => {
-                Ok(planner.label(&tenant, &keys, &labels, granted)?)
+                Ok(rows_written(planner.label(&tenant, &keys, &labels, granted)?))
             }
-            Work::DropTenant { tenant, keeps_quota } => Ok(planner.drop_tenant(&tenant, keeps_quota)?),
+            Work::DropTenant { tenant, keeps_quota } => {
+                Ok(rows_written(planner.drop_tenant(&tenant, keeps_quota)?))
+            }
         };
         let last_row = planner.plan.next_row - 1;
-        planner.plan.written.push(rows.map(|rows| Written { last_row, rows }));
+        planner.plan.written.push(written.map(|written| Written { last_row, ..written }));
     }
     planner.plan.commit.bytes = planner.held.into_iter().map(|(tenant, held)| (tenant, held.bytes)).collect();
     Ok(planner.plan)
+}
+
+fn rows_written(rows: u64) -> Written {
+    Written { rows, ..Written::default() }
 }
 
 struct Planner<'a> {
@@ -107,6 +117,8 @@ struct Planner<'a> {
     current: HashMap<(TenantId, String), Option<Sized>>,
     /// What tenants hold that this group writes to; rows only where a quota limits them.
     held: HashMap<TenantId, Held>,
+    /// What copies depend on, where rows are compared.
+    compared: Option<Compared>,
     plan: Plan,
 }
 
@@ -189,6 +201,9 @@ impl Planner<'_> {
         self.held(tenant).change(old.map(|(_, bytes)| bytes), new.map(|(_, bytes)| bytes));
         let (old, _) = old?;
         self.plan.removed.push((tenant, old));
+        if let Some(compared) = &mut self.compared {
+            compared.gone(old);
+        }
         Some(old)
     }
 
@@ -200,7 +215,7 @@ impl Planner<'_> {
         tenants: &[TenantId],
         stored: &[Option<Sized>],
         leaving: &[Sized],
-    ) -> Outcome {
+    ) -> Result<(), Error> {
         let mut after: HashMap<TenantId, (Held, &str)> = HashMap::new();
         for ((row, tenant), stored) in rows.iter().zip(tenants).zip(stored) {
             if !self.shared.tenants.quotas.limits_rows(*tenant) {
@@ -214,28 +229,83 @@ impl Planner<'_> {
             leaving.iter().for_each(|(_, bytes)| held.change(Some(*bytes), None));
             self.shared.tenants.quotas.check_held(tenant, name, (*self.held(tenant), held))?;
         }
-        Ok(rows.len() as u64)
+        Ok(())
+    }
+
+    /// Takes out the rows that are copies, or marks them, as the schema says; returns what was found.
+    fn copies(
+        &mut self,
+        rows: &mut Vec<PreparedRow>,
+        tenants: &mut Vec<TenantId>,
+        stored: &mut Vec<Option<Sized>>,
+        leaving: &[Sized],
+    ) -> Result<Vec<Copied>> {
+        let shared = self.shared;
+        let (Some(spec), Some(comparer)) = (&shared.schema.dedup, shared.indexer.comparer()) else {
+            return Ok(Vec::new());
+        };
+        let there: Vec<bool> = rows
+            .iter()
+            .zip(&*tenants)
+            .zip(&*stored)
+            .map(|((row, tenant), stored)| self.now(*tenant, &row.key, *stored).is_some())
+            .collect();
+        let leaving = stored.iter().flatten().chain(leaving).map(|(row, _)| *row).collect();
+        let place = (shared, self.snapshot);
+        let next = (self.plan.next_row, &leaving);
+        let found = match &mut self.compared {
+            Some(compared) => compared.decide(place, spec.policy, rows, (tenants, &there), next)?,
+            None => return Ok(Vec::new()),
+        };
+        let mut copied = Vec::new();
+        for (row, found) in rows.iter_mut().zip(&found) {
+            let Some(Found { original, key }) = found else { continue };
+            let value = match spec.policy {
+                DedupPolicy::Skip => None,
+                DedupPolicy::Flag => Some(Value::Bool(true)),
+                DedupPolicy::Link => Some(Value::String(key.clone())),
+            };
+            if let Some((mark, value)) = comparer.mark().zip(value) {
+                row.mark(mark, value)?;
+            }
+            let (tenant, exact) = (row.tenant.clone(), original.exact);
+            copied.push(Copied { tenant, key: row.key.clone(), of: key.clone(), exact });
+        }
+        if spec.policy == DedupPolicy::Skip && !copied.is_empty() {
+            let mut new = found.iter().map(Option::is_none);
+            rows.retain(|_| new.next().unwrap_or(true));
+            let mut new = found.iter().map(Option::is_none);
+            tenants.retain(|_| new.next().unwrap_or(true));
+            let mut new = found.iter().map(Option::is_none);
+            stored.retain(|_| new.next().unwrap_or(true));
+        }
+        Ok(copied)
     }
 
     /// Rows in; `leaving` are those of the same tenant that are going to be deleted for them.
-    fn upsert(&mut self, rows: Vec<PreparedRow>, leaving: &[Sized]) -> Result<Outcome> {
+    fn upsert(&mut self, mut rows: Vec<PreparedRow>, leaving: &[Sized]) -> Result<Outcome> {
         let (first_tenant, known) = (self.next_tenant, self.plan.commit.new_tenants.len());
-        let tenants: Vec<TenantId> = rows.iter().map(|row| self.tenant_or_new(&row.tenant)).collect();
+        let mark = self.compared.as_ref().map_or(0, Compared::mark);
+        let mut tenants: Vec<TenantId> = rows.iter().map(|row| self.tenant_or_new(&row.tenant)).collect();
         let keys: Vec<_> =
             tenants.iter().zip(&rows).map(|(tenant, row)| (*tenant, row.key.as_str())).collect();
-        let stored = self.lookup(&keys)?;
-        let fits = self.check_quotas(&rows, &tenants, &stored, leaving);
-        if fits.is_err() {
+        let mut stored = self.lookup(&keys)?;
+        let copied = self.copies(&mut rows, &mut tenants, &mut stored, leaving)?;
+        if let Err(error) = self.check_quotas(&rows, &tenants, &stored, leaving) {
+            if let Some(compared) = &mut self.compared {
+                compared.forget(mark);
+            }
             for (tenant, name) in self.plan.commit.new_tenants.drain(known..) {
                 self.new_tenants.remove(&name);
                 self.held.remove(&tenant);
             }
             self.next_tenant = first_tenant;
-            return Ok(fits);
+            return Ok(Err(error));
         }
+        let written = rows.len() as u64;
         for ((row, tenant), stored) in rows.into_iter().zip(tenants).zip(stored) {
             let (id, bytes) = (self.next_row(), row.bytes());
-            let PreparedRow { key, tenant: _, mut record, index_key, labels, values } = row;
+            let PreparedRow { key, mut record, index_key, labels, values, .. } = row;
             let replaces = self.replace(tenant, &key, stored, Some((id, bytes)));
             record::set_tenant(&mut record, tenant);
             record::set_replaces(&mut record, replaces);
@@ -243,11 +313,15 @@ impl Planner<'_> {
             self.plan.commit.entries.push(Entry::Put { row: id, tenant, key, record, erase });
             self.plan.docs.push(Arc::new(IndexDoc { row: id, tenant, key: index_key, labels, values }));
         }
-        Ok(fits)
+        Ok(Ok(Written { rows: written, copies: copied.len() as u64, copied, ..Written::default() }))
     }
 
-    fn document(&mut self, tenant: &str, document: &str, rows: Vec<PreparedRow>) -> Result<Outcome> {
-        let count = rows.len();
+    fn document(
+        &mut self,
+        (tenant, document): (&str, &str),
+        rows: Vec<PreparedRow>,
+        count: usize,
+    ) -> Result<Outcome> {
         let stale = match self.shared.tenants.get(tenant) {
             Some(id) => self.stale_chunks(id, document, count)?,
             None => Vec::new(),

@@ -6,7 +6,7 @@
 use sha2::{Digest, Sha256};
 
 /// The first 128 bits of the SHA-256 of `bytes`.
-pub(super) fn hash_bytes(bytes: &[u8]) -> [u8; 16] {
+pub(crate) fn hash_bytes(bytes: &[u8]) -> [u8; 16] {
     let mut first = [0; 16];
     first.copy_from_slice(&Sha256::digest(bytes)[..16]);
     first
