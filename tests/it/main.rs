@@ -6,6 +6,7 @@ mod churn;
 mod concurrent;
 mod corruption;
 mod crash;
+mod dedup;
 mod disk;
 mod filters;
 mod fuzz;

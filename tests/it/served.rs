@@ -179,6 +179,7 @@ pub fn schema() -> pb::Schema {
             field("tag", payload(pb::PayloadKind::Keyword)),
         ],
         tokenizer: String::new(),
+        dedup: None,
     }
 }
 

@@ -86,7 +86,8 @@ pub fn search(collection: &str, query: &[f32], wanted: Wanted, explain: bool) ->
 pub fn schema(schema: &Schema) -> pb::Schema {
     let field =
         |field: &spandrel::Field| pb::Field { name: field.name.clone(), kind: Some(field_kind(&field.kind)) };
-    pb::Schema { fields: schema.fields.iter().map(field).collect(), tokenizer: schema.tokenizer.clone() }
+    let fields = schema.fields.iter().map(field).collect();
+    pb::Schema { fields, tokenizer: schema.tokenizer.clone(), dedup: None }
 }
 
 fn field_kind(kind: &FieldKind) -> pb::field::Kind {

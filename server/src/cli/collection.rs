@@ -3,6 +3,7 @@
 use serde_json::json;
 use spandrel::{Field, FieldKind, Metric, PayloadKind, Schema, TextSpec};
 
+use super::copies::{DedupArgs, dedup_text};
 use super::query::schema_argument;
 use super::target::TargetArgs;
 use super::{CliError, Common, output};
@@ -14,6 +15,7 @@ pub(super) enum CollectionCommand {
     #[command(after_help = "\
 Examples:
   spandrel collection create docs --text body:english --dense embedding:384:cosine --payload year:integer
+  spandrel collection create docs --text body --dedup body:0.8 --copies link:copy_of
   spandrel collection create docs --schema @schema.json")]
     Create(CreateArgs),
     /// List collections
@@ -50,6 +52,8 @@ pub(super) struct CreateArgs {
     /// Tokenizer that counts tokens: o200k_base or cl100k_base
     #[arg(long, value_name = "NAME")]
     tokenizer: Option<String>,
+    #[command(flatten)]
+    dedup: DedupArgs,
     #[command(flatten)]
     target: TargetArgs,
 }
@@ -125,7 +129,7 @@ impl CreateArgs {
         if let Some(tokenizer) = &self.tokenizer {
             schema.tokenizer.clone_from(tokenizer);
         }
-        Ok(schema)
+        self.dedup.add_to(schema)
     }
 }
 
@@ -152,9 +156,10 @@ pub(super) fn schema_text(schema: &Schema) -> String {
     let line = |field: &Field| vec![field.name.clone(), field.kind.name().to_owned(), kind_text(&field.kind)];
     let lines: Vec<_> = schema.fields.iter().map(line).collect();
     format!(
-        "{}tokens are counted by {}\n",
+        "{}tokens are counted by {}\n{}",
         output::table(&["field", "type", "details"], &lines),
-        schema.tokenizer
+        schema.tokenizer,
+        schema.dedup.as_ref().map(dedup_text).unwrap_or_default()
     )
 }
 

@@ -15,6 +15,7 @@ use serde_json::json;
 use spandrel::import::{self, ImportOptions, RowReader, VectorFile};
 use spandrel::{Field, FieldKind, Metric, Row, Schema, Written};
 
+use super::copies::DedupArgs;
 use super::progress::Progress;
 use super::query::schema_argument;
 use super::target::{Target, TargetArgs};
@@ -31,6 +32,7 @@ const BATCHES_QUEUED_MAX: usize = 2;
 Examples:
   spandrel import passages.jsonl -c docs --create
   spandrel import passages.jsonl --vectors embeddings.npy -c docs --create --metric ip
+  spandrel import passages.jsonl -c docs --create --dedup text:0.8
   spandrel import base.fbin -c vectors --create --metric l2 --limit 100000
   spandrel import wiki.parquet -c docs --key-field id --text-field abstract --tenant-field publisher
   spandrel import passages.jsonl.zst --url http://127.0.0.1:7780 -c docs --tenant acme")]
@@ -50,6 +52,8 @@ pub(super) struct ImportArgs {
     /// Metric of the vectors in an inferred schema: l2, ip or cosine [default: cosine]
     #[arg(long, value_name = "METRIC")]
     metric: Option<String>,
+    #[command(flatten)]
+    dedup: DedupArgs,
     /// File of vectors; vector i belongs to row i of FILE
     #[arg(long, value_name = "FILE", help_heading = "What is what")]
     vectors: Option<PathBuf>,
@@ -118,6 +122,9 @@ impl ImportArgs {
         if self.given_schema()?.is_some_and(|given| given != *there) {
             return differs("--schema", "schema");
         }
+        if self.dedup.spec()?.is_some_and(|asked| there.dedup.as_ref() != Some(&asked)) {
+            return differs("--dedup", "way with copies");
+        }
         let metric = self.metric()?;
         match there.find(self.vector_field()).map(|(_, field)| &field.kind) {
             Some(FieldKind::Dense(dense)) if metric.is_some_and(|metric| metric != dense.metric) => {
@@ -180,6 +187,7 @@ fn prepare(args: &ImportArgs, target: &Target) -> Result<(Box<dyn RowReader>, bo
         Some(schema) => schema,
         None => {
             let schema = reader.infer_schema(args.metric()?.unwrap_or(Metric::Cosine))?;
+            let schema = args.dedup.add_to(schema)?;
             let is_dense = |name: &String| {
                 matches!(schema.find(name), Some((_, Field { kind: FieldKind::Dense(_), .. })))
             };
@@ -259,10 +267,11 @@ fn write(
             let collection = database.collection(name)?;
             let (mut total, mut count) = (Written::default(), 0);
             for batch in batches {
+                let rows = batch.len() as u64;
                 let written = collection.upsert(batch)?;
-                total = Written { rows: total.rows + written.rows, last_row: written.last_row };
                 count += 1;
-                progress.add(written.rows);
+                progress.add(rows);
+                total.add(written);
             }
             Ok((total, count))
         }
@@ -317,6 +326,7 @@ fn report(
             "collection": args.collection,
             "created": created,
             "rows": written.rows,
+            "copies": written.copies,
             "batches": batches,
             "last_row": written.last_row,
             "cut_short": cut_short,
@@ -324,9 +334,13 @@ fn report(
             "rows_per_s": rate,
         }));
     }
+    let copies = match written.copies {
+        0 => String::new(),
+        copies => format!(", {} copies of rows that were there", output::thousands(copies)),
+    };
     let rest = if cut_short { "; the limit left out the rest of the file" } else { "" };
     output::print(&format!(
-        "{} rows into {} in {seconds:.1} s ({} rows/s){rest}\n",
+        "{} rows into {}{copies} in {seconds:.1} s ({} rows/s){rest}\n",
         output::thousands(written.rows),
         args.collection,
         output::thousands(rate as u64)

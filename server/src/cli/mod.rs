@@ -6,10 +6,13 @@
 
 mod backup;
 mod collection;
+mod copies;
+mod dedup;
 mod demo;
 mod import;
 mod key;
 mod label;
+mod out;
 mod output;
 mod progress;
 mod query;
@@ -87,6 +90,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Read a file of rows or vectors into a collection
     Import(import::ImportArgs),
+    /// Write the lines of a corpus whose texts are no near copies of earlier ones
+    Dedup(dedup::DedupArgs),
     /// Find the best rows of a tenant
     Search(search::SearchArgs),
     /// Find the best chunks and pack them into a token budget
@@ -209,6 +214,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Serve(args) => serve::run(common, args),
         Command::Import(args) => import::run(common, args),
+        Command::Dedup(args) => dedup::run(common, &args),
         Command::Search(args) => search::run(common, args),
         Command::Retrieve(args) => retrieve::run(common, args),
         Command::Collection(command) => collection::run(common, command),

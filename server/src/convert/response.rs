@@ -1,8 +1,8 @@
 //! Answers between wire and engine. `*_from_wire` is for clients, which do not trust a server's bytes either.
 
 use spandrel::{
-    CollectionStats, DatabaseStats, Explain, Hit, Planned, RouteScore, ScrollResponse, SearchResponse, Short,
-    Stage, Written,
+    CollectionStats, Copied, DatabaseStats, Explain, Hit, Planned, RouteScore, ScrollResponse,
+    SearchResponse, Short, Stage, Written,
 };
 use spandrel_proto::v1 as pb;
 
@@ -14,13 +14,17 @@ const ROUTES_MAX: u32 = 1_024;
 
 /// What a write did, for the wire.
 pub fn written_to_wire(written: Written) -> pb::Written {
-    pb::Written { rows: written.rows, last_row: written.last_row }
+    let copied = |Copied { tenant, key, of, exact }| pb::Copied { tenant, key, of, exact };
+    let (rows, last_row, copies) = (written.rows, written.last_row, written.copies);
+    pb::Written { rows, last_row, copies, copied: written.copied.into_iter().map(copied).collect() }
 }
 
 /// What a write did.
 pub fn written_from_wire(written: Option<pb::Written>) -> Written {
     let written = written.unwrap_or_default();
-    Written { rows: written.rows, last_row: written.last_row }
+    let copied = |pb::Copied { tenant, key, of, exact }| Copied { tenant, key, of, exact };
+    let (rows, last_row, copies) = (written.rows, written.last_row, written.copies);
+    Written { rows, last_row, copies, copied: written.copied.into_iter().map(copied).collect() }
 }
 
 /// A hit, for the wire.

@@ -1,6 +1,9 @@
 //! Schemas between wire and engine. Names, languages and ranges are checked by `Schema::check` in the engine.
 
-use spandrel::{DenseSpec, Element, Field, FieldKind, IndexKind, Metric, PayloadKind, Schema, TextSpec};
+use spandrel::{
+    DedupPolicy, DedupSpec, DenseSpec, Element, Field, FieldKind, IndexKind, Metric, PayloadKind, Schema,
+    TextSpec,
+};
 use spandrel_proto::v1 as pb;
 
 use super::{Invalid, Result, required, unknown};
@@ -13,7 +16,23 @@ pub fn schema_from_wire(schema: pb::Schema) -> Result<Schema> {
         empty if empty.is_empty() => Schema::default().tokenizer,
         named => named,
     };
-    Ok(Schema { fields, tokenizer })
+    let dedup = schema.dedup.map(dedup_from_wire).transpose().map_err(|error| error.within("dedup"))?;
+    Ok(Schema { fields, tokenizer, dedup })
+}
+
+fn dedup_from_wire(dedup: pb::Dedup) -> Result<DedupSpec> {
+    let policy = match pb::DedupPolicy::try_from(dedup.policy) {
+        Ok(pb::DedupPolicy::Unspecified | pb::DedupPolicy::Skip) => DedupPolicy::Skip,
+        Ok(pb::DedupPolicy::Flag) => DedupPolicy::Flag,
+        Ok(pb::DedupPolicy::Link) => DedupPolicy::Link,
+        Err(_) => return Err(unknown("policy", dedup.policy)),
+    };
+    let into = Some(dedup.into).filter(|into| !into.is_empty());
+    let spec = DedupSpec { policy, into, ..DedupSpec::skip(dedup.field) };
+    Ok(match dedup.threshold {
+        Some(threshold) => spec.threshold(threshold),
+        None => spec,
+    })
 }
 
 fn field_from_wire(field: pb::Field) -> Result<Field> {
@@ -71,7 +90,22 @@ fn payload_from_wire(kind: i32) -> Result<PayloadKind> {
 /// A schema for the wire.
 pub fn schema_to_wire(schema: &Schema) -> pb::Schema {
     let fields = schema.fields.iter().map(field_to_wire).collect();
-    pb::Schema { fields, tokenizer: schema.tokenizer.clone() }
+    let dedup = schema.dedup.as_ref().map(dedup_to_wire);
+    pb::Schema { fields, tokenizer: schema.tokenizer.clone(), dedup }
+}
+
+fn dedup_to_wire(dedup: &DedupSpec) -> pb::Dedup {
+    let policy = match dedup.policy {
+        DedupPolicy::Skip => pb::DedupPolicy::Skip,
+        DedupPolicy::Flag => pb::DedupPolicy::Flag,
+        DedupPolicy::Link => pb::DedupPolicy::Link,
+    };
+    pb::Dedup {
+        field: dedup.field.clone(),
+        threshold: Some(dedup.threshold),
+        policy: policy.into(),
+        into: dedup.into.clone().unwrap_or_default(),
+    }
 }
 
 fn field_to_wire(field: &Field) -> pb::Field {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use prost::Message;
 use spandrel::request::{FILTER_DEPTH_MAX, FILTER_TERMS_MAX};
 use spandrel::{
-    Chunk, DenseSpec, Element, Explain, FieldKind, Fields, Filter, Fusion, Hit, IndexKind, Metric,
+    Chunk, DedupSpec, DenseSpec, Element, Explain, FieldKind, Fields, Filter, Fusion, Hit, IndexKind, Metric,
     PayloadKind, Planned, Route, RouteQuery, RouteScore, Row, Schema, ScrollRequest, ScrollResponse,
     SearchRequest, SearchResponse, Short, SparseVector, Stage, TextSpec, Value,
 };
@@ -139,6 +139,10 @@ fn schemas_come_back_as_they_were() {
     }
     schema.tokenizer = "cl100k_base".to_owned();
     assert_eq!(schema_from_wire(sent(schema_to_wire(&schema))).unwrap(), schema);
+    for spec in [DedupSpec::skip("body"), DedupSpec::link("body", "of").threshold(1.0)] {
+        let schema = schema.clone().dedup(spec);
+        assert_eq!(schema_from_wire(sent(schema_to_wire(&schema))).unwrap(), schema);
+    }
     let without = pb::Schema { tokenizer: String::new(), ..schema_to_wire(&schema) };
     assert_eq!(schema_from_wire(without).unwrap().tokenizer, Schema::default().tokenizer);
 }
@@ -148,7 +152,7 @@ fn wrong_schemas_name_the_field() {
     use pb::field::Kind;
     let one = |kind: Option<Kind>| pb::Schema {
         fields: vec![pb::Field { name: "v".to_owned(), kind }],
-        tokenizer: String::new(),
+        ..pb::Schema::default()
     };
     let dense = |metric, element, index| Some(Kind::Dense(pb::DenseField { dim: 3, metric, element, index }));
     told(schema_from_wire(one(None)), "fields[0].kind: is required");
@@ -165,6 +169,9 @@ fn wrong_schemas_name_the_field() {
         schema_from_wire(one(dense(1, 0, -1))),
         "fields[0].dense.index: -1 is not a value that this server knows",
     );
+    let dedup = pb::Dedup { policy: 9, ..pb::Dedup::default() };
+    let with = pb::Schema { dedup: Some(dedup), ..pb::Schema::default() };
+    told(schema_from_wire(with), "dedup.policy: 9 is not a value that this server knows");
     let payload = |kind| Some(Kind::Payload(pb::PayloadField { kind }));
     told(schema_from_wire(one(payload(0))), "fields[0].payload.kind: is required");
     told(
@@ -373,8 +380,10 @@ fn answers_come_back_as_they_were() {
         simd: "avx2".to_owned(),
     };
     assert_eq!(response::stats_from_wire(sent(response::stats_to_wire(stats.clone(), "1"))), stats);
-    let written = spandrel::Written { rows: 1, last_row: 2 };
-    assert_eq!(response::written_from_wire(Some(response::written_to_wire(written))), written);
+    let copied =
+        ["a", "b"].map(|of| spandrel::Copied { of: of.into(), exact: of == "a", ..Default::default() });
+    let written = spandrel::Written { rows: 1, last_row: 2, copies: 3, copied: copied.into() };
+    assert_eq!(response::written_from_wire(Some(response::written_to_wire(written.clone()))), written);
 }
 
 /// A client reads what a broken or hostile server may send.

@@ -42,8 +42,7 @@ struct Totals {
 
 impl Totals {
     fn add(&mut self, written: Written) {
-        self.written.rows += written.rows;
-        self.written.last_row = written.last_row;
+        self.written.add(written);
         self.batches += 1;
     }
 
@@ -255,8 +254,8 @@ mod tests {
     #[test]
     fn a_failure_tells_how_far_the_stream_came() {
         let mut totals = Totals::default();
-        totals.add(Written { rows: 10, last_row: 10 });
-        totals.add(Written { rows: 5, last_row: 15 });
+        totals.add(Written { rows: 10, last_row: 10, ..Written::default() });
+        totals.add(Written { rows: 5, last_row: 15, ..Written::default() });
         let status = totals.attach(Status::invalid_argument("rows[3].key: is empty"));
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
         assert_eq!(

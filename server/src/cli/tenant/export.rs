@@ -3,8 +3,6 @@
 //! A line is an object of the row's key, its fields by their names, and, where it has them, its access labels
 //! and the document that it is a piece of. Floats of 32 bits are written so that they are read back the same.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, ErrorKind, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -14,6 +12,7 @@ use serde::ser::{Error as _, Serialize, SerializeMap, Serializer};
 use serde_json::json;
 use spandrel::{FieldKind, FieldValue, PayloadKind, Row, Schema, Value};
 
+use super::super::out::Out;
 use super::super::output::{self, thousands};
 use super::super::progress::Progress;
 use super::super::target::TargetArgs;
@@ -121,57 +120,6 @@ impl Serialize for Cell<'_> {
     }
 }
 
-/// Where lines go; a file has its name when it is whole.
-struct Out {
-    /// What it is, for messages.
-    name: String,
-    writer: BufWriter<Box<dyn Write>>,
-    /// Where a file is written, and where it belongs.
-    place: Option<(PathBuf, PathBuf)>,
-    /// The reader went away, as `head` does.
-    is_closed: bool,
-}
-
-impl Out {
-    fn open(path: Option<&PathBuf>) -> Result<Self, CliError> {
-        let Some(path) = path else {
-            let (name, writer) = ("standard output".to_owned(), Box::new(std::io::stdout().lock()));
-            return Ok(Self { name, writer: BufWriter::new(writer), place: None, is_closed: false });
-        };
-        // A pipe or a device is written to as it is.
-        let is_file = path.metadata().map_or(true, |there| there.is_file());
-        let mut part = path.clone().into_os_string();
-        part.push(".part");
-        let place = is_file.then(|| (PathBuf::from(part), path.clone()));
-        let at = place.as_ref().map_or(path, |(part, _)| part);
-        let failed = |error| CliError::usage(format!("--out {}: {error}", path.display()));
-        let writer = BufWriter::new(Box::new(File::create(at).map_err(failed)?) as Box<dyn Write>);
-        Ok(Self { name: at.display().to_string(), writer, place, is_closed: false })
-    }
-
-    fn done<T>(&mut self, result: std::io::Result<T>) -> Result<(), CliError> {
-        match result {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => self.is_closed = true,
-            Err(error) => return Err(CliError::failed(format!("{}: {error}", self.name))),
-            Ok(_) => {}
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, line: &Line<'_>) -> Result<(), CliError> {
-        let written = serde_json::to_writer(&mut self.writer, line).map_err(std::io::Error::from);
-        let written = written.and_then(|()| self.writer.write_all(b"\n"));
-        self.done(written)
-    }
-
-    fn finish(&mut self) -> Result<(), CliError> {
-        let flushed = self.writer.flush();
-        self.done(flushed)?;
-        let named = self.place.as_ref().map_or(Ok(()), |(part, path)| fs::rename(part, path));
-        self.done(named)
-    }
-}
-
 pub(super) fn run(common: &Common, args: &ExportArgs) -> Result<(), CliError> {
     let target = args.target.open(common, false)?;
     let schema = target.schema(&args.collection)?;
@@ -179,13 +127,13 @@ pub(super) fn run(common: &Common, args: &ExportArgs) -> Result<(), CliError> {
     // A key that is bound to labels may not know.
     let total = target.tenant(&args.collection, &args.tenant).ok().map(|stats| stats.rows);
     let progress = Progress::new(total, None, Arc::new(AtomicU64::new(0)));
-    let mut out = Out::open(args.out.as_ref())?;
+    let mut out = Out::open("--out", args.out.as_deref())?;
     let (mut rows, started) = (0, Instant::now());
     let exported = target.export_tenant(&args.collection, &args.tenant, |page| {
         for row in &page {
-            out.write(&Line { schema: &schema, columns: &columns, row })?;
+            out.write_json(&Line { schema: &schema, columns: &columns, row })?;
         }
-        if out.is_closed {
+        if out.is_closed() {
             return Err(CliError::failed("the reader went away"));
         }
         rows += page.len() as u64;
@@ -194,10 +142,10 @@ pub(super) fn run(common: &Common, args: &ExportArgs) -> Result<(), CliError> {
     });
     progress.finish();
     let exported = exported.and_then(|()| out.finish());
-    if !out.is_closed {
-        let so_far = match out.name.as_str() {
-            name if out.place.is_some() => format!("{} rows were written to {name}", thousands(rows)),
-            _ => format!("{} rows were written; what is there is not whole", thousands(rows)),
+    if !out.is_closed() {
+        let so_far = match out.part() {
+            Some(part) => format!("{} rows were written to {}", thousands(rows), part.display()),
+            None => format!("{} rows were written; what is there is not whole", thousands(rows)),
         };
         exported.map_err(|error| error.hint(&so_far))?;
     }
