@@ -10,7 +10,7 @@ use crate::random::Random;
 use crate::{Result, dataset};
 
 /// Shares of the words of a copy that are changed, each as likely.
-const RATES: [f64; 8] = [0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2];
+pub(crate) const RATES: [f64; 8] = [0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2];
 /// Passages whose words are put into copies.
 const VOCABULARY_PASSAGES: usize = 5_000;
 
@@ -38,9 +38,8 @@ pub fn read(path: &Path, count: Option<usize>) -> Result<Vec<String>> {
 /// The passages and so many copies of some, in a random order.
 pub fn with_copies(passages: &[String], copies: usize, seed: u64) -> Vec<String> {
     let mut random = Random(seed);
-    let some = (0..VOCABULARY_PASSAGES).map(|_| &passages[random.below(passages.len())]);
-    let words: BTreeSet<&str> = some.flat_map(|passage| passage.split_whitespace()).collect();
-    let vocabulary: Vec<&str> = words.into_iter().collect();
+    let some = (0..VOCABULARY_PASSAGES).map(|_| passages[random.below(passages.len())].as_str());
+    let vocabulary = vocabulary(some);
     let mut texts = passages.to_vec();
     for _ in 0..copies {
         let original = &passages[random.below(passages.len())];
@@ -52,8 +51,14 @@ pub fn with_copies(passages: &[String], copies: usize, seed: u64) -> Vec<String>
     texts
 }
 
+/// The words of passages, each once.
+pub(crate) fn vocabulary<'a>(passages: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let words: BTreeSet<&str> = passages.flat_map(str::split_whitespace).collect();
+    words.into_iter().collect()
+}
+
 /// The text with this share of its words replaced, left out, or followed by another.
-fn changed(text: &str, rate: f64, vocabulary: &[&str], random: &mut Random) -> String {
+pub(crate) fn changed(text: &str, rate: f64, vocabulary: &[&str], random: &mut Random) -> String {
     let mut words = Vec::new();
     for word in text.split_whitespace() {
         let uniform = (random.next() >> 11) as f64 / (1_u64 << 53) as f64;

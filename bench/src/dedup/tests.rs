@@ -60,7 +60,10 @@ fn copies_are_found_and_counted() {
     let words: Vec<String> = texts.iter().map(|text| corpus::words(text)).collect();
     let truth = exact::decide(&words, 0.8);
     let at = Point { seed: 7, threshold: 0.8, texts: &texts, truth: &truth };
-    for row in [at.ours(1).unwrap(), at.front().unwrap()] {
+    let ours = at.ours(1).unwrap();
+    let collection = at.ingest().unwrap();
+    assert_eq!(collection["copies"], at.front().unwrap()["copies"]);
+    for row in [ours.filter, ours.table, at.front().unwrap(), collection] {
         let figure = |name: &str| row[name].as_f64().unwrap();
         assert!(figure("precision") > 0.8 && figure("recall") > 0.8, "{row:?}");
         assert_eq!(figure("kept") + figure("copies"), 400.0);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use spandrel::rag::chunk::chunks;
 use spandrel::rag::tokens::Tokenizer;
 use spandrel::{
-    Chunk, ChunkOptions, Collection, Database, Fields, Fusion, Metric, PayloadKind, Route, Row, Schema,
-    SearchRequest, Settings,
+    Chunk, ChunkOptions, Collection, Database, DedupSpec, Fields, Fusion, Metric, PayloadKind, Route, Row,
+    Schema, SearchRequest, Settings,
 };
 use tempfile::TempDir;
 
@@ -36,9 +36,18 @@ impl Corpus {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn store(
+    pub fn store(sets: &[&Set], shape: (usize, usize), tenant: impl Fn(&Set) -> String) -> Result<Self> {
+        Self::store_without_copies(sets, shape, None, tenant)
+    }
+
+    /// As [`store`](Self::store), without passages that are as similar as this to others.
+    ///
+    /// # Errors
+    /// As [`store`](Self::store).
+    pub fn store_without_copies(
         sets: &[&Set],
         (chunk_tokens, overlap_tokens): (usize, usize),
+        similarity: Option<f64>,
         tenant: impl Fn(&Set) -> String,
     ) -> Result<Self> {
         let folder = TempDir::new()?;
@@ -48,6 +57,7 @@ impl Corpus {
         let mut schema =
             Schema::new().text(TEXT).dense(VECTOR, dim, Metric::Ip).payload(TITLE, PayloadKind::Keyword);
         schema.tokenizer = TOKENIZER.to_owned();
+        schema.dedup = similarity.map(|similarity| DedupSpec::skip(TEXT).threshold(similarity));
         let tokenizer = Tokenizer::named(TOKENIZER)?;
         let collection = database.create_collection("rag", schema)?;
         for set in sets {

@@ -15,6 +15,7 @@ mod funnel;
 mod gap;
 mod judge;
 mod questions;
+mod redundancy;
 mod selectors;
 
 use std::path::PathBuf;
@@ -130,6 +131,8 @@ enum Show {
     Funnel,
     /// Evidence by recall of the approximate search; needs --among
     Ann,
+    /// Evidence where passages have near copies
+    Redundancy,
     /// Which way of choosing suits a query, fitted and judged by folds
     Fit,
 }
@@ -181,6 +184,7 @@ pub fn run(args: &Args) -> Result<()> {
                 let corpus = Corpus::store(&sets, (0, 0), |_| ann::TENANT.to_owned())?;
                 vec![ann::table(&multi, &corpus, args.candidates)?]
             }
+            Show::Redundancy => vec![redundancy::table(&multi, shape)?],
             Show::Fit => {
                 vec![fit::run(&all, &corpus, (args.candidates, &args.budgets), args.model.as_deref())?]
             }

@@ -24,6 +24,7 @@ pub struct Document {
 }
 
 /// A question and where its evidence is.
+#[derive(Clone)]
 pub struct Question {
     /// In words.
     pub text: String,
