@@ -24,7 +24,7 @@ mod pages;
 pub mod parallel;
 pub mod payload;
 pub mod quant;
-mod random;
+pub mod random;
 pub mod scratch;
 pub mod segment;
 pub mod simd;

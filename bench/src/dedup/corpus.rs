@@ -61,7 +61,7 @@ pub(crate) fn vocabulary<'a>(passages: impl Iterator<Item = &'a str>) -> Vec<&'a
 pub(crate) fn changed(text: &str, rate: f64, vocabulary: &[&str], random: &mut Random) -> String {
     let mut words = Vec::new();
     for word in text.split_whitespace() {
-        let uniform = (random.next() >> 11) as f64 / (1_u64 << 53) as f64;
+        let uniform = random.unit();
         let kind = if uniform < rate { random.below(3) } else { 3 };
         let other = match (kind, vocabulary.len()) {
             (0 | 1, 1..) => Some(vocabulary[random.below(vocabulary.len())]),

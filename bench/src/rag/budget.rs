@@ -12,7 +12,7 @@ use spandrel::{Assemble, Method, Order, PostStage, RetrieveRequest, Select};
 use super::corpus::{Corpus, search};
 use super::questions::Set;
 use crate::Result;
-use crate::random::Random;
+use crate::random::{Draw, Random};
 use crate::report::{self, Goal, Row};
 
 const SEPARATORS: [&str; 6] = ["\n\n", "", " ", "\n", "\n---\n", " \u{2022} "];

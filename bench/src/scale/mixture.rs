@@ -15,7 +15,7 @@ use spandrel_index::matrix::Matrix as Rows;
 use spandrel_index::simd::{Kernels, l2_f64, norm, normalize};
 
 use crate::dataset::Matrix;
-use crate::random::Random;
+use crate::random::{Draw, Random};
 use crate::{Error, Result};
 
 /// Passes of k-means.

@@ -2,8 +2,10 @@
 //! version, because what they give lies on disk.
 //!
 //! [`fold`] is the product of wyhash (Wang Yi, 2019): 128 bits of a product, folded to 64; about 1 ns.
-//! [`mix`] is the finaliser of SplitMix64 (Steele et al., 2014), a bijection. Neither keeps a secret: who
-//! knows the constants can make two texts that collide.
+//! [`mix`] is the finaliser of SplitMix64. Neither keeps a secret: who knows the constants can make two texts
+//! that collide.
+
+pub(crate) use crate::random::mix;
 
 /// The first numbers of SplitMix64 seeded with 0, 1, 2 and 3, made odd.
 pub(crate) const K: [u64; 4] =
@@ -14,14 +16,6 @@ pub(crate) const K: [u64; 4] =
 pub(crate) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
-}
-
-/// A bijection in which every bit of the result depends on every bit of `z`.
-#[inline(always)]
-pub(crate) fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -170,7 +170,7 @@ mod tests {
             pairs: &[(usize, usize)],
             _: Option<Instant>,
         ) -> Result<Vec<f32>> {
-            let mut random = Random::new(9);
+            let mut random = Random(9);
             let number = |at: usize| texts[at].parse::<f32>().unwrap();
             let prefer = |&(a, b): &(usize, usize)| {
                 let truly = number(a) > number(b);

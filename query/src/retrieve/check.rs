@@ -10,7 +10,7 @@ use super::request::{Parent, PostStage, RetrieveRequest};
 use super::{BUDGET_TOKENS_MAX, SEPARATOR_BYTES_MAX, looks_at_words};
 use crate::error::{Error, Result};
 use crate::rag::tokens::Tokenizer;
-use crate::request::{Fields, Filter, ROUTES_MAX, RouteQuery, SearchRequest};
+use crate::request::{Fields, Filter, K_MAX, ROUTES_MAX, RouteQuery, SearchRequest};
 use crate::select::mix::Weights;
 use crate::select::pool::{POOL_MAX, Pool};
 use crate::select::{Ask, Method};
@@ -207,6 +207,9 @@ fn check_ranges(request: &RetrieveRequest) -> Result<()> {
         return wrong("a funnel level keeps at least 1 group".into());
     }
     request.post.iter().try_for_each(PostStage::check)?;
+    if !(1..=K_MAX).contains(&request.depth_max) {
+        return wrong(format!("depth_max is {}; it is 1 to {K_MAX}", request.depth_max));
+    }
     let as_if = request.as_if.as_ref().map_or(1.0, |as_if| as_if.share);
     if !(as_if > 0.0 && as_if <= 1.0) {
         return wrong(format!("as_if.share is {as_if}; it is above 0 and at most 1"));

@@ -6,7 +6,6 @@ use super::check::Task;
 use super::response::{Estimate, RetrieveResponse, SelectionReport};
 use crate::error::Result;
 use crate::filter::{CheckedFilter, KeyLookup};
-use crate::request::K_MAX;
 use crate::select::Method;
 use crate::select::pool::POOL_MAX;
 
@@ -50,7 +49,9 @@ pub fn estimate(task: &Task<'_>, stop: &Stop) -> Result<RetrieveResponse> {
         }
     }
     let share = request.as_if.as_ref().map_or(1.0, |as_if| as_if.share);
-    let depth = ((request.search.k as f64 / share) as u64).min(K_MAX as u64).min(matches);
+    let depth = ((request.search.k as f64 / share) as u64)
+        .min(request.depth_max.max(request.search.k) as u64)
+        .min(matches);
     let candidates = depth.min(POOL_MAX as u64);
     let evaluations = match task.method {
         Method::TopK { .. } => 0,

@@ -167,7 +167,7 @@ impl Task<'_> {
         let (mut wanted, mut rounds) = (k, 0);
         // With some to spare, so that one search is mostly enough.
         let mut depth = if share < 1.0 { ((k as f64 / share * 1.2) as usize).saturating_add(8) } else { k };
-        let most = K_MAX - self.request.search.offset.min(K_MAX);
+        let most = self.request.depth_max.max(k).min(K_MAX - self.request.search.offset.min(K_MAX));
         loop {
             rounds += 1;
             depth = depth.clamp(1, most);

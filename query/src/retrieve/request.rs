@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::kv::KvRequest;
-use crate::request::{Filter, Route, SearchRequest};
+use crate::request::{Filter, K_MAX, Route, SearchRequest};
 use crate::select::Method;
 use crate::select::mix::Weights;
 
@@ -45,10 +45,13 @@ pub struct RetrieveRequest {
     #[serde(default)]
     pub post: Vec<PostStage>,
     /// Candidates wanted after the post stages: when fewer are left and the search has more, it is asked for
-    /// twice as many, until it has no more or [`K_MAX`](crate::request::K_MAX) are reached. 0: they are asked
-    /// for once.
+    /// twice as many, until it has no more or `depth_max` are reached. 0: they are asked for once.
     #[serde(default)]
     pub survivors: usize,
+    /// How deep the search goes for that, and for `as_if`, at most: 1 to [`K_MAX`]. It goes as deep as the
+    /// search's own `k` in any case.
+    #[serde(default = "depth_max")]
+    pub depth_max: usize,
     /// How chunks are chosen.
     #[serde(default)]
     pub select: Select,
@@ -61,6 +64,10 @@ pub struct RetrieveRequest {
     /// Only says what would be done and about what it costs.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+fn depth_max() -> usize {
+    K_MAX
 }
 
 fn separator() -> String {
@@ -81,6 +88,7 @@ impl RetrieveRequest {
             funnel: Vec::new(),
             post: Vec::new(),
             survivors: 0,
+            depth_max: K_MAX,
             select: Select::default(),
             assemble: Assemble::default(),
             as_if: None,

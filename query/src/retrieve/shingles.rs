@@ -1,12 +1,12 @@
 //! Runs of words as numbers, and how much two texts share of them.
 
-use crate::random::mixed;
+use crate::random::mix;
 
 /// The distinct runs of `length` words, sorted; a shorter text is one run of all its words, one without words
 /// none.
 pub fn shingles(words: &[u64], length: usize) -> Vec<u64> {
     let run =
-        |words: &[u64]| words.iter().fold(words.len() as u64, |hash, word| mixed(hash.rotate_left(7) ^ word));
+        |words: &[u64]| words.iter().fold(words.len() as u64, |hash, word| mix(hash.rotate_left(7) ^ word));
     let mut runs: Vec<u64> = if words.is_empty() {
         Vec::new()
     } else if words.len() <= length {

@@ -54,7 +54,7 @@ impl Word {
     fn take(&mut self) -> Option<u64> {
         let word = std::mem::take(self);
         let plural = word.chars >= 4 && word.last == u32::from('s');
-        (word.chars > 0).then(|| crate::random::mixed(if plural { word.before } else { word.hash }))
+        (word.chars > 0).then(|| crate::random::mix(if plural { word.before } else { word.hash }))
     }
 }
 

@@ -72,7 +72,7 @@ pub fn mcts<O: Objective>(
         params,
         scale,
         best: incumbent,
-        random: Random::new(seed),
+        random: Random(seed),
         nodes: Vec::new(),
         known: HashMap::new(),
     };

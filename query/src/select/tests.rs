@@ -147,7 +147,7 @@ fn chosen(pool: &Pool, ask: &Ask, evaluations_max: u64) -> Selection {
 #[test]
 fn gains_and_values_are_those_of_the_definition() {
     for seed in SEEDS {
-        let mut random = Random::new(seed);
+        let mut random = Random(seed);
         let pool = pool(&mut random, 9, seed % 2 == 0);
         let w = weights(&mut random);
         let mix = Mix::new(&pool, w);
@@ -174,7 +174,7 @@ fn gains_and_values_are_those_of_the_definition() {
 #[test]
 fn ceilings_bound_every_set_and_only_raised_gains_rise() {
     for seed in SEEDS {
-        let mut random = Random::new(seed);
+        let mut random = Random(seed);
         let pool = pool(&mut random, 9, seed % 2 == 0);
         let mix = Mix::new(&pool, weights(&mut random));
         let start: Vec<u16> = (0..9).filter(|_| random.unit() < 0.3).collect();
@@ -214,7 +214,7 @@ fn ceilings_bound_every_set_and_only_raised_gains_rise() {
 #[test]
 fn every_method_keeps_to_budget_chunks_and_what_must_be() {
     for seed in SEEDS {
-        let mut random = Random::new(seed);
+        let mut random = Random(seed);
         let n = 1 + below(&mut random, 40);
         let pool = pool(&mut random, n, seed % 2 == 0);
         let w = weights(&mut random);
@@ -252,7 +252,7 @@ fn every_method_keeps_to_budget_chunks_and_what_must_be() {
 fn exact_is_the_best_of_all_sets_and_the_others_come_near() {
     let (mut gaps, mut count) = ([0.0; 3], 0.0);
     for seed in SEEDS {
-        let mut random = Random::new(seed);
+        let mut random = Random(seed);
         let pool = pool(&mut random, 11, seed % 3 == 0);
         let w = Weights { redundancy: 0.0, ..weights(&mut random) };
         let budget = 60 + below(&mut random, 150) as u32;
@@ -281,7 +281,7 @@ fn exact_is_the_best_of_all_sets_and_the_others_come_near() {
 
 #[test]
 fn a_search_that_is_cut_short_says_so_and_bounds_what_it_missed() {
-    let mut random = Random::new(5);
+    let mut random = Random(5);
     let pool = pool(&mut random, 40, false);
     let w = Weights { redundancy: 0.05, facility: 1.0, ..Weights::EVIDENCE };
     let cut = chosen(&pool, &ask(Method::Exact { nodes_max: 2 }, w, 400), u64::MAX);

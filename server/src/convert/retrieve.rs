@@ -11,6 +11,7 @@ mod stages;
 #[cfg(test)]
 mod tests;
 
+use spandrel::request::K_MAX;
 use spandrel::{AsIf, Assemble, Order, RetrieveRequest};
 use spandrel_proto::v1 as pb;
 
@@ -41,6 +42,8 @@ pub fn request_from_wire(request: pb::RetrieveRequest) -> Result<RetrieveRequest
         funnel: each(request.funnel, "funnel", level_from_wire)?,
         post: each(request.post, "post", stage_from_wire)?,
         survivors: size(request.survivors),
+        // The limits say.
+        depth_max: K_MAX,
         select: select.unwrap_or_default(),
         assemble: assemble_from_wire(request.assemble)?,
         as_if,

@@ -77,6 +77,7 @@ fn retrieve(
 ) -> Result<pb::RetrieveResponse, Status> {
     let mut request = request_from_wire(request)?;
     task.limits.check_retrieve(&request)?;
+    request.depth_max = task.limits.k_max;
     request.search = prepare((task, caller), tenant, "search.", request.search)?;
     collection.retrieve(&request).map(response_to_wire).map_err(status::from_engine)
 }
