@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "spandrel/v1/common.proto",
     "spandrel/v1/collections.proto",
     "spandrel/v1/rows.proto",
+    "spandrel/v1/chunk_caches.proto",
     "spandrel/v1/retrieve.proto",
     "spandrel/v1/search.proto",
     "spandrel/v1/tenants.proto",

@@ -3,6 +3,7 @@
 //! It owns a small runtime, so it must not be used from within one. Programs that are async already use the
 //! generated clients of `spandrel-proto`.
 
+mod chunk_caches;
 mod tenants;
 
 use std::sync::mpsc::Receiver;
@@ -23,6 +24,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Request, Status};
 
 use crate::convert::{request, response, retrieve, row, schema};
+
+pub use chunk_caches::ChunkCachePage;
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -17,7 +17,7 @@ const EVALUATIONS_MAX: u64 = 10_000_000;
 pub struct Limits {
     /// Bytes of one message, as sent.
     pub message_bytes_max: u64,
-    /// Rows of one upsert, keys of one delete or get.
+    /// Rows of one upsert, keys of one delete or get, chunk caches of one call.
     pub batch_rows_max: usize,
     /// Searches of one batch.
     pub search_batch_max: usize,
@@ -104,6 +104,14 @@ impl Limits {
     /// INVALID_ARGUMENT, with the setting.
     pub fn check_rows(&self, count: usize) -> Result<(), Status> {
         within("rows", count, self.batch_rows_max, "limits.batch_rows_max")
+    }
+
+    /// Chunk caches of one call, or what is said of them; `what` is the field.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, with the setting.
+    pub fn check_batch(&self, what: &str, count: usize) -> Result<(), Status> {
+        within(what, count, self.batch_rows_max, "limits.batch_rows_max")
     }
 
     /// Keys of a delete or get; none is fine.
@@ -250,6 +258,8 @@ mod tests {
         limits.check_rows(3).unwrap();
         refused(limits.check_rows(4), "rows: 4, at most 3 (limits.batch_rows_max)");
         refused(limits.check_rows(0), "rows: 0");
+        refused(limits.check_batch("uses", 4), "uses: 4, at most 3 (limits.batch_rows_max)");
+        refused(limits.check_batch("ids", 0), "ids: 0, at least 1 is needed");
         limits.check_keys(0).unwrap();
         refused(limits.check_keys(4), "keys: 4, at most 3 (limits.batch_rows_max)");
         limits.check_searches(2).unwrap();

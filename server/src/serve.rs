@@ -32,6 +32,7 @@ use crate::phase::{self, Lead, Phase, Phases};
 use crate::pool::{Pool, Pools};
 use crate::service::Backend;
 use crate::service::admin::Admin;
+use crate::service::chunk_caches::ChunkCaches;
 use crate::service::collections::{self, Collections};
 use crate::service::rows::Rows;
 use crate::service::search::Searches;
@@ -268,12 +269,13 @@ impl Server {
 }
 
 /// Names under which health is told; the empty one is the whole server.
-const SERVICE_NAMES: [&str; 6] = [
+const SERVICE_NAMES: [&str; 7] = [
     "",
     "spandrel.v1.CollectionService",
     "spandrel.v1.RowService",
     "spandrel.v1.SearchService",
     "spandrel.v1.TenantService",
+    "spandrel.v1.ChunkCacheService",
     "spandrel.v1.AdminService",
 ];
 
@@ -313,12 +315,15 @@ async fn routes(
     let rows = v1::row_service_server::RowServiceServer::new(Rows(Arc::clone(backend)));
     let searches = v1::search_service_server::SearchServiceServer::new(Searches(Arc::clone(backend)));
     let tenants = v1::tenant_service_server::TenantServiceServer::new(Tenants(Arc::clone(backend)));
+    let chunk_caches =
+        v1::chunk_cache_service_server::ChunkCacheServiceServer::new(ChunkCaches(Arc::clone(backend)));
     let admin = v1::admin_service_server::AdminServiceServer::new(Admin(Arc::clone(backend)));
     let health_service = tonic_health::server::HealthService::from_health_reporter(health.clone());
     let mut routes = Routes::new(collections.max_decoding_message_size(message_bytes))
         .add_service(rows.max_decoding_message_size(message_bytes))
         .add_service(searches.max_decoding_message_size(message_bytes))
         .add_service(tenants.max_decoding_message_size(message_bytes))
+        .add_service(chunk_caches.max_decoding_message_size(message_bytes))
         .add_service(admin.max_decoding_message_size(message_bytes))
         .add_service(tonic_health::pb::health_server::HealthServer::new(health_service));
     if config.reflection {

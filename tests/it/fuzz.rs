@@ -153,6 +153,9 @@ fn foreign_samples(samples: &mut Vec<(&'static str, Vec<u8>)>) {
     let rows = crate::served::rows(0..3);
     samples.push(("wire", pb::UpsertRequest { rows, ..pb::UpsertRequest::default() }.encode_to_vec()));
     samples.push(("wire", crate::served::schema().encode_to_vec()));
+    let caches = vec![crate::chunk_caches_grpc::cache(1, &[2, 3])];
+    let put = pb::PutChunkCachesRequest { caches, ..pb::PutChunkCachesRequest::default() };
+    samples.push(("wire", put.encode_to_vec()));
 }
 
 fn mutate(rng: &mut Rng, sample: &[u8]) -> Vec<u8> {

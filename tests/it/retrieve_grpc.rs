@@ -88,7 +88,7 @@ async fn a_retrieve_says_what_it_chose_and_what_it_left_out() {
         assemble: Some(pb::Assemble {
             order: pb::Order::Document.into(),
             merge_adjacent: true,
-            neighbours: 0,
+            ..Default::default()
         }),
         ..asked("river harbour tide")
     };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use spandrel::{Database, Settings};
 use spandrel_proto::v1 as pb;
 use spandrel_proto::v1::admin_service_client::AdminServiceClient;
+use spandrel_proto::v1::chunk_cache_service_client::ChunkCacheServiceClient;
 use spandrel_proto::v1::collection_service_client::CollectionServiceClient;
 use spandrel_proto::v1::row_service_client::RowServiceClient;
 use spandrel_proto::v1::search_service_client::SearchServiceClient;
@@ -54,6 +55,7 @@ pub struct Clients {
     pub rows: RowServiceClient<Keyed>,
     pub search: SearchServiceClient<Keyed>,
     pub tenants: TenantServiceClient<Keyed>,
+    pub caches: ChunkCacheServiceClient<Keyed>,
     pub admin: AdminServiceClient<Keyed>,
 }
 
@@ -157,6 +159,7 @@ pub fn clients(channel: Channel, key: Option<String>) -> Clients {
         rows: RowServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         search: SearchServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         tenants: TenantServiceClient::with_interceptor(channel.clone(), bearer.clone()),
+        caches: ChunkCacheServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         admin: AdminServiceClient::with_interceptor(channel, bearer),
     }
 }

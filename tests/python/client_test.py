@@ -5,6 +5,7 @@ Run by `make test-python`, with the binary as its argument. Answers are computed
 comments of the .proto files and nothing else: dense order and scores, BM25, reciprocal rank fusion, filters, spans.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -49,6 +50,8 @@ make_stubs(STUBS.name)
 
 from spandrel.v1 import admin_pb2 as admin  # noqa: E402
 from spandrel.v1 import admin_pb2_grpc  # noqa: E402
+from spandrel.v1 import chunk_caches_pb2 as caches  # noqa: E402
+from spandrel.v1 import chunk_caches_pb2_grpc  # noqa: E402
 from spandrel.v1 import collections_pb2 as collections  # noqa: E402
 from spandrel.v1 import collections_pb2_grpc  # noqa: E402
 from spandrel.v1 import common_pb2 as common  # noqa: E402
@@ -99,10 +102,11 @@ class Client:
             rows_pb2_grpc.RowServiceStub(self.channel),
             search_pb2_grpc.SearchServiceStub(self.channel),
             admin_pb2_grpc.AdminServiceStub(self.channel),
+            chunk_caches_pb2_grpc.ChunkCacheServiceStub(self.channel),
         ]
 
     def call(self, service, method, request, timeout=DEADLINE_S):
-        stub = {"collections": 0, "rows": 1, "search": 2, "admin": 3}[service]
+        stub = {"collections": 0, "rows": 1, "search": 2, "admin": 3, "caches": 4}[service]
         return getattr(self.stubs[stub], method)(request, timeout=timeout, metadata=self.metadata)
 
     def search(self, **fields):
@@ -175,6 +179,11 @@ class Doc:
         return sum(self.terms.get(dim, 0.0) * weight for dim, weight in query.items())
 
 
+def token_hash(*ids):
+    """The name of a chunk of these token ids."""
+    return hashlib.sha256(b"".join(struct.pack("<I", token) for token in ids)).digest()[:16]
+
+
 def bm25(docs, question):
     """Score of every doc that holds a word of the question: k1 = 1.2, b = 0.75. Lengths below 40 are kept exactly."""
     mean = sum(len(doc.words) for doc in docs) / len(docs)
@@ -200,7 +209,8 @@ class Served(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
-        cls.server = Server(Path(cls.folder.name) / "data")
+        room = "engine.chunk_caches.bytes_max=1MiB, 0, 0"
+        cls.server = Server(Path(cls.folder.name) / "data", "--set", room)
         cls.client = Client(cls.server.address)
         rng = random.Random(SEED)
         cls.docs = [Doc(at, rng) for at in range(ROWS)]
@@ -396,6 +406,63 @@ class Served(unittest.TestCase):
             request.dry_run = False
             request.select.must_include.append("nobody")
             self.client.call("search", "Retrieve", request)
+
+    def test_chunk_caches_are_told_by_the_formulas(self):
+        model = caches.ModelKey(model="m", revision="1", tokenizer="t", dtype="bf16")
+        first, second, other, last = (token_hash(at, at + 1) for at in range(4))
+        cache = caches.ChunkCache(
+            content=last,
+            model=model,
+            prefix=[first, second],
+            tokens=100,
+            bytes=1 << 20,
+            tier=caches.CACHE_TIER_HBM,
+            uri="kv://1",
+            cci=0.5,
+            inter=[caches.Attention(chunk=first, share=0.75)],
+            recompute_us=10_000,
+        )
+        of = {"collection": "docs", "tenant": "beta"}
+        put = self.client.call("caches", "Put", caches.PutChunkCachesRequest(caches=[cache], **of))
+        (kept,) = (outcome.id for outcome in put.outcomes)
+
+        def found(*chunks, tenant="beta"):
+            chunks = [caches.WantedChunk(content=content, tokens=100) for content in chunks]
+            request = caches.LookupChunkCachesRequest(collection="docs", tenant=tenant, model=model, chunks=chunks)
+            return self.client.call("caches", "Lookup", request).chunks[-1]
+
+        # What comes before, the attention it had, and the share of it that the cache has seen.
+        cases = [
+            ((first, second), None),
+            ((first, other), 0.75 * 1 / 2),
+            ((second, first), 0.0),
+            ((other, second), 0.25 * 1 / 2),
+            ((), 0.0),
+        ]
+        for before, overlap in cases:
+            chunk = found(*before, last)
+            share = 0.0 if overlap is None else 0.5 * (1 - overlap)
+            self.assertEqual(chunk.best.id, kept)
+            self.assertEqual(chunk.recompute_tokens, math.ceil(100 * share))
+            self.assertAlmostEqual(chunk.reuse.saved_us, 10_000 * (1 - share))
+            self.assertEqual(chunk.reuse.exact, overlap is None)
+        self.assertFalse(found(last, tenant="acme").HasField("best"))
+
+        # There is room for one: what is worth more takes it, and the tensors of the other are to be freed.
+        dearer = caches.ChunkCache()
+        dearer.CopyFrom(cache)
+        dearer.content, dearer.uri, dearer.recompute_us = other, "kv://2", 1_000_000
+        self.client.call("caches", "Put", caches.PutChunkCachesRequest(caches=[dearer], **of))
+        request = caches.ChunkCacheNoticesRequest(limit=10, **of)
+        page = self.client.call("caches", "Notices", request)
+        told = [(notice.id, notice.uri, notice.to_tier) for notice in page.notices]
+        self.assertEqual(told, [(kept, "kv://1", caches.CACHE_TIER_UNSPECIFIED)])
+        self.assertEqual(self.client.call("caches", "Notices", request), page)
+        request.after = page.next
+        self.assertEqual(list(self.client.call("caches", "Notices", request).notices), [])
+        with self.fails(grpc.StatusCode.INVALID_ARGUMENT, "caches[0].cci: is required"):
+            cache.ClearField("cci")
+            self.client.call("caches", "Put", caches.PutChunkCachesRequest(caches=[cache], **of))
 
     def test_scroll_walks_all_keys(self):
         after, seen = None, []

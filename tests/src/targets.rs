@@ -96,6 +96,15 @@ fn wire(bytes: &[u8]) {
     if let Ok(request) = pb::UpsertRequest::decode(bytes) {
         let _ = convert::row::rows_from_wire(request.rows);
     }
+    if let Ok(request) = pb::PutChunkCachesRequest::decode(bytes) {
+        let _ = convert::chunk_cache::caches_from_wire(("docs", ""), request.caches);
+    }
+    if let Ok(request) = pb::LookupChunkCachesRequest::decode(bytes) {
+        let _ = convert::chunk_cache::lookup_from_wire(request.model, &request.chunks);
+    }
+    if let Ok(request) = pb::TouchChunkCachesRequest::decode(bytes) {
+        let _ = convert::chunk_cache::uses_from_wire(request.uses);
+    }
     if let Ok(schema) = pb::Schema::decode(bytes) {
         let _ = convert::schema::schema_from_wire(schema);
     }

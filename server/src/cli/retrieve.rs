@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use spandrel::select::mcts::MctsParams;
 use spandrel::select::{Method, NODES_DEFAULT};
-use spandrel::{Assemble, Order, PostStage, RetrieveRequest, Schema, Select};
+use spandrel::{Assemble, KvRequest, Order, PostStage, RetrieveRequest, Schema, Select};
 
-use super::query::QueryArgs;
+use super::query::{QueryArgs, json_argument};
 use super::target::TargetArgs;
 use super::{CliError, Common, output};
 
@@ -16,6 +16,8 @@ use super::{CliError, Common, output};
 const LAMBDA_DEFAULT: f32 = 0.7;
 /// See [`LAMBDA_DEFAULT`].
 const QUALITY_DEFAULT: f32 = 1.0;
+/// See [`LAMBDA_DEFAULT`].
+const TOLERANCE_DEFAULT: f64 = 0.05;
 /// Words a shingle, by which texts are nearly the same.
 const SHINGLE_WORDS: usize = 5;
 
@@ -91,6 +93,14 @@ struct ChoiceArgs {
     /// In what order chunks stand
     #[arg(long, value_enum, value_name = "ORDER", default_value = "score", conflicts_with = "request")]
     order: OrderName,
+    /// With --order cache_aware: how much of the discounted scores the order may lose by that of the best
+    /// first, 0 to 1 [default: 0.05]
+    #[arg(long, value_name = "SHARE", requires = "kv", conflicts_with = "request")]
+    tolerance: Option<f64>,
+    /// Tell which chunk caches of an LLM server can be reused: JSON such as {"model": {"model": "llama",
+    /// "revision": "1", "tokenizer": "llama", "dtype": "bf16", "position_base": 0}, "block_tokens": 16}, or @FILE
+    #[arg(long, value_name = "JSON", conflicts_with = "request")]
+    kv: Option<String>,
     /// Make one of chunks of a document that touch or overlap
     #[arg(long, conflicts_with = "request")]
     merge: bool,
@@ -121,7 +131,7 @@ enum MethodName {
     Exact,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
 enum OrderName {
     /// The best first
@@ -132,6 +142,8 @@ enum OrderName {
     BestLast,
     /// The best at both ends
     Edges,
+    /// As reuses most of chunk caches, near the best first; needs --kv
+    CacheAware,
 }
 
 impl ChoiceArgs {
@@ -160,14 +172,24 @@ impl ChoiceArgs {
         dedup.into_iter().chain(quota).collect()
     }
 
-    fn assemble(&self) -> Assemble {
+    fn assemble(&self) -> Result<Assemble, CliError> {
+        let is_cache_aware = self.order == OrderName::CacheAware;
+        if self.tolerance.is_some() && !is_cache_aware {
+            return Err(CliError::usage("--tolerance goes with --order cache_aware only"));
+        }
+        if is_cache_aware && self.kv.is_none() {
+            return Err(CliError::usage("--order cache_aware needs --kv, which says what caches are of"));
+        }
+        let kv = self.kv.as_deref().map(|text| json_argument::<KvRequest>("--kv", text)).transpose()?;
+        let tolerance = self.tolerance.unwrap_or(TOLERANCE_DEFAULT);
         let order = match self.order {
             OrderName::Score => Order::Score,
             OrderName::Document => Order::Document,
             OrderName::BestLast => Order::BestLast,
             OrderName::Edges => Order::Edges,
+            OrderName::CacheAware => Order::CacheAware { tolerance },
         };
-        Assemble { order, merge_adjacent: self.merge, neighbours: self.neighbours as usize, kv: None }
+        Ok(Assemble { order, merge_adjacent: self.merge, neighbours: self.neighbours as usize, kv })
     }
 }
 
@@ -192,7 +214,7 @@ impl RetrieveArgs {
                 seed: choice.seed,
                 ..Select::default()
             },
-            assemble: choice.assemble(),
+            assemble: choice.assemble()?,
             dry_run: choice.dry_run,
             ..plain
         })
@@ -260,6 +282,19 @@ mod tests {
                 .post(PostStage::PerDocument { max: 2 })
         };
         assert_eq!(with(&flags), expected);
+        let kv = r#"{"model": {"model": "m", "revision": "r", "tokenizer": "t", "dtype": "fp8", "position_base": 0}}"#;
+        let flags = ["--kv", kv, "--order", "cache_aware"];
+        for (tolerance, flags) in
+            [(0.05, flags.to_vec()), (0.5, [&flags[..], &["--tolerance", "0.5"]].concat())]
+        {
+            let expected = serde_json::from_str(kv).unwrap();
+            let assemble = Assemble {
+                order: Order::CacheAware { tolerance },
+                kv: Some(expected),
+                ..Assemble::default()
+            };
+            assert_eq!(with(&flags), RetrieveRequest { assemble, ..plain() });
+        }
         let near = plain().post(PostStage::Dedup { near: Some(0.5), shingle_words: 5 });
         assert_eq!(with(&["--dedup", "0.5"]), near);
         let flags = ["--reserve", "3", "--max-chunks", "4", "--seed", "5", "--dry-run"];
@@ -284,7 +319,7 @@ mod tests {
         use clap::error::ErrorKind::{ArgumentConflict, MissingRequiredArgument};
         assert_eq!(error(&["--text", "q"]), MissingRequiredArgument);
         assert_eq!(error(&["--text", "q", "-b", "9", "--lambda", "1"]), MissingRequiredArgument);
-        let flags: [&[&str]; 16] = [
+        let flags: [&[&str]; 18] = [
             &["--budget", "1"],
             &["--packed-field", "x"],
             &["--separator", "x"],
@@ -296,6 +331,8 @@ mod tests {
             &["--max-chunks", "1"],
             &["--seed", "1"],
             &["--order", "edges"],
+            &["--kv", "{}"],
+            &["--kv", "{}", "--tolerance", "1"],
             &["--merge"],
             &["--neighbours", "1"],
             &["--dry-run"],
@@ -304,6 +341,16 @@ mod tests {
         ];
         for flags in flags {
             assert_eq!(error(&[&["--request", "{}"], flags].concat()), ArgumentConflict, "{flags:?}");
+        }
+        assert_eq!(error(&["--text", "q", "-b", "9", "--tolerance", "1"]), MissingRequiredArgument);
+        let orders: [(&[&str], &str); 3] = [
+            (&["--order", "cache_aware"], "needs --kv"),
+            (&["--kv", "{}", "--tolerance", "1"], "--order cache_aware only"),
+            (&["--kv", "{}"], "--kv: missing field `model`"),
+        ];
+        for (flags, part) in orders {
+            let wrong = request(&[&["--text", "q", "--budget", "9"], flags].concat()).unwrap_err();
+            assert!(wrong.message.contains(part), "{}", wrong.message);
         }
         for (method, flag) in [("dpp", "--lambda"), ("mmr", "--quality"), ("exact", "--quality")] {
             let wrong =

@@ -1,6 +1,8 @@
 //! Every key of the configuration: name, kind, default, meaning. `docs/configuration.md` shows this list and
 //! a test holds the two, and the Rust types, together.
 
+use spandrel::rag::kv::{Load, Tier};
+
 /// One key.
 pub struct Key {
     /// Its dotted name.
@@ -35,6 +37,12 @@ pub enum Kind {
     Whole,
     /// Bytes: a whole number, or text with a unit such as `64MiB`.
     Bytes,
+    /// A finite number.
+    Number,
+    /// Bytes of each tier of chunk caches, fastest first: a list, or text with commas.
+    BytesByTier,
+    /// What loading from each tier of chunk caches takes, fastest first: a list of tables, or its TOML text.
+    LoadByTier,
     /// `true` or `false`.
     Flag,
     /// One of these.
@@ -73,6 +81,29 @@ impl Kind {
                 let number = raw.as_integer().or_else(|| bytes(text?));
                 number.filter(|number| *number >= 0).map(toml::Value::from).ok_or_else(wrong)
             }
+            Self::Number => {
+                let number = raw.as_float().or_else(|| Some(raw.as_integer()? as f64));
+                let number = number.or_else(|| text?.parse().ok());
+                number.filter(|number| number.is_finite()).map(toml::Value::from).ok_or_else(wrong)
+            }
+            Self::BytesByTier => {
+                let listed = raw.as_array().cloned();
+                let listed = listed.or_else(|| Some(text?.split(',').map(toml::Value::from).collect()));
+                let listed = listed.ok_or_else(wrong)?;
+                let bytes: Result<Vec<_>, _> = listed.iter().map(|one| Self::Bytes.read(one)).collect();
+                let bytes = bytes.map_err(|_| wrong())?;
+                let is_each = bytes.len() == Tier::ALL.len();
+                Some(bytes).filter(|_| is_each).map(toml::Value::Array).ok_or_else(wrong)
+            }
+            Self::LoadByTier => {
+                let parsed = || {
+                    let table: toml::Table = format!("load = {}", text?).parse().ok()?;
+                    table.get("load").cloned()
+                };
+                let listed = raw.as_array().cloned().map(toml::Value::Array);
+                let loads = listed.or_else(parsed).ok_or_else(wrong)?;
+                loads.clone().try_into::<[Load; Tier::ALL.len()]>().map(|_| loads).map_err(|_| wrong())
+            }
             Self::Flag => {
                 let flag = raw.as_bool().or_else(|| text?.parse().ok());
                 flag.map(toml::Value::from).ok_or_else(wrong)
@@ -93,6 +124,12 @@ impl Kind {
             Self::AddressOrOff => "an address and port such as 127.0.0.1:7781, or `off`".to_owned(),
             Self::Whole => "a whole number, at least 0".to_owned(),
             Self::Bytes => "a number of bytes such as 67108864 or \"64MiB\"".to_owned(),
+            Self::Number => "a number".to_owned(),
+            Self::BytesByTier => "numbers of bytes of three tiers such as \"8GiB, 64GiB, 1TiB\"".to_owned(),
+            Self::LoadByTier => {
+                "a list of what loading from each of three tiers takes, such as {latency_us = 20, bytes_per_us = 25000}"
+                    .to_owned()
+            }
             Self::Flag => "true or false".to_owned(),
             Self::Choice(choices) => format!("one of {}", choices.join(", ")),
         }
@@ -109,9 +146,11 @@ fn bytes(text: &str) -> Option<i64> {
         "kb" => 1_000,
         "mb" => 1_000_000,
         "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
         "kib" | "k" => 1 << 10,
         "mib" | "m" => 1 << 20,
         "gib" | "g" => 1 << 30,
+        "tib" | "t" => 1 << 40,
         _ => return None,
     };
     number.checked_mul(factor)
@@ -159,7 +198,12 @@ pub const KEYS: &[Key] = &[
         "PEM file with the authorities of client certificates, then required.",
     ),
     key("limits.message_bytes_max", Kind::Bytes, "67108864", "Bytes of one message."),
-    key("limits.batch_rows_max", Kind::Whole, "16384", "Rows of one upsert; keys of one get or delete."),
+    key(
+        "limits.batch_rows_max",
+        Kind::Whole,
+        "16384",
+        "Rows of one upsert; keys of one get or delete; chunk caches of one call.",
+    ),
     key("limits.search_batch_max", Kind::Whole, "1024", "Searches of one SearchBatch."),
     key(
         "limits.k_max",
@@ -284,6 +328,49 @@ pub const KEYS: &[Key] = &[
         Kind::Bytes,
         "268435456",
         "Bytes of rows that one answer may hold; more is refused.",
+    ),
+    key(
+        "engine.chunk_caches.bytes_max",
+        Kind::BytesByTier,
+        "",
+        "Bytes of tensors by tier: accelerator, host, disk; 0 where there is none. Not set: 8GiB, 64GiB, 1TiB.",
+    ),
+    key(
+        "engine.chunk_caches.descriptors_max",
+        Kind::Whole,
+        "",
+        "Chunk caches, each of about half a KB of memory. Not set: 100000.",
+    ),
+    key(
+        "engine.chunk_caches.variants_per_chunk",
+        Kind::Whole,
+        "",
+        "Chunk caches of one chunk and model, 1 to 64. Not set: 5.",
+    ),
+    key(
+        "engine.chunk_caches.history_chunks",
+        Kind::Whole,
+        "",
+        "Chunks whose uses are remembered when all their caches are gone, 16 bytes each. Not set: 65536.",
+    ),
+    key(
+        "engine.chunk_caches.rule.alpha",
+        Kind::Number,
+        "",
+        "What the share of tokens to compute again is multiplied by, 0 to 8. Not set: 1.",
+    ),
+    key(
+        "engine.chunk_caches.rule.count_unseen",
+        Kind::Flag,
+        "",
+        "Whether chunks that a cache has not seen lessen its overlap. Not set: true.",
+    ),
+    key(
+        "engine.chunk_caches.rule.load",
+        Kind::LoadByTier,
+        "",
+        "What loading from each tier takes; without `bytes_per_us` nothing has to be moved. Not set: \
+         [{latency_us = 0.0}, {latency_us = 20.0, bytes_per_us = 25000.0}, {latency_us = 200.0, bytes_per_us = 6000.0}].",
     ),
     key(
         "embedder.model",

@@ -355,16 +355,15 @@ fn assemble(settings: Settings) -> Result<Config, ConfigError> {
     let mut sources = Vec::new();
     for (name, (value, at)) in settings {
         sources.push(format!("{name} from {at}"));
-        match name.split_once('.') {
-            None => {
-                root.insert(name.to_owned(), value);
-            }
-            Some((section, key)) => {
-                let section = root.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-                if let toml::Value::Table(section) = section {
-                    section.insert(key.to_owned(), value);
-                }
-            }
+        let (sections, key) = name.rsplit_once('.').unwrap_or(("", name));
+        let mut table = Some(&mut root);
+        for section in sections.split('.').filter(|section| !section.is_empty()) {
+            let entry = table.map(|table| table.entry(section));
+            let inner = entry.map(|entry| entry.or_insert_with(|| toml::Value::Table(toml::Table::new())));
+            table = inner.and_then(toml::Value::as_table_mut);
+        }
+        if let Some(table) = table {
+            table.insert(key.to_owned(), value);
         }
     }
     // Each value has passed its own check; what is left to go wrong is a disagreement between KEYS and

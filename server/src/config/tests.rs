@@ -175,6 +175,65 @@ fn keys_and_types_agree() {
     assert_eq!(config.backup_folder(), Path::new("/d/x.backups"));
 }
 
+/// Chunk caches are known of when anything is said of them; the rest has the engine's defaults, which the
+/// list of keys tells.
+#[test]
+fn chunk_caches_are_off_until_something_is_said_of_them() {
+    use spandrel::KvSettings;
+    use spandrel::rag::kv::Load;
+    assert_eq!(load(&[], &[], "[engine.chunk_caches]\n").unwrap().engine.chunk_caches, None);
+    let prefix = "engine.chunk_caches.";
+    let mut defaults = BTreeMap::new();
+    let table = toml::Value::try_from(KvSettings::default()).unwrap();
+    flatten("engine.chunk_caches", &table, &mut |name, value| {
+        defaults.insert(name.to_owned(), value.clone());
+        Ok(())
+    })
+    .unwrap();
+    for key in keys::KEYS.iter().filter(|key| key.name.starts_with(prefix)) {
+        let told = key.about.split_once("Not set: ").unwrap().1.strip_suffix('.').unwrap();
+        let read = key.kind.read(&toml::Value::from(told)).unwrap();
+        assert_eq!(Some(read), defaults.remove(key.name), "{}", key.name);
+        let config = load(&[(key.name, told)], &[], "").unwrap();
+        assert_eq!(config.engine.chunk_caches, Some(KvSettings::default()), "{}", key.name);
+    }
+    assert!(defaults.is_empty(), "settings missing in KEYS: {:?}", defaults.keys().collect::<Vec<_>>());
+
+    let text = "[engine.chunk_caches]\nbytes_max = ['1GiB', 2, '3 kib']\nvariants_per_chunk = 7\n\
+                rule = {alpha = 2, load = [{latency_us = 1}, {latency_us = 2, bytes_per_us = 3}, \
+                {latency_us = 4, bytes_per_us = 5}]}";
+    let env = [("SPANDREL_ENGINE_CHUNK_CACHES_RULE_COUNT_UNSEEN", "false")];
+    let flags = [("engine.chunk_caches.descriptors_max", "9"), ("engine.chunk_caches.history_chunks", "0")];
+    let settings = load(&flags, &env, text).unwrap().engine.chunk_caches.unwrap();
+    let load_of = |latency_us, bytes_per_us| Load { latency_us, bytes_per_us };
+    let mut expected = KvSettings {
+        bytes_max: [1 << 30, 2, 3 << 10],
+        variants_per_chunk: 7,
+        descriptors_max: 9,
+        history_chunks: 0,
+        ..KvSettings::default()
+    };
+    expected.rule.alpha = 2.0;
+    expected.rule.count_unseen = false;
+    expected.rule.load = [load_of(1.0, f64::INFINITY), load_of(2.0, 3.0), load_of(4.0, 5.0)];
+    assert_eq!(settings, expected);
+
+    let wrong = [
+        ("bytes_max", "1GiB, 2GiB", "three tiers"),
+        ("bytes_max", "1, 2, many", "three tiers"),
+        ("bytes_max", "0, 0, 0", "bytes_max of a tier must be more than 0"),
+        ("variants_per_chunk", "65", "variants_per_chunk is 65, must be 1 to 64"),
+        ("rule.alpha", "inf", "a number"),
+        ("rule.alpha", "9", "alpha is 9, must be 0 to 8"),
+        ("rule.load", "[{latency_us = 1}]", "each of three tiers"),
+        ("rule.load", "25000", "each of three tiers"),
+    ];
+    for (name, value, part) in wrong {
+        let error = load(&[(&format!("{prefix}{name}"), value)], &[], "").unwrap_err().to_string();
+        assert!(error.contains(part), "{name} = {value}: {error}");
+    }
+}
+
 #[test]
 fn the_docs_list_every_key() {
     let docs = include_str!("../../../docs/configuration.md");

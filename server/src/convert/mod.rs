@@ -7,6 +7,7 @@
 //!
 //! Cost: one pass over the message; a dense vector sent as `f32_le` is copied once.
 
+pub mod chunk_cache;
 pub mod filter;
 pub mod request;
 pub mod response;
@@ -81,7 +82,7 @@ fn size(value: u32) -> usize {
 
 /// A count as the wire has it; more than the wire can say cannot come from a response that was within the
 /// limits.
-fn count(value: usize) -> u32 {
+pub(crate) fn count(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 

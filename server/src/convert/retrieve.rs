@@ -1,10 +1,11 @@
-//! Retrieves between wire and engine: the request here; its stages, its selection and the answer each in a
-//! file.
+//! Retrieves between wire and engine: the request here; its stages, its selection, its assembly and the
+//! answer each in a file.
 //!
 //! What the wire leaves out is what [`RetrieveRequest::new`] has. Ranges are checked by the engine, which
 //! names the part; what cannot be said in the engine's words is refused here, with its path.
 
 mod answer;
+mod assemble;
 mod select;
 mod stages;
 
@@ -12,13 +13,14 @@ mod stages;
 mod tests;
 
 use spandrel::request::K_MAX;
-use spandrel::{AsIf, Assemble, Order, RetrieveRequest};
+use spandrel::{AsIf, RetrieveRequest};
 use spandrel_proto::v1 as pb;
 
 use super::filter::{filter_from_wire, filter_to_wire};
 use super::request::{route_from_wire, route_to_wire, search_from_wire, search_to_wire};
-use super::{Result, count, required, size, unknown};
+use super::{Result, count, required, size};
 pub use answer::{response_from_wire, response_to_wire};
+use assemble::{assemble_from_wire, assemble_to_wire};
 use select::{select_from_wire, select_to_wire};
 use stages::{level_from_wire, level_to_wire, stage_from_wire, stage_to_wire};
 
@@ -45,7 +47,8 @@ pub fn request_from_wire(request: pb::RetrieveRequest) -> Result<RetrieveRequest
         // The limits say.
         depth_max: K_MAX,
         select: select.unwrap_or_default(),
-        assemble: assemble_from_wire(request.assemble)?,
+        assemble: assemble_from_wire(request.assemble.unwrap_or_default())
+            .map_err(|error| error.within("assemble"))?,
         as_if,
         dry_run: request.dry_run,
     })
@@ -65,11 +68,7 @@ pub fn request_to_wire(collection: &str, request: RetrieveRequest) -> pb::Retrie
         post: request.post.into_iter().map(stage_to_wire).collect(),
         survivors: count(request.survivors),
         select: Some(select_to_wire(request.select)),
-        assemble: Some(pb::Assemble {
-            order: order_to_wire(request.assemble.order).into(),
-            merge_adjacent: request.assemble.merge_adjacent,
-            neighbours: count(request.assemble.neighbours),
-        }),
+        assemble: Some(assemble_to_wire(request.assemble)),
         as_if: request.as_if.map(|as_if| pb::AsIf {
             filter: as_if.filter.map(filter_to_wire),
             share: Some(as_if.share),
@@ -90,42 +89,10 @@ fn named(name: String) -> Option<String> {
     Some(name).filter(|name| !name.is_empty())
 }
 
-fn assemble_from_wire(assemble: Option<pb::Assemble>) -> Result<Assemble> {
-    let assemble = assemble.unwrap_or_default();
-    let order = order_from_wire(assemble.order).ok_or_else(|| unknown("assemble.order", assemble.order))?;
-    Ok(Assemble {
-        order: order.unwrap_or_default(),
-        merge_adjacent: assemble.merge_adjacent,
-        neighbours: size(assemble.neighbours),
-        kv: None,
-    })
-}
-
 fn as_if_from_wire(as_if: pb::AsIf) -> Result<AsIf> {
     Ok(AsIf {
         filter: as_if.filter.map(filter_from_wire).transpose().map_err(|error| error.within("filter"))?,
         share: as_if.share.unwrap_or(AsIf::default().share),
         seed: as_if.seed,
-    })
-}
-
-fn order_to_wire(order: Order) -> pb::Order {
-    match order {
-        // What depends on caches is for embedded callers by now.
-        Order::Score | Order::CacheAware { .. } => pb::Order::Score,
-        Order::Document => pb::Order::Document,
-        Order::BestLast => pb::Order::BestLast,
-        Order::Edges => pb::Order::Edges,
-    }
-}
-
-/// An order, or that it is not said; none where it is not known.
-fn order_from_wire(order: i32) -> Option<Option<Order>> {
-    Some(match pb::Order::try_from(order).ok()? {
-        pb::Order::Unspecified => None,
-        pb::Order::Score => Some(Order::Score),
-        pb::Order::Document => Some(Order::Document),
-        pb::Order::BestLast => Some(Order::BestLast),
-        pb::Order::Edges => Some(Order::Edges),
     })
 }

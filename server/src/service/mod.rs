@@ -1,6 +1,7 @@
 //! One file a gRPC service: ask the caller, convert, call the engine on a pool, convert back.
 
 pub mod admin;
+pub mod chunk_caches;
 pub mod collections;
 mod export;
 pub mod rows;

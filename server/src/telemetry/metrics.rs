@@ -20,7 +20,7 @@ const LATENCY_BOUNDS_S: [f64; 16] =
 
 /// Methods by the last two parts of their path; others are counted as `unknown`, so that a client cannot make
 /// labels.
-const METHODS: [&str; 29] = [
+const METHODS: [&str; 37] = [
     "CollectionService/Create",
     "CollectionService/Get",
     "CollectionService/List",
@@ -46,6 +46,14 @@ const METHODS: [&str; 29] = [
     "TenantService/SetQuota",
     "TenantService/GetDefaultQuota",
     "TenantService/Drop",
+    "ChunkCacheService/Put",
+    "ChunkCacheService/Lookup",
+    "ChunkCacheService/Touch",
+    "ChunkCacheService/Remove",
+    "ChunkCacheService/ForgetChunk",
+    "ChunkCacheService/List",
+    "ChunkCacheService/Notices",
+    "ChunkCacheService/Stats",
     "AdminService/Flush",
     "AdminService/Stats",
     "AdminService/Backup",

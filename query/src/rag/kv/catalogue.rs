@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::descriptor::{ModelKey, Owner, PREFIX_CHUNKS_MAX, Scope, Tier, TokenHash, Variant, VariantId};
 use super::gdsf::{Change, EvictionPolicy, Gdsf, TierLimit, Tiers};
 use super::history::History;
-use super::notice::{Notice, Notices};
+use super::notice::{Notice, NoticePage, Notices};
 use super::reuse::{Reuse, Rule, best};
 use super::settings::KvSettings;
 use crate::error::{Error, ErrorKind, Result};
@@ -87,6 +87,16 @@ impl<'a> Found<'a> {
             Some(_) => Advice::Nothing,
         };
         Found { best, recompute_tokens, advice }
+    }
+}
+
+/// Checks how many chunks are looked up.
+pub(super) fn check_order(chunks: usize) -> Result<()> {
+    match chunks <= ORDER_CHUNKS_MAX {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "a lookup of {chunks} chunks, must be at most {ORDER_CHUNKS_MAX}: ask for the context's only"
+        ))),
     }
 }
 
@@ -200,12 +210,7 @@ impl<P: EvictionPolicy> ChunkCaches<P> {
     /// # Errors
     /// [`ErrorKind::Invalid`] where the order has more than [`ORDER_CHUNKS_MAX`] chunks.
     pub fn lookup(&self, scope: &Scope, model: &ModelKey, order: &[Wanted]) -> Result<Vec<Found<'_>>> {
-        if order.len() > ORDER_CHUNKS_MAX {
-            return Err(Error::invalid(format!(
-                "a lookup of {} chunks, must be at most {ORDER_CHUNKS_MAX}: ask for the context's only",
-                order.len()
-            )));
-        }
+        check_order(order.len())?;
         let hashes: Vec<TokenHash> = order.iter().map(|wanted| wanted.content).collect();
         let found = |(at, wanted): (usize, &Wanted)| {
             let variants = self.usable(scope, model, wanted.content);
@@ -328,6 +333,12 @@ impl<P: EvictionPolicy> ChunkCaches<P> {
     /// is named, which is for who serves all of them.
     pub fn take_notices(&mut self, owner: Option<Owner<'_>>) -> Vec<Notice> {
         self.notices.take(owner)
+    }
+
+    /// Up to `limit` notices behind number `after`, the oldest first, of a tenant or of all; those up to it
+    /// are done and are not given again.
+    pub fn notices(&mut self, owner: Option<Owner<'_>>, after: u64, limit: usize) -> NoticePage {
+        self.notices.page(owner, after, limit)
     }
 
     /// The share that is computed again where nothing is known of the context.

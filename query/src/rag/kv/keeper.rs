@@ -15,11 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use spandrel_index::stop::Stop;
 use spandrel_storage::durable;
 
-use super::catalogue::{ChunkCaches, Found, Stats, Wanted};
+use super::catalogue::{ChunkCaches, Found, Stats, Wanted, check_order};
 use super::descriptor::{ModelKey, Owner, Scope, TokenHash, Variant, VariantId};
-use super::notice::Notice;
+use super::notice::{Notice, NoticePage};
 use super::reuse::{Reuse, Rule};
 use super::settings::KvSettings;
 use crate::error::{Error, ErrorKind, Result};
@@ -71,7 +72,10 @@ impl ChunkCatalogue {
         let (path, rule) = (folder.join(FILE), settings.rule);
         let loaded = match read(&path) {
             Ok(None) => ChunkCaches::new(settings.clone()),
-            Ok(Some(bytes)) => ChunkCaches::load(&bytes, settings.clone()),
+            Ok(Some(bytes)) => ChunkCaches::load(&bytes, settings.clone()).map(|mut caches| {
+                caches.notices.skip();
+                caches
+            }),
             Err(error) => Err(error),
         };
         let caches = match loaded {
@@ -97,8 +101,7 @@ impl ChunkCatalogue {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] as [`Variant::check`] says; [`ErrorKind::Exhausted`] where no tier takes it:
-    /// nothing
-    /// is changed then.
+    /// nothing is changed then.
     pub fn put(&self, mut variant: Variant) -> Result<VariantId> {
         if variant.created_us == 0 {
             variant.created_us = now_us();
@@ -106,13 +109,28 @@ impl ChunkCatalogue {
         self.change(|caches| caches.put(variant), Result::is_ok)
     }
 
-    /// For each chunk of a context, in its order, the variant that saves most behind those before it.
+    /// For each chunk of a context, in its order, the variant that saves most behind those before it. The
+    /// lock is held for a chunk at a time, and not while variants are weighed.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] where the order has more than 1,024 chunks.
-    pub fn lookup(&self, scope: &Scope, model: &ModelKey, order: &[Wanted]) -> Result<Vec<Reusable>> {
-        let caches = self.caches.lock();
-        Ok(caches.lookup(scope, model, order)?.into_iter().map(Reusable::from).collect())
+    /// [`ErrorKind::Invalid`] where the order has more than 1,024 chunks; [`ErrorKind::Deadline`] when `stop`
+    /// says so, which is looked at once a chunk.
+    pub fn lookup(
+        &self,
+        scope: &Scope,
+        model: &ModelKey,
+        order: &[Wanted],
+        stop: &Stop,
+    ) -> Result<Vec<Reusable>> {
+        check_order(order.len())?;
+        let hashes: Vec<TokenHash> = order.iter().map(|wanted| wanted.content).collect();
+        let reusable = |(at, wanted): (usize, &Wanted)| {
+            stop.check()?;
+            let variants = self.usable(scope, model, std::iter::once(wanted.content));
+            let variants = variants.iter().flatten().map(|(id, variant)| (*id, variant));
+            Ok(Found::of(&self.rule, variants, *wanted, &hashes[..at]).into())
+        };
+        order.iter().enumerate().map(reusable).collect()
     }
 
     /// Notes uses of variants and what each saved, in microseconds; how many of them the scope covers.
@@ -148,12 +166,22 @@ impl ChunkCatalogue {
         self.change(|caches| caches.take_notices(owner), |taken| !taken.is_empty())
     }
 
+    /// Up to `limit` notices behind number `after`, the oldest first, of a tenant or of all; those up to it
+    /// are done and are not given again. Begin with 0, then pass [`NoticePage::next`].
+    pub fn notices(&self, owner: Option<Owner<'_>>, after: u64, limit: usize) -> NoticePage {
+        let page = |caches: &mut ChunkCaches| {
+            let waiting = caches.notices.count;
+            let page = caches.notices(owner, after, limit);
+            (page, caches.notices.count < waiting)
+        };
+        self.change(page, |(_, dropped)| *dropped).0
+    }
+
     /// Writes what has changed since the last time.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`], [`ErrorKind::Exhausted`] or [`ErrorKind::Poisoned`] when the file cannot
-    /// be
-    /// written: the one of before stays, unless only the last sync failed.
+    /// be written: the one of before stays, unless only the last sync failed.
     pub fn save(&self) -> Result<()> {
         let mut saved = self.saved.lock();
         if !self.changed.swap(false, Ordering::AcqRel) {
@@ -237,7 +265,8 @@ impl ChunkCatalogue {
 /// The refusal of a database that has no catalogue.
 pub(crate) fn there_is_none() -> Error {
     Error::invalid(
-        "this database keeps no catalogue of chunk caches: open it with `chunk_caches` in its settings",
+        "this database keeps no catalogue of chunk caches: open it with `chunk_caches` in its settings, a server \
+         with `engine.chunk_caches.bytes_max`",
     )
 }
 

@@ -18,7 +18,7 @@ pub use self::descriptor::{
     Attention, ModelKey, Owner, Scope, Tier, TokenHash, Variant, VariantId, aligned_tokens, hash_tokens,
 };
 pub(crate) use self::hash::hash_bytes;
-pub use self::keeper::ChunkCatalogue;
-pub use self::notice::Notice;
+pub use self::keeper::{ChunkCatalogue, Reusable};
+pub use self::notice::{Notice, NoticePage};
 pub use self::reuse::{Load, Reuse, Rule};
 pub use self::settings::KvSettings;

@@ -31,6 +31,8 @@ struct Head {
     clocks: Vec<f64>,
     uses: u64,
     next_id: u64,
+    #[serde(default)]
+    last_notice: u64,
     asks: u64,
     lines: usize,
 }
@@ -65,11 +67,21 @@ impl<P: EvictionPolicy> ChunkCaches<P> {
         let lines: Vec<Line> =
             kept.chain(self.notices.iter().cloned().map(Line::Notice)).chain(counts).collect();
         let (format, policy) = (FORMAT.to_owned(), P::NAME.to_owned());
-        let (next_id, count) = (self.next_id, lines.len());
+        let (next_id, last_notice, count) = (self.next_id, self.notices.last, lines.len());
         let mut bytes = Vec::new();
         write(
             &mut bytes,
-            &Head { format, version: VERSION, policy, clocks, uses, next_id, asks, lines: count },
+            &Head {
+                format,
+                version: VERSION,
+                policy,
+                clocks,
+                uses,
+                next_id,
+                last_notice,
+                asks,
+                lines: count,
+            },
         )?;
         lines.iter().try_for_each(|line| write(&mut bytes, line))?;
         let sha256_128 = TokenHash(hash_bytes(&bytes));
@@ -99,12 +111,13 @@ impl<P: EvictionPolicy> ChunkCaches<P> {
             return Err(corrupt("a clock is not a number"));
         }
         caches.tiers.set_clocks(&head.clocks, head.uses);
+        caches.notices.last = head.last_notice;
         let mut count = 0;
         for line in lines {
             count += 1;
             match read(line)? {
                 Line::Counts(counts) => caches.history.restore(&counts, head.asks),
-                Line::Notice(notice) => caches.notices.add(notice),
+                Line::Notice(notice) => caches.notices.restore(notice),
                 Line::Variant { id, item, worth, variant } => {
                     let is_known = caches.variants.contains_key(&id);
                     let is_item =

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 use spandrel::retrieve::candidate::{Reason, Rejected, StageCount};
 use spandrel::select::meter::StoppedBy;
-use spandrel::{Estimate, PackedChunk, RetrieveResponse, SelectionReport, Short};
+use spandrel::{Estimate, KvChunk, PackedChunk, RetrieveResponse, SelectionReport, Short};
 
 use crate::cli::output;
 
@@ -26,6 +26,7 @@ pub(super) fn json(response: &RetrieveResponse, budget_tokens: usize, took: Dura
         "rounds": response.rounds,
         "estimate": response.estimate,
         "explain": response.explain,
+        "kv": response.kv.iter().map(kv_json).collect::<Vec<_>>(),
         "took_us": took.as_micros() as u64,
     })
 }
@@ -38,6 +39,27 @@ fn chunk_json(chunk: &PackedChunk) -> Json {
     json["merged_from"] = json!(chunk.merged_from);
     json["source_span"] = json!(chunk.source_span.as_ref().map(|span| [span.start, span.end]));
     json
+}
+
+fn kv_json(chunk: &KvChunk) -> Json {
+    let best = chunk.reusable.best.as_ref().map(|(variant, reuse)| {
+        json!({
+            "id": reuse.id,
+            "uri": variant.uri,
+            "tier": variant.tier,
+            "exact": reuse.exact,
+            "overlap": reuse.overlap,
+            "load_us": reuse.load_us,
+            "saved_us": reuse.saved_us,
+        })
+    });
+    json!({
+        "content": chunk.content,
+        "tokens": chunk.tokens,
+        "recompute_tokens": chunk.reusable.recompute_tokens,
+        "advice": chunk.reusable.advice,
+        "best": best,
+    })
 }
 
 /// For people: the context, its sources, how it came about; with `--explain` all of that.
@@ -68,11 +90,30 @@ pub(super) fn text(response: &RetrieveResponse, budget_tokens: usize, took: Dura
         output::thousands(selection.evaluations),
         selection.unused_tokens
     ));
+    if !response.kv.is_empty() {
+        text.push_str(&kv_text(&response.kv));
+    }
     if let Some(explain) = &response.explain {
         text.push_str(&left_out_text(&response.stages, &response.rejected));
         text.push_str(&output::explain_text(explain));
     }
     text
+}
+
+/// What is reused of each chunk in the context.
+fn kv_text(chunks: &[KvChunk]) -> String {
+    let line = |chunk: &KvChunk| {
+        let uri = chunk.reusable.best.as_ref().map_or("", |(variant, _)| variant.uri.as_str());
+        let tokens = u64::from(chunk.reusable.recompute_tokens);
+        vec![
+            chunk.content.to_string(),
+            output::thousands(chunk.tokens.into()),
+            output::thousands(tokens),
+            output::one_line(uri, 40),
+        ]
+    };
+    let lines: Vec<_> = chunks.iter().map(line).collect();
+    format!("\n{}", output::table(&["chunk", "tokens", "to compute", "cache"], &lines))
 }
 
 fn estimate_text(estimate: &Estimate, selection: &SelectionReport) -> String {

@@ -7,7 +7,8 @@ use spandrel::select::meter::StoppedBy;
 use spandrel::{Estimate, PackedChunk, RetrieveResponse, SelectionReport};
 use spandrel_proto::v1 as pb;
 
-use super::{each, order_from_wire, order_to_wire};
+use super::assemble::{kv_chunk_from_wire, kv_chunk_to_wire, order_from_wire, order_to_wire};
+use super::each;
 use crate::convert::response::{
     explain_from_wire, explain_to_wire, hit_from_wire, hit_to_wire, short_from_wire, short_to_wire,
 };
@@ -28,6 +29,7 @@ pub fn response_to_wire(response: RetrieveResponse) -> pb::RetrieveResponse {
         stages: response.stages.into_iter().map(stage_to_wire).collect(),
         rounds: response.rounds,
         estimate: response.estimate.map(estimate_to_wire),
+        kv: response.kv.into_iter().map(kv_chunk_to_wire).collect(),
     }
 }
 
@@ -54,7 +56,7 @@ pub fn response_from_wire(response: pb::RetrieveResponse) -> Result<RetrieveResp
         rounds: response.rounds,
         estimate: response.estimate.map(estimate_from_wire),
         explain: response.explain.map(explain_from_wire),
-        kv: Vec::new(),
+        kv: each(response.kv, "kv", kv_chunk_from_wire)?,
     })
 }
 
@@ -103,6 +105,7 @@ fn source_from_wire(span: (Option<u64>, Option<u64>)) -> Result<Option<Range<u64
 }
 
 fn selection_to_wire(selection: SelectionReport) -> pb::SelectionReport {
+    let (order, tolerance) = order_to_wire(selection.order);
     pb::SelectionReport {
         method: selection.method,
         value: selection.value,
@@ -112,14 +115,15 @@ fn selection_to_wire(selection: SelectionReport) -> pb::SelectionReport {
         stopped_by: stopped_to_wire(selection.stopped_by).into(),
         redundancy: selection.redundancy,
         vendi: selection.vendi,
-        order: order_to_wire(selection.order).into(),
+        order: order.into(),
         unused_tokens: count(selection.unused_tokens),
         seed: selection.seed,
+        tolerance,
     }
 }
 
 fn selection_from_wire(selection: pb::SelectionReport) -> Result<SelectionReport> {
-    let order = order_from_wire(selection.order).ok_or_else(|| unknown("order", selection.order))?;
+    let order = pb::Order::try_from(selection.order).map_err(|_| unknown("order", selection.order))?;
     Ok(SelectionReport {
         method: selection.method,
         value: selection.value,
@@ -129,7 +133,7 @@ fn selection_from_wire(selection: pb::SelectionReport) -> Result<SelectionReport
         stopped_by: stopped_from_wire(selection.stopped_by)?,
         redundancy: selection.redundancy,
         vendi: selection.vendi,
-        order: order.unwrap_or_default(),
+        order: order_from_wire(order, selection.tolerance)?,
         unused_tokens: size(selection.unused_tokens),
         seed: selection.seed,
     })

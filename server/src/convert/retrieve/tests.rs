@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use spandrel::rag::kv::TokenHash;
 use spandrel::retrieve::candidate::{Reason, Rejected, StageCount};
 use spandrel::select::mcts::MctsParams;
 use spandrel::select::meter::StoppedBy;
 use spandrel::select::topk::Overflow;
 use spandrel::{
-    Aggregate, Cut, Estimate, FunnelLevel, Method, PackedChunk, Parent, PostStage, RetrieveResponse, Route,
-    Select, SelectionReport, Short, Weights,
+    Aggregate, Assemble, Cut, Estimate, FunnelLevel, KnownChunk, KvChunk, KvRequest, Method, Order,
+    PackedChunk, Parent, PostStage, RetrieveResponse, Route, Select, SelectionReport, Short, Weights,
 };
 
 use super::*;
+use crate::convert::chunk_cache::tests::{model, reusable};
 use crate::convert::tests::{explain, filter, hit, search, sent, told};
 
 fn plain() -> RetrieveRequest {
@@ -95,7 +97,16 @@ fn whole() -> RetrieveRequest {
             evaluations_max: 9,
             time_max: Some(Duration::from_micros(1_500)),
         },
-        assemble: Assemble { order: Order::Edges, merge_adjacent: true, neighbours: 2, kv: None },
+        assemble: Assemble {
+            order: Order::CacheAware { tolerance: 0.0 },
+            merge_adjacent: true,
+            neighbours: 2,
+            kv: Some(KvRequest {
+                model: model(),
+                block_tokens: 16,
+                known: vec![KnownChunk { key: "k".to_owned(), content: TokenHash([5; 16]), tokens: 4 }],
+            }),
+        },
         as_if: Some(AsIf { filter: Some(filter()), share: 0.25, seed: 3 }),
         dry_run: true,
         ..plain()
@@ -239,6 +250,22 @@ fn wrong_retrieves_name_the_field() {
         wire(&|r| r.assemble = Some(pb::Assemble { order: -1, ..Default::default() })),
         "assemble.order: -1 is not a value that this server knows",
     );
+    let assemble = |change: &dyn Fn(&mut pb::Assemble)| {
+        let mut assemble = request_to_wire("c", whole()).assemble.unwrap();
+        change(&mut assemble);
+        wire(&|r| r.assemble = Some(assemble.clone()))
+    };
+    told(assemble(&|a| a.tolerance = None), "assemble.tolerance: is required");
+    told(
+        assemble(&|a| a.order = pb::Order::Edges.into()),
+        "assemble.tolerance: goes with ORDER_CACHE_AWARE only",
+    );
+    told(assemble(&|a| a.kv = Some(pb::KvRequest::default())), "assemble.kv.model: is required");
+    let known = |kv: &mut pb::KvRequest| kv.known.push(pb::KnownChunk::default());
+    told(
+        assemble(&|a| a.kv.iter_mut().for_each(known)),
+        "assemble.kv.known[1].content: 0 bytes; a token hash has 16",
+    );
     let as_if = pb::AsIf { filter: Some(pb::Filter::default()), ..Default::default() };
     told(wire(&|r| r.as_if = Some(as_if.clone())), "as_if.filter.condition: is required");
 }
@@ -298,7 +325,7 @@ fn answer() -> RetrieveResponse {
             time_us: 5,
         }),
         explain: Some(explain()),
-        kv: Vec::new(),
+        kv: vec![KvChunk { content: TokenHash([6; 16]), tokens: 32, reusable: reusable() }; 2],
     }
 }
 
@@ -317,6 +344,12 @@ fn contexts_come_back_as_they_were() {
         StoppedBy::Evaluations,
         StoppedBy::Time,
     ];
+    for order in [Order::Score, Order::CacheAware { tolerance: 0.5 }] {
+        same(RetrieveResponse {
+            selection: SelectionReport { order, ..SelectionReport::default() },
+            ..answer()
+        });
+    }
     for stopped_by in ends.map(Some).into_iter().chain([None]) {
         let selection = SelectionReport { stopped_by, ..SelectionReport::default() };
         same(RetrieveResponse { selection, ..answer() });
@@ -354,6 +387,8 @@ fn senseless_contexts_are_refused() {
         change(&mut selection);
         wire(&|r| r.selection = Some(selection.clone()))
     };
+    told(wire(&|r| r.kv[1].reusable = None), "kv[1].reusable: is required");
+    told(wire(&|r| r.kv[0].content = vec![1].into()), "kv[0].content: 1 bytes; a token hash has 16");
     told(report(&|s| s.order = 9), "selection.order: 9 is not a value that this client knows");
     told(report(&|s| s.stopped_by = 9), "selection.stopped_by: 9 is not a value that this client knows");
 }

@@ -49,6 +49,46 @@ fn descriptors_come_back_and_go_with_what_they_are_of() {
 }
 
 #[test]
+fn a_lookup_ends_when_its_time_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let caches = ChunkCatalogue::open(folder.path(), &KvSettings::default()).unwrap();
+    let id = caches.put(of("c", "a")).unwrap();
+    let Variant { content, model, tokens, .. } = of("c", "a");
+    let lookup = |stop| caches.lookup(&Scope::tenant("c", "a"), &model, &[Wanted { content, tokens }], &stop);
+    let found = lookup(Stop::default()).unwrap();
+    assert_eq!(found[0].best.as_ref().unwrap().1.id, id);
+    assert_eq!(lookup(Stop::new(Some(Instant::now()), None)).unwrap_err().kind(), ErrorKind::Deadline);
+}
+
+#[test]
+fn notices_come_back_until_they_are_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data");
+    let forgotten = |database: &Database| {
+        let caches = database.chunk_caches().unwrap();
+        caches.put(of("c", "a")).unwrap();
+        assert_eq!(caches.forget_chunk(("c", "a"), of("c", "a").content), 1);
+    };
+    let page =
+        |database: &Database, after| database.chunk_caches().unwrap().notices(Some(("c", "a")), after, 9);
+    let database = Database::open(&path, settings()).unwrap();
+    let notes = database.create_collection("c", Schema::new().text("body")).unwrap();
+    notes.upsert(vec![Row::new("k").tenant("a")]).unwrap();
+    forgotten(&database);
+    let first = page(&database, 0);
+    assert_eq!((first.notices.len(), first.next, first.lost), (1, 1, false));
+    database.close().unwrap();
+    drop((notes, database));
+    let database = Database::open(&path, settings()).unwrap();
+    assert_eq!(page(&database, 0), first);
+    forgotten(&database);
+    // A number that was given after the last save, of a process that died.
+    let second = page(&database, 50);
+    assert_eq!((second.notices.len(), second.next > 1 << 32, second.lost), (1, true, false));
+    assert_eq!(page(&database, second.next).notices, []);
+}
+
+#[test]
 fn a_damaged_file_is_moved_aside_and_no_settings_mean_no_catalogue() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data");
