@@ -62,23 +62,9 @@ impl Collection {
     /// [`ErrorKind::Invalid`] for a row that does not fit the schema (nothing is written);
     /// [`ErrorKind::Exhausted`] when the disk is full; [`ErrorKind::Poisoned`] after a failed write to disk.
     pub fn upsert(&self, rows: Vec<Row>) -> Result<Written> {
-        self.upsert_seeing(rows, None)
-    }
-
-    /// As [`Collection::upsert`], for someone who may see rows with one of these access labels: what is
-    /// written is compared with no others.
-    ///
-    /// # Errors
-    /// As [`Collection::upsert`].
-    pub fn upsert_labelled(&self, rows: Vec<Row>, labels: &[String]) -> Result<Written> {
-        check_count(labels.len())?;
-        self.upsert_seeing(rows, Some(labels))
-    }
-
-    fn upsert_seeing(&self, rows: Vec<Row>, seen: Option<&[String]>) -> Result<Written> {
         self.shared.writable()?;
         let rows = check_rows(&self.shared.schema, rows)?;
-        let rows = PreparedRow::all(&self.shared, rows, seen)?;
+        let rows = PreparedRow::all(&self.shared, rows)?;
         queue::write(&self.shared, Work::Upsert(rows), &self.stop)
     }
 
@@ -113,7 +99,7 @@ impl Collection {
             ingest::embed_rows(&mut rows, &text_field, vector_field, &**embedder, &self.stop)?;
         }
         let rows = check_rows(&self.shared.schema, rows)?;
-        let rows = PreparedRow::all(&self.shared, rows, None)?;
+        let rows = PreparedRow::all(&self.shared, rows)?;
         let (tenant, document) = (document.tenant.clone(), document.key.clone());
         let work = Work::Document { tenant, document, rows, chunks };
         let mut written = queue::write(&self.shared, work, &self.stop)?;

@@ -42,14 +42,11 @@ pub struct PreparedRow {
     values: IndexValues,
     /// Whether it is a copy of another row, as far as that was known; none where it is not asked.
     looked: Option<Looked>,
-    /// The rows that it may be a copy of have one of these labels; none: all.
-    seen: Option<Arc<[LabelId]>>,
 }
 
 impl PreparedRow {
-    /// Encodes and analyses rows, with one set of analyzers for all, and looks which are copies; only those
-    /// with one of the labels `seen` are told of, where there are some.
-    pub fn all(shared: &Shared, mut rows: Vec<CheckedRow>, seen: Option<&[String]>) -> Result<Vec<Self>> {
+    /// Encodes and analyses rows, with one set of analyzers for all, and looks which are copies.
+    pub fn all(shared: &Shared, mut rows: Vec<CheckedRow>) -> Result<Vec<Self>> {
         let mark = shared.indexer.comparer().and_then(|comparer| comparer.mark());
         if let Some(mark) = mark {
             // What it says is for the engine to know.
@@ -57,8 +54,6 @@ impl PreparedRow {
         }
         let mut prepared = Self::as_they_are(shared, rows)?;
         if shared.indexer.comparer().is_some() {
-            let seen: Option<Arc<[LabelId]>> = seen.map(|names| shared.labels.known(names).into());
-            prepared.iter_mut().for_each(|row| row.seen.clone_from(&seen));
             copies::look_ahead(shared, &mut prepared)?;
         }
         Ok(prepared)
@@ -93,7 +88,7 @@ impl PreparedRow {
             labels: labels.clone(),
             fields,
         };
-        Ok(Self { record: stored.encode(), key, tenant, index_key, labels, values, looked: None, seen: None })
+        Ok(Self { record: stored.encode(), key, tenant, index_key, labels, values, looked: None })
     }
 
     /// Makes it a copy, which the payload field `mark` says.

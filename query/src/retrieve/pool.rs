@@ -9,12 +9,17 @@
 //! question is found by what the first one names. Measured on multi-hop questions (docs/rag.md), the pool's
 //! own rarity is better than the collection's.
 //!
-//! Cost: each text's words are hashed once; a sort of all words of the pool; references look at pairs that
-//! share a rare word only.
+//! Near copies, by their runs of words, are one voice: a word is as rare as the texts that say it are
+//! different, a copy refers to none of its own, and what a better ranked one says is worth nothing again.
+//! Otherwise copies would speak for each other, and fill the context.
+//!
+//! Cost: each text's words are hashed once; a sort of all words of the pool, and of a part of its runs of
+//! words; references look at pairs that share a rare word only.
 
 use std::collections::HashMap;
 
 use super::candidate::Candidate;
+use super::shingles::shingles;
 use super::terms::terms;
 use crate::request::Route;
 use crate::select::pool::{Aspects, Item, POOL_MAX, Pool};
@@ -31,6 +36,15 @@ const RARE_MIN: usize = 2;
 const CLEAR_NATS: f32 = 8.0;
 /// Most terms of a question that are aspects: its rarest.
 const ASPECTS_MAX: usize = 32;
+/// Words of the runs that copies are told by, and the share of all runs that is looked at: every fourth, by
+/// its hash.
+const RUN_WORDS: usize = 5;
+const RUNS_EVERY: u64 = 4;
+/// The share of one's runs that another has from which it repeats it, and from which both are one voice.
+const REPEAT_MIN: f32 = 0.2;
+const VOICE_MIN: f32 = 0.4;
+/// Runs that more candidates have are phrases of everybody.
+const RUN_HOLDERS_MAX: usize = 16;
 
 /// What the pool is made of besides the candidates.
 pub struct Parts<'a> {
@@ -66,10 +80,11 @@ pub fn pool(candidates: &[Candidate], parts: &Parts<'_>) -> Pool {
     }
     let mut pool = Pool::new(items);
     if parts.words {
-        let words = Words::new(candidates);
+        let repeats = repeats(candidates);
+        let words = Words::new(candidates, voices(candidates.len(), &repeats));
         let question = parts.question.map(terms).unwrap_or_default();
         pool = pool.with_aspects(words.aspects(&question, candidates, parts.needs));
-        pool = pool.with_references(&words.references(&question));
+        pool = pool.with_references(&words.references(&question)).with_repeats(&repeats);
     }
     if parts.similarity {
         pool = pool.with_similarity(similarity(candidates));
@@ -91,11 +106,13 @@ struct Words<'a> {
     heads: Vec<&'a [u64]>,
     /// Each word with the candidates that have it, ascending.
     having: HashMap<u64, Vec<u16>>,
+    /// Of each candidate its voice, and how many there are.
+    voices: Vec<u16>,
     count: usize,
 }
 
 impl<'a> Words<'a> {
-    fn new(candidates: &'a [Candidate]) -> Self {
+    fn new(candidates: &'a [Candidate], (voices, count): (Vec<u16>, usize)) -> Self {
         let mut having: HashMap<u64, Vec<u16>> = HashMap::new();
         for (at, one) in candidates.iter().enumerate() {
             for &word in one.words() {
@@ -106,7 +123,18 @@ impl<'a> Words<'a> {
             }
         }
         let head = |one: &'a Candidate| &one.words()[..one.words().len().min(HEAD_TERMS)];
-        Self { heads: candidates.iter().map(head).collect(), having, count: candidates.len() }
+        Self { heads: candidates.iter().map(head).collect(), having, voices, count }
+    }
+
+    /// How many voices say a word that these candidates have.
+    fn voices(&self, holders: &[u16]) -> usize {
+        if self.count == self.voices.len() {
+            return holders.len();
+        }
+        let mut voices: Vec<u16> = holders.iter().map(|&at| self.voices[usize::from(at)]).collect();
+        voices.sort_unstable();
+        voices.dedup();
+        voices.len()
     }
 
     fn holders(&self, word: u64) -> &[u16] {
@@ -121,7 +149,7 @@ impl<'a> Words<'a> {
         (routes, needs): (usize, &[Route]),
     ) -> Aspects {
         let weight = |word: u64| {
-            let df = self.holders(word).len() as f32;
+            let df = self.voices(self.holders(word)) as f32;
             (1.0 + (self.count as f32 - df + 0.5) / (df + 0.5)).ln()
         };
         let mut terms: Vec<(u64, f32)> = Vec::new();
@@ -139,7 +167,7 @@ impl<'a> Words<'a> {
         let mut weights: Vec<f32> = terms.iter().map(|(_, weight)| *weight).collect();
         weights.extend(needs.iter().map(|need| need.weight.max(0.0) * share));
         let width = weights.len();
-        let mut cover = vec![0.0; self.count * width];
+        let mut cover = vec![0.0; candidates.len() * width];
         for (at, (word, _)) in terms.iter().enumerate() {
             for &holder in self.holders(*word) {
                 let head = self.heads[usize::from(holder)].contains(word);
@@ -168,14 +196,15 @@ impl<'a> Words<'a> {
             seen.clear();
             for &word in *head {
                 let holders = self.holders(word);
-                let rare = (2..=rare_max).contains(&holders.len());
+                let voices = self.voices(holders);
+                let rare = (2..=rare_max).contains(&voices);
                 if !rare || seen.contains(&word) || question.contains(&word) {
                     continue;
                 }
                 seen.push(word);
-                let nats = (self.count as f32 / holders.len() as f32).ln();
+                let nats = (self.count as f32 / voices as f32).ln();
                 for &from in holders {
-                    if usize::from(from) != to {
+                    if self.voices[usize::from(from)] != self.voices[to] {
                         *strengths.entry((from, to as u16)).or_default() += nats / CLEAR_NATS;
                     }
                 }
@@ -186,6 +215,48 @@ impl<'a> Words<'a> {
         references.sort_unstable_by_key(|&(from, to, _)| (from, to));
         references
     }
+}
+
+/// Which candidate says how much of a worse ranked one, from [`REPEAT_MIN`] on.
+fn repeats(candidates: &[Candidate]) -> Vec<(u16, u16, f32)> {
+    let mut runs: Vec<(u64, u16)> = Vec::new();
+    let mut counts = Vec::with_capacity(candidates.len());
+    for (at, one) in (0..).zip(candidates) {
+        let before = runs.len();
+        let of = shingles(one.words(), RUN_WORDS).into_iter().filter(|run| run.is_multiple_of(RUNS_EVERY));
+        runs.extend(of.map(|run| (run, at)));
+        counts.push(runs.len() - before);
+    }
+    runs.sort_unstable();
+    let mut shared: HashMap<(u16, u16), u32> = HashMap::new();
+    for holders in runs.chunk_by(|a, b| a.0 == b.0).filter(|of| (2..=RUN_HOLDERS_MAX).contains(&of.len())) {
+        for (place, (_, better)) in holders.iter().enumerate() {
+            for (_, worse) in &holders[place + 1..] {
+                *shared.entry((*better, *worse)).or_default() += 1;
+            }
+        }
+    }
+    let share = |((better, worse), shared): ((u16, u16), u32)| {
+        let share = shared as f32 / counts[usize::from(worse)].max(1) as f32;
+        (share >= REPEAT_MIN).then_some((better, worse, share))
+    };
+    let mut repeats: Vec<_> = shared.into_iter().filter_map(share).collect();
+    repeats.sort_unstable_by_key(|&(better, worse, _)| (better, worse));
+    repeats
+}
+
+/// The voice of each candidate, and how many there are: who repeats another from [`VOICE_MIN`] on has the
+/// voice of the best ranked one that he repeats.
+fn voices(count: usize, repeats: &[(u16, u16, f32)]) -> (Vec<u16>, usize) {
+    let mut voices: Vec<u16> = (0..count as u16).collect();
+    // By the better one, ascending: its own voice is known by then.
+    for &(better, worse, share) in repeats {
+        if share >= VOICE_MIN && voices[usize::from(worse)] == worse {
+            voices[usize::from(worse)] = voices[usize::from(better)];
+        }
+    }
+    let different = voices.iter().zip(0..).filter(|(voice, at)| **voice == *at).count();
+    (voices, different)
 }
 
 /// The cosine of each pair; 0 where one has no vector.

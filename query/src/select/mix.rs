@@ -15,8 +15,8 @@
 //! monotone. References are what makes chunks worth more together than alone (CORAG, Wang et al., 2024,
 //! counts such pairs): a chunk that another relevant one speaks of is the second hop of a question. They are
 //! supermodular, so no greedy guarantee holds, and [`Objective::raised`] says whose gains they raise. Sets,
-//! not sequences: a chunk whose text is partly in a better ranked one of the set counts for the rest
-//! ([`Pool::share`]).
+//! not sequences: a chunk of which a better ranked one of the set has some, or says it, counts for the rest
+//! ([`Pool::news`]).
 //!
 //! A gain costs one pass over the aspects, one over the pool with facility location, and the references of
 //! one chunk; adding one costs the same once more.
@@ -189,15 +189,15 @@ impl<'a> Mix<'a> {
     /// Its relevance, as far as its text is new, less what it takes from worse ranked members.
     fn own_gain(&self, state: &MixState, at: u16) -> f64 {
         let worth = self.worth[usize::from(at)];
-        if self.pool.overlaps(at).is_empty() {
+        if self.pool.peers(at).is_empty() {
             return worth;
         }
         let mut with = state.has;
         with.add(at);
-        let mut gain = worth * self.pool.share(at, &with);
-        for &peer in self.pool.overlaps(at) {
+        let mut gain = worth * self.pool.news(at, &with);
+        for &peer in self.pool.peers(at) {
             if peer > at && state.has.has(peer) {
-                let lost = self.pool.share(peer, &state.has) - self.pool.share(peer, &with);
+                let lost = self.pool.news(peer, &state.has) - self.pool.news(peer, &with);
                 gain -= self.worth[usize::from(peer)] * lost;
             }
         }
@@ -249,7 +249,7 @@ impl Objective for Mix<'_> {
     }
 
     fn raised(&self, item: u16) -> Raised<'_> {
-        if !self.pool.overlaps(item).is_empty() {
+        if !self.pool.peers(item).is_empty() {
             // It takes text from a worse ranked one, of which a third then has less to take.
             return Raised::All;
         }
@@ -274,7 +274,7 @@ impl Objective for Mix<'_> {
             let mut with = state.has;
             with.add(at);
             // What it takes from worse ranked members may be taken by others first: it does not count here.
-            let own = self.worth[usize::from(at)] * self.pool.share(at, &with);
+            let own = self.worth[usize::from(at)] * self.pool.news(at, &with);
             let named = if references { self.length[usize::from(at)] * f64::from(named(at)) } else { 0.0 };
             (own + self.shared_gain(state, at) + named).max(0.0)
         };

@@ -6,6 +6,9 @@
 //! put together, as far as tokens are spread evenly over the bytes of a chunk. The exact count is taken
 //! later, on the assembled text; what is here is what selectors compare.
 //!
+//! Candidates may also repeat what others say, in whatever document. That costs what it costs, but is worth
+//! once: again the better ranked one counts whole, the other for the share that no better ranked one has.
+//!
 //! Memory: similarity and references take `n * n` f32 each where they are asked for, 14 KB for 60 candidates.
 
 use std::ops::Range;
@@ -50,6 +53,10 @@ pub struct Pool {
     referred: Vec<Vec<(u16, f32)>>,
     /// For each candidate the others that its span overlaps.
     overlaps: Vec<Vec<u16>>,
+    /// For each candidate the better ranked ones that say some of it, and how much, 0..=1.
+    repeated: Vec<Vec<(u16, f32)>>,
+    /// For each candidate the others that one of these two is about.
+    peers: Vec<Vec<u16>>,
 }
 
 impl Pool {
@@ -57,7 +64,26 @@ impl Pool {
     pub fn new(mut items: Vec<Item>) -> Self {
         items.truncate(POOL_MAX);
         let overlaps = overlaps(&items);
-        Self { items, overlaps, ..Self::default() }
+        let repeated = vec![Vec::new(); items.len()];
+        Self { items, peers: overlaps.clone(), overlaps, repeated, ..Self::default() }
+    }
+
+    /// Gives which candidate says how much of another, worse ranked one: `(better, worse, share)`.
+    ///
+    /// # Panics
+    /// When a position is not one of the pool, or the first is not better ranked.
+    pub fn with_repeats(mut self, repeats: &[(u16, u16, f32)]) -> Self {
+        for &(better, worse, share) in repeats {
+            assert!(better < worse, "better ranked ones come first");
+            self.repeated[usize::from(worse)].push((better, clamped(share)));
+            for (one, other) in [(better, worse), (worse, better)] {
+                let peers = &mut self.peers[usize::from(one)];
+                if !peers.contains(&other) {
+                    peers.push(other);
+                }
+            }
+        }
+        self
     }
 
     /// Gives the similarity of each pair, `n x n`; negative ones count as 0, so that what is far apart is not
@@ -174,6 +200,18 @@ impl Pool {
             end = end.max(range.end);
         }
         1.0 - bytes as f64 / (span.end - span.start) as f64
+    }
+
+    /// The others with which it has text in common, or says the same.
+    pub fn peers(&self, at: u16) -> &[u16] {
+        &self.peers[usize::from(at)]
+    }
+
+    /// The share of it that no better ranked one of `chosen` has or says, 0..=1.
+    pub fn news(&self, at: u16, chosen: &Bits) -> f64 {
+        let said = self.repeated[usize::from(at)].iter().filter(|(better, _)| chosen.has(*better));
+        let said = said.map(|(_, share)| *share).fold(0.0, f32::max);
+        self.share(at, chosen).min(1.0 - f64::from(said))
     }
 
     /// Tokens of one within `chosen`: what [`Pool::share`] says is new, rounded up.

@@ -50,10 +50,22 @@ fn pool(random: &mut Random, n: usize, overlapping: bool) -> Pool {
             }
         }
     }
-    Pool::new(items)
+    let pool = Pool::new(items)
         .with_similarity(similarity)
         .with_aspects(Aspects { weights, cover })
-        .with_references(&references)
+        .with_references(&references);
+    if random.unit() < 0.5 {
+        return pool;
+    }
+    let mut repeats = Vec::new();
+    for worse in 1..n as u16 {
+        for better in 0..worse {
+            if random.unit() < 0.1 {
+                repeats.push((better, worse, random.unit() as f32));
+            }
+        }
+    }
+    pool.with_repeats(&repeats)
 }
 
 fn weights(random: &mut Random) -> Weights {

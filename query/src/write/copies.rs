@@ -3,8 +3,7 @@
 //! A row is compared with the rows that its tenant has when the write is done: not with the one that it
 //! replaces, nor with others that the same commit takes away; and with those before it in the same commit. Of
 //! several the row with the same words comes first, then the oldest. A row with access labels is a copy only
-//! of one that has all of them: who may see the copy would see nothing otherwise. Who is bound to labels has
-//! rows compared with those that he sees: the answer says no more.
+//! of one that has all of them: who may see the copy would see nothing otherwise.
 //!
 //! Most of the work is done by the caller's thread, over the snapshot of that moment. Under the write lock is
 //! looked at what came since, and again at everything only where the row that was found is gone.
@@ -61,25 +60,21 @@ struct Asked<'a> {
     /// As the tenant has them; the last is that of the exact content.
     keys: &'a [u64],
     labels: &'a [LabelId],
-    /// Only rows with one of these are compared with; none: all.
-    seen: Option<&'a [LabelId]>,
 }
 
 impl<'a> Asked<'a> {
     fn of(row: &'a PreparedRow, tenant: TenantId, keys: &'a [u64]) -> Self {
-        Self { tenant, keys, labels: &row.labels, seen: row.seen.as_deref() }
+        Self { tenant, keys, labels: &row.labels }
     }
 
     /// Whether a row of a view may be an original.
     fn may_name(&self, view: &View, doc: DocId) -> bool {
-        let has = |labels: &[LabelId]| view.labelled(labels, &(doc..doc + 1)).contains(doc);
-        self.labels.iter().all(|label| has(&[*label])) && self.seen.is_none_or(has)
+        self.labels.iter().all(|label| view.labelled(&[*label], &(doc..doc + 1)).contains(doc))
     }
 
     /// As [`may_name`](Self::may_name), of a row with these labels.
     fn may_name_one_of(&self, labels: &[LabelId]) -> bool {
         self.labels.iter().all(|label| labels.contains(label))
-            && self.seen.is_none_or(|seen| seen.iter().any(|label| labels.contains(label)))
     }
 }
 
@@ -158,7 +153,7 @@ pub fn look_ahead(shared: &Shared, rows: &mut [PreparedRow]) -> Result<()> {
 /// # Errors
 /// As [`look_ahead`].
 pub fn left_out(shared: &Shared, rows: Vec<CheckedRow>, document: &str) -> Result<Vec<Option<Copied>>> {
-    let rows = PreparedRow::all(shared, rows, None)?;
+    let rows = PreparedRow::all(shared, rows)?;
     let original = |row: &PreparedRow| row.looked.and_then(|looked| looked.original);
     let hits: Vec<(usize, Original)> =
         rows.iter().enumerate().filter_map(|(at, row)| Some((at, original(row)?))).collect();

@@ -53,12 +53,7 @@ pub(super) fn upsert(
 ) -> Result<Written, Status> {
     backend.limits.check_rows(rows.len())?;
     let rows = rows_of(caller, tenant, rows)?;
-    let collection = backend.collection(collection)?;
-    let written = match caller.labels(None) {
-        None => collection.upsert(rows),
-        Some(labels) => collection.upsert_labelled(rows, &labels),
-    };
-    let written = written.map_err(status::from_engine)?;
+    let written = backend.collection(collection)?.upsert(rows).map_err(status::from_engine)?;
     backend.metrics.wrote(written.rows);
     Ok(written)
 }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::descriptor::{ModelKey, Owner, PREFIX_CHUNKS_MAX, Scope, Tier, TokenHash, Variant, VariantId};
 use super::gdsf::{Change, EvictionPolicy, Gdsf, TierLimit, Tiers};
 use super::history::History;
-use super::notice::{Notice, NoticePage, Notices};
+use super::notice::{Notice, NoticePage, Notices, SKIP};
 use super::reuse::{Reuse, Rule, best};
 use super::settings::KvSettings;
 use crate::error::{Error, ErrorKind, Result};
@@ -333,6 +333,12 @@ impl<P: EvictionPolicy> ChunkCaches<P> {
     /// is named, which is for who serves all of them.
     pub fn take_notices(&mut self, owner: Option<Owner<'_>>) -> Vec<Notice> {
         self.notices.take(owner)
+    }
+
+    /// Ids and numbers that were given after the last save are not given again.
+    pub(super) fn skip(&mut self) {
+        self.next_id = self.next_id.saturating_add(SKIP);
+        self.notices.skip();
     }
 
     /// Up to `limit` notices behind number `after`, the oldest first, of a tenant or of all; those up to it

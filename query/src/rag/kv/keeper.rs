@@ -73,7 +73,7 @@ impl ChunkCatalogue {
         let loaded = match read(&path) {
             Ok(None) => ChunkCaches::new(settings.clone()),
             Ok(Some(bytes)) => ChunkCaches::load(&bytes, settings.clone()).map(|mut caches| {
-                caches.notices.skip();
+                caches.skip();
                 caches
             }),
             Err(error) => Err(error),

@@ -14,8 +14,9 @@ use super::descriptor::{Owner, Scope, Tier, Variant, VariantId};
 
 /// Most notices that wait.
 pub const NOTICES_MAX: usize = 1 << 16;
-/// Numbers that are left out when a saved catalogue is opened: more than come between two saves.
-const SKIP: u64 = 1 << 32;
+/// Numbers, of notices and of variants, that are left out when a saved catalogue is opened: more than come
+/// between two saves.
+pub(super) const SKIP: u64 = 1 << 32;
 
 /// A cache moved, or went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -38,7 +38,7 @@ fn rare_terms_of_the_question_weigh_most_and_the_head_covers_them_whole() {
     assert!((aspects.weights.iter().sum::<f32>() - 1.0).abs() < 1e-6);
     let born = terms("born")[0];
     let verdi = terms("verdi")[0];
-    let words = Words::new(&candidates);
+    let words = Words::new(&candidates, voices(candidates.len(), &[]));
     let df = |word: u64| words.holders(word).len();
     assert_eq!((df(born), df(verdi)), (3, 2));
     // The last aspect is the most frequent term, which all three cover in their heads.
@@ -111,4 +111,38 @@ fn similarity_is_the_cosine_and_diversity_counts_what_differs() {
     let (mean, vendi) = diversity(&made, &[0, 2]).unwrap();
     assert!((mean - 1.0).abs() < 1e-6 && (vendi - 1.0).abs() < 1e-4, "{mean} {vendi}");
     assert!(diversity(&made, &[]).is_none());
+}
+
+#[test]
+fn copies_are_one_voice_and_worth_once() {
+    let words = |of: &str, count: usize| (0..count).map(|word| format!("{of}{word} ")).collect::<String>();
+    let body = words("w", 60);
+    let mut candidates = vec![
+        candidate("a", &body, 9.0),
+        candidate("b", &words("x", 60), 8.0),
+        candidate("c", &format!("{body} and more"), 7.0),
+        candidate("d", &format!("{} {}", words("w", 30), words("y", 30)), 6.0),
+        candidate("e", "short", 5.0),
+    ];
+    let of = repeats(&candidates);
+    let pairs: Vec<(u16, u16)> = of.iter().map(|&(better, worse, _)| (better, worse)).collect();
+    assert_eq!(pairs, [(0, 2), (0, 3), (2, 3)], "{of:?}");
+    let share = |at: usize| of[at].2;
+    assert!(share(0) > 0.8 && (0.25..0.7).contains(&share(1)), "{of:?}");
+    let (one_voice, count) = voices(5, &[(0, 2, 0.9), (2, 4, 0.5), (0, 3, 0.3)]);
+    assert_eq!((one_voice, count), (vec![0, 1, 0, 3, 0], 3));
+    let made = pool(&candidates, &parts(&[1; 5], None));
+    let chosen = |of: &[u16]| {
+        let mut bits = crate::select::bits::Bits::default();
+        of.iter().for_each(|&at| bits.add(at));
+        bits
+    };
+    assert_eq!(made.news(2, &chosen(&[1, 2, 3])), 1.0, "worse ranked ones take nothing");
+    assert!(made.news(2, &chosen(&[0, 2])) < 0.2);
+    assert_eq!((made.tokens(2, &chosen(&[0, 2])), made.peers(1)), (1, &[][..]));
+    // Copies do not refer to each other, however rare their words are.
+    let filler = |n: usize| candidate(&format!("f{n}"), &format!("filler number{n} text{n}"), 0.1);
+    candidates.extend((0..30).map(filler));
+    let made = pool(&candidates, &parts(&vec![1; candidates.len()], None));
+    assert!(made.refers(0).is_empty() && made.refers(2).is_empty(), "{:?}", made.refers(0));
 }
