@@ -12,6 +12,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use spandrel_index::dedup::compare::of_tenant;
 use spandrel_storage::record::FieldSet;
@@ -185,11 +186,38 @@ struct Earlier {
     labels: Vec<LabelId>,
 }
 
+/// Keys are hashes: they need no other.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+/// A key of a row, and the link before it that has the same key.
+struct Link {
+    key: u64,
+    row: u32,
+    before: Option<u32>,
+}
+
 /// What a group has done so far that copies depend on.
 #[derive(Default)]
 pub struct Compared {
     rows: Vec<Earlier>,
-    by_key: HashMap<u64, Vec<u32>>,
+    links: Vec<Link>,
+    /// The last link of each key.
+    by_key: HashMap<u64, u32, BuildHasherDefault<AsItIs>>,
     /// Rows that it replaces or deletes.
     gone: HashSet<RowId>,
 }
@@ -214,26 +242,41 @@ impl Compared {
 
     /// Forgets those after so many: they are not written.
     pub fn forget(&mut self, mark: usize) {
-        if self.rows.len() > mark {
-            self.rows.truncate(mark);
-            self.by_key.values_mut().for_each(|rows| rows.retain(|at| (*at as usize) < mark));
+        self.rows.truncate(mark);
+        while let Some(Link { key, before, .. }) = self.links.pop_if(|link| link.row as usize >= mark) {
+            match before {
+                Some(before) => self.by_key.insert(key, before),
+                None => self.by_key.remove(&key),
+            };
         }
+    }
+
+    /// The rows that have a key.
+    fn having(&self, key: u64) -> impl Iterator<Item = &Earlier> {
+        let link = |at: &u32| &self.links[*at as usize];
+        let last = self.by_key.get(&key).copied();
+        let links = std::iter::successors(last, move |at| link(at).before);
+        links.map(move |at| &self.rows[link(&at).row as usize])
     }
 
     /// The first of this group that a row is a copy of.
     fn first(&self, asked: Asked<'_>, gone: &dyn Fn(RowId) -> bool) -> Option<Original> {
         let content = asked.keys.len().checked_sub(1)?;
-        let each = asked.keys.iter().enumerate().flat_map(|(at, key)| {
-            let rows = self.by_key.get(key).map_or(&[][..], Vec::as_slice);
-            rows.iter().map(move |row| (&self.rows[*row as usize], at == content))
-        });
+        let each = asked
+            .keys
+            .iter()
+            .enumerate()
+            .flat_map(|(at, key)| self.having(*key).map(move |earlier| (earlier, at == content)));
         let each = each.filter(|(earlier, _)| !gone(earlier.row) && asked.may_name_one_of(&earlier.labels));
         each.map(|(earlier, exact)| Original { row: earlier.row, exact }).min()
     }
 
     fn add(&mut self, row: RowId, of: &PreparedRow, keys: &[u64]) {
         let at = self.rows.len() as u32;
-        keys.iter().for_each(|key| self.by_key.entry(*key).or_default().push(at));
+        for &key in keys {
+            let before = self.by_key.insert(key, self.links.len() as u32);
+            self.links.push(Link { key, row: at, before });
+        }
         self.rows.push(Earlier { row, key: of.key.clone(), labels: of.labels.clone() });
     }
 
