@@ -12,6 +12,7 @@ use spandrel_storage::durable;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::rag::kv::hash_bytes;
+use crate::random::hashed;
 
 /// Texts that one thread signs at least.
 const TEXTS_OF_THREAD: usize = 64;
@@ -25,8 +26,9 @@ const HASH_BYTES: usize = 16;
 /// use spandrel::seen::{Seen, SeenTexts, Spec};
 ///
 /// let mut seen = SeenTexts::new(Spec { room: 1_000, ..Spec::default() }).unwrap();
-/// let texts = ["returns are free within 30 days", "Returns are free, within 30 days!", "what is new"];
-/// assert_eq!(seen.add(&texts).unwrap(), [Seen::New, Seen::Exact, Seen::New]);
+/// let texts = ["returns are free within 30 days", "Returns are free, within 30 days!"];
+/// assert_eq!(seen.add(&texts.map(|text| ("acme", text))).unwrap(), [Seen::New, Seen::Exact]);
+/// assert_eq!(seen.add(&[("globex", texts[0])]).unwrap(), [Seen::New]);
 /// ```
 pub struct SeenTexts {
     dedup: Dedup,
@@ -61,16 +63,19 @@ impl SeenTexts {
         self.dedup.bytes()
     }
 
-    /// Says of each text, in order, whether it, or one like it, was there before, and remembers those that
-    /// are new. Signing is done on all cores.
+    /// Says of each text, in order, whether it, or one like it, was there before, and remembers those that are
+    /// new. With it comes the name of a tenant, or any other: texts are compared with those of the same name.
+    /// Signing is done on all cores.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when there is no memory for more; then those before it are remembered.
-    pub fn add(&mut self, texts: &[&str]) -> Result<Vec<Seen>> {
+    pub fn add(&mut self, texts: &[(&str, &str)]) -> Result<Vec<Seen>> {
         let signer = self.dedup.signer();
         let of_thread = texts.len().div_ceil(self.threads).max(TEXTS_OF_THREAD);
         let signatures: Vec<Vec<Signature>> = std::thread::scope(|scope| {
-            let sign = |texts: &[&str]| texts.iter().map(|text| signer.sign(text)).collect();
+            let sign = |texts: &[(&str, &str)]| {
+                texts.iter().map(|(tenant, text)| signer.sign(text).within(scope_of(tenant))).collect()
+            };
             let mut parts = texts.chunks(of_thread);
             let first = parts.next();
             let rest: Vec<_> = parts.map(|texts| scope.spawn(move || sign(texts))).collect();
@@ -121,6 +126,11 @@ impl SeenTexts {
     }
 }
 
+/// What the keys of a tenant's texts are made different by; the empty name is no scope.
+fn scope_of(tenant: &str) -> u64 {
+    if tenant.is_empty() { 0 } else { hashed(0, tenant.as_bytes()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +143,7 @@ mod tests {
         let mut seen = SeenTexts::new(Spec { room: 100, ..Spec::default() }).unwrap();
         let texts: Vec<String> =
             (0..500).map(|text| (0..20).map(|word| format!("{text}x{word} ")).collect()).collect();
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let texts: Vec<(&str, &str)> = texts.iter().map(|text| ("t", text.as_str())).collect();
         assert!(seen.add(&texts[..300]).unwrap().iter().all(|seen| *seen == Seen::New));
         seen.save(&path).unwrap();
         let mut seen = SeenTexts::load(&path).unwrap().unwrap();
@@ -141,6 +151,8 @@ mod tests {
         let again = seen.add(&texts).unwrap();
         assert!(again[..300].iter().all(|seen| *seen == Seen::Exact));
         assert!(again[300..].iter().all(|seen| *seen == Seen::New));
+        let others: Vec<(&str, &str)> = texts.iter().map(|(_, text)| ("other", *text)).collect();
+        assert!(seen.add(&others).unwrap().iter().all(|seen| *seen == Seen::New));
         // The threads do not matter.
         let mut one = SeenTexts { threads: 1, ..SeenTexts::load(&path).unwrap().unwrap() };
         assert_eq!(one.add(&texts).unwrap(), again);

@@ -85,6 +85,16 @@ impl Signature {
         self.content
     }
 
+    /// As another scope has it: texts of different scopes, hashes, share no keys. Scope 0 is that of all
+    /// signatures as they are made.
+    #[must_use]
+    pub fn within(mut self, scope: u64) -> Self {
+        if scope != 0 {
+            self.keys.iter_mut().for_each(|key| *key = mix(*key ^ scope));
+        }
+        self
+    }
+
     /// The keys of the bands, and last that of the exact content; none of a text without words.
     pub fn keys(&self) -> &[u64] {
         &self.keys

@@ -44,6 +44,17 @@ fn copies_are_told_from_what_is_new() {
 }
 
 #[test]
+fn scopes_share_nothing() {
+    let mut dedup = Dedup::new(Spec { room: 64, ..Spec::default() }).unwrap();
+    let signature = dedup.signer().sign("some words that are the same in every scope");
+    for scope in [0, 1, 2, u64::MAX] {
+        let scoped = signature.clone().within(scope);
+        assert_eq!(dedup.insert_if_absent(&scoped).unwrap(), Seen::New);
+        assert_eq!(dedup.insert_if_absent(&scoped).unwrap(), Seen::Exact);
+    }
+}
+
+#[test]
 fn texts_without_words_are_like_no_other() {
     let mut dedup = Dedup::new(Spec::default()).unwrap();
     for text in ["", " ", "...", "..."] {

@@ -92,7 +92,7 @@ fn slow_value(pool: &Pool, w: &Weights, set: &[u16]) -> f64 {
     let mut value = 0.0;
     for &x in set {
         let relevance = f64::from(pool.item(x).relevance).powf(f64::from(w.sharpness));
-        value += f64::from(w.relevance) * u(x) * relevance * pool.share(x, &has);
+        value += f64::from(w.relevance) * u(x) * relevance * pool.news(x, &has);
         value -=
             f64::from(w.redundancy) * set.iter().filter(|&&y| y < x).map(|&y| similar(x, y)).sum::<f64>();
         let named = pool.referred(x).iter().filter(|(from, _)| has.has(*from));

@@ -42,6 +42,9 @@ pub(super) struct DedupArgs {
     /// Field of the text [default: the first of text, body, content, passage that a line has]
     #[arg(long, value_name = "FIELD")]
     text_field: Option<String>,
+    /// Field that names the tenant: lines are compared with those of the same
+    #[arg(long, value_name = "FIELD")]
+    tenant_field: Option<String>,
     /// From which similarity of runs of five words on texts are copies: 0.1 to 0.99 [default: 0.8]
     #[arg(long, value_name = "SIMILARITY")]
     similarity: Option<f64>,
@@ -76,21 +79,27 @@ impl DedupArgs {
         Ok(there)
     }
 
-    /// The text of a line, where it has one.
-    fn text(&self, line: &[u8]) -> Result<Option<String>, String> {
+    /// The tenant of a line, and its text; empty where it has none.
+    fn read(&self, line: &[u8]) -> Result<(String, String), String> {
         let Value::Object(mut fields) = serde_json::from_slice(line).map_err(|error| error.to_string())?
         else {
             return Err("it is no JSON object".to_owned());
         };
-        let value = match &self.text_field {
-            Some(name) => fields.remove(name),
-            None => TEXT_FIELDS.iter().find_map(|name| fields.remove(*name)),
-        };
-        match value {
-            Some(Value::String(text)) => Ok(Some(text)),
+        let mut string = |name: &str| match fields.remove(name) {
+            Some(Value::String(value)) => Ok(Some(value)),
             None | Some(Value::Null) => Ok(None),
-            Some(_) => Err("its text is no string".to_owned()),
+            Some(_) => Err(format!("field '{name}' is no string")),
+        };
+        let tenant = self.tenant_field.as_deref().map_or(Ok(None), &mut string)?;
+        let names = self.text_field.as_deref().map_or(TEXT_FIELDS.to_vec(), |name| vec![name]);
+        let mut text = None;
+        for name in names {
+            text = string(name)?;
+            if text.is_some() {
+                break;
+            }
         }
+        Ok((tenant.unwrap_or_default(), text.unwrap_or_default()))
     }
 }
 
@@ -102,11 +111,11 @@ struct Counts {
     near: u64,
 }
 
-/// Some lines, and the text of each.
+/// Some lines, and the tenant and the text of each.
 #[derive(Default)]
 struct Batch {
     lines: Vec<Vec<u8>>,
-    texts: Vec<String>,
+    texts: Vec<(String, String)>,
     bytes: usize,
 }
 
@@ -122,7 +131,8 @@ impl Batch {
         (out, copies): (&mut Out, Option<&mut Out>),
         counts: &mut Counts,
     ) -> Result<(), CliError> {
-        let texts: Vec<&str> = self.texts.iter().map(String::as_str).collect();
+        let texts: Vec<(&str, &str)> =
+            self.texts.iter().map(|(tenant, text)| (tenant.as_str(), text.as_str())).collect();
         let found = seen.add(&texts)?;
         let mut copies = copies;
         for (line, found) in self.lines.iter().zip(found) {
@@ -153,11 +163,11 @@ pub(super) fn run(common: &Common, args: &DedupArgs) -> Result<(), CliError> {
     while more {
         more = lines.next(&mut line)?;
         if more {
-            let text = args.text(&line).map_err(|what| {
+            let text = args.read(&line).map_err(|what| {
                 CliError::usage(format!("{}: line {}: {what}", args.file.display(), lines.number()))
             })?;
             batch.bytes += line.len();
-            batch.texts.push(text.unwrap_or_default());
+            batch.texts.push(text);
             batch.lines.push(std::mem::take(&mut line));
         }
         if batch.is_full() || !more {
@@ -213,19 +223,24 @@ mod tests {
 
     fn args(text_field: Option<&str>) -> DedupArgs {
         let text_field = text_field.map(str::to_owned);
-        let (out, copies, state) = (None, None, None);
-        DedupArgs { file: "f".into(), out, copies, text_field, similarity: None, room: None, state }
+        let (out, copies, state, tenant_field) = (None, None, None, None);
+        let (similarity, room) = (None, None);
+        DedupArgs { file: "f".into(), out, copies, text_field, tenant_field, similarity, room, state }
     }
 
     #[test]
     fn a_line_has_one_text() {
-        let text = |args: &DedupArgs, line: &str| args.text(line.as_bytes());
+        let text = |args: &DedupArgs, line: &str| args.read(line.as_bytes());
+        let said = |tenant: &str, text: &str| Ok((tenant.to_owned(), text.to_owned()));
         let any = args(None);
-        assert_eq!(text(&any, r#"{"body": "b", "text": "a"}"#), Ok(Some("a".into())));
-        assert_eq!(text(&any, r#"{"passage": "p", "id": 1}"#), Ok(Some("p".into())));
-        assert_eq!(text(&any, r#"{"abstract": "p", "text": null}"#), Ok(None));
-        assert_eq!(text(&args(Some("abstract")), r#"{"abstract": "p", "text": "t"}"#), Ok(Some("p".into())));
-        assert!(text(&any, r#"{"text": 3}"#).unwrap_err().contains("no string"));
+        assert_eq!(text(&any, r#"{"body": "b", "text": "a"}"#), said("", "a"));
+        assert_eq!(text(&any, r#"{"passage": "p", "id": 1}"#), said("", "p"));
+        assert_eq!(text(&any, r#"{"abstract": "p", "text": null}"#), said("", ""));
+        assert_eq!(text(&args(Some("abstract")), r#"{"abstract": "p", "text": "t"}"#), said("", "p"));
+        let of_tenants = DedupArgs { tenant_field: Some("of".into()), ..args(None) };
+        assert_eq!(text(&of_tenants, r#"{"of": "acme", "text": "t"}"#), said("acme", "t"));
+        assert!(text(&of_tenants, r#"{"of": 3, "text": "t"}"#).unwrap_err().contains("'of' is no string"));
+        assert!(text(&any, r#"{"text": 3}"#).unwrap_err().contains("'text' is no string"));
         assert!(text(&any, "[1]").unwrap_err().contains("no JSON object"));
         assert!(text(&any, "{").is_err());
     }
@@ -257,7 +272,7 @@ mod tests {
         std::fs::write(at("3"), "{\"text\": 1}").unwrap();
         let error =
             run(&common, &DedupArgs { file: at("3"), out: Some(at("no")), ..args(None) }).unwrap_err();
-        assert!(error.message.contains("line 1: its text is no string"), "{}", error.message);
+        assert!(error.message.contains("line 1: field 'text' is no string"), "{}", error.message);
         assert!(!at("no").exists(), "what is not whole has no name");
     }
 }

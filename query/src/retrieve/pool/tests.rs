@@ -116,12 +116,12 @@ fn similarity_is_the_cosine_and_diversity_counts_what_differs() {
 #[test]
 fn copies_are_one_voice_and_worth_once() {
     let words = |of: &str, count: usize| (0..count).map(|word| format!("{of}{word} ")).collect::<String>();
-    let body = words("w", 60);
+    let body = words("w", 400);
     let mut candidates = vec![
         candidate("a", &body, 9.0),
         candidate("b", &words("x", 60), 8.0),
         candidate("c", &format!("{body} and more"), 7.0),
-        candidate("d", &format!("{} {}", words("w", 30), words("y", 30)), 6.0),
+        candidate("d", &format!("{} {}", words("w", 200), words("y", 200)), 6.0),
         candidate("e", "short", 5.0),
     ];
     let of = repeats(&candidates);
