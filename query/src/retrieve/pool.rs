@@ -19,7 +19,7 @@
 use std::collections::HashMap;
 
 use super::candidate::Candidate;
-use super::shingles::shingles;
+use super::shingles::runs;
 use super::terms::terms;
 use crate::request::Route;
 use crate::select::pool::{Aspects, Item, POOL_MAX, Pool};
@@ -219,17 +219,17 @@ impl<'a> Words<'a> {
 
 /// Which candidate says how much of a worse ranked one, from [`REPEAT_MIN`] on.
 fn repeats(candidates: &[Candidate]) -> Vec<(u16, u16, f32)> {
-    let mut runs: Vec<(u64, u16)> = Vec::new();
-    let mut counts = Vec::with_capacity(candidates.len());
+    let mut all: Vec<(u64, u16)> = Vec::new();
     for (at, one) in (0..).zip(candidates) {
-        let before = runs.len();
-        let of = shingles(one.words(), RUN_WORDS).into_iter().filter(|run| run.is_multiple_of(RUNS_EVERY));
-        runs.extend(of.map(|run| (run, at)));
-        counts.push(runs.len() - before);
+        let of = runs(one.words(), RUN_WORDS).filter(|run| run.is_multiple_of(RUNS_EVERY));
+        all.extend(of.map(|run| (run, at)));
     }
-    runs.sort_unstable();
+    all.sort_unstable();
+    all.dedup();
+    let mut counts = vec![0_u32; candidates.len()];
+    all.iter().for_each(|(_, at)| counts[usize::from(*at)] += 1);
     let mut shared: HashMap<(u16, u16), u32> = HashMap::new();
-    for holders in runs.chunk_by(|a, b| a.0 == b.0).filter(|of| (2..=RUN_HOLDERS_MAX).contains(&of.len())) {
+    for holders in all.chunk_by(|a, b| a.0 == b.0).filter(|of| (2..=RUN_HOLDERS_MAX).contains(&of.len())) {
         for (place, (_, better)) in holders.iter().enumerate() {
             for (_, worse) in &holders[place + 1..] {
                 *shared.entry((*better, *worse)).or_default() += 1;

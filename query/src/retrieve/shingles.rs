@@ -2,18 +2,17 @@
 
 use crate::random::mix;
 
-/// The distinct runs of `length` words, sorted; a shorter text is one run of all its words, one without words
-/// none.
-pub fn shingles(words: &[u64], length: usize) -> Vec<u64> {
+/// The runs of `length` words, in order; a shorter text is one run of all its words, one without words none.
+pub fn runs(words: &[u64], length: usize) -> impl Iterator<Item = u64> {
     let run =
         |words: &[u64]| words.iter().fold(words.len() as u64, |hash, word| mix(hash.rotate_left(7) ^ word));
-    let mut runs: Vec<u64> = if words.is_empty() {
-        Vec::new()
-    } else if words.len() <= length {
-        vec![run(words)]
-    } else {
-        words.windows(length).map(run).collect()
-    };
+    let length = length.min(words.len()).max(1);
+    words.windows(length).map(run)
+}
+
+/// The distinct [`runs`], sorted.
+pub fn shingles(words: &[u64], length: usize) -> Vec<u64> {
+    let mut runs: Vec<u64> = runs(words, length).collect();
     runs.sort_unstable();
     runs.dedup();
     runs
