@@ -63,9 +63,9 @@ impl SeenTexts {
         self.dedup.bytes()
     }
 
-    /// Says of each text, in order, whether it, or one like it, was there before, and remembers those that are
-    /// new. With it comes the name of a tenant, or any other: texts are compared with those of the same name.
-    /// Signing is done on all cores.
+    /// Says of each text, in order, whether it, or one like it, was there before, and remembers those that
+    /// are new. With it comes the name of a tenant, or any other: texts are compared with those of the same
+    /// name. Signing is done on all cores.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when there is no memory for more; then those before it are remembered.

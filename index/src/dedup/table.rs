@@ -13,9 +13,9 @@
 //! has room and more when it has just grown, and the doc is named. What cannot be done is to put one more in:
 //! a segment never changes, and small ones are merged ([`crate::segment::policy`]).
 //!
-//! Cost: 26.3 bits a key with the usual threshold, 33 bytes a text of 10 keys, in memory and on disk, and as
-//! many bits a key as the largest doc takes, on disk. Three cache misses to ask for a key, two for one in
-//! three.
+//! Cost: 26 bits a key with the usual threshold, 33 bytes a text of 10 keys, on disk, and a bit more a key in
+//! memory; on disk besides as many bits a key as the largest doc takes. Three cache misses to ask for a key,
+//! two for one in three.
 
 mod build;
 
@@ -33,8 +33,8 @@ use crate::error::{Error, Result};
 pub const DOCS_OF_KEY_MAX: usize = 64;
 /// Bits that are kept of a key besides its bucket.
 const KEY_BITS: std::ops::RangeInclusive<u32> = 8..=48;
-/// Buckets between two samples.
-const SAMPLE_BUCKETS: u64 = 256;
+/// Buckets between two samples: a bit a key, for a word or two to look through.
+const SAMPLE_BUCKETS: u64 = 64;
 /// What the bytes are called on disk; others get another number.
 const FORMAT: u8 = 1;
 
