@@ -13,7 +13,7 @@ use crate::labels::{self, check_count};
 use crate::rag::ingest::{self, Document};
 use crate::rag::tokens::Tokenizer;
 use crate::request::{Fields, Filter, IngestOptions, ROWS_MAX, ScrollRequest, SearchRequest};
-use crate::response::{CollectionStats, ScrollResponse, SearchResponse, Written};
+use crate::response::{CollectionStats, Copied, ScrollResponse, SearchResponse, Written};
 use crate::retrieve::request::RetrieveRequest;
 use crate::retrieve::response::RetrieveResponse;
 use crate::shared::Shared;
@@ -101,7 +101,8 @@ impl Collection {
         let rows = check_rows(&self.shared.schema, rows)?;
         let rows = PreparedRow::all(&self.shared, rows)?;
         let (tenant, document) = (document.tenant.clone(), document.key.clone());
-        let work = Work::Document { tenant, document, rows, chunks };
+        let keys = left_out.iter().map(|copied: &Copied| copied.key.clone()).collect();
+        let work = Work::Document { tenant, document, rows, chunks, left_out: keys };
         let mut written = queue::write(&self.shared, work, &self.stop)?;
         written.copies += left_out.len() as u64;
         written.copied.splice(0..0, left_out);

@@ -25,32 +25,39 @@ const HASH_BYTES: usize = 16;
 /// ```
 /// use spandrel::seen::{Seen, SeenTexts, Spec};
 ///
-/// let mut seen = SeenTexts::new(Spec { room: 1_000, ..Spec::default() }).unwrap();
+/// let mut seen = SeenTexts::new(Spec { room: 1_000, ..Spec::default() }, true).unwrap();
 /// let texts = ["returns are free within 30 days", "Returns are free, within 30 days!"];
 /// assert_eq!(seen.add(&texts.map(|text| ("acme", text))).unwrap(), [Seen::New, Seen::Exact]);
 /// assert_eq!(seen.add(&[("globex", texts[0])]).unwrap(), [Seen::New]);
 /// ```
 pub struct SeenTexts {
     dedup: Dedup,
+    /// Whether texts are compared within tenants.
+    tenants: bool,
     threads: usize,
 }
 
 impl SeenTexts {
-    /// None seen yet.
+    /// None seen yet, of texts that are compared with those of their tenant, or with all.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a spec with a number out of its range.
-    pub fn new(spec: Spec) -> Result<Self> {
-        Ok(Self::of(Dedup::new(spec)?))
+    pub fn new(spec: Spec, tenants: bool) -> Result<Self> {
+        Ok(Self::of(Dedup::new(spec)?, tenants))
     }
 
-    fn of(dedup: Dedup) -> Self {
-        Self { dedup, threads: std::thread::available_parallelism().map_or(1, usize::from) }
+    fn of(dedup: Dedup, tenants: bool) -> Self {
+        Self { dedup, tenants, threads: std::thread::available_parallelism().map_or(1, usize::from) }
     }
 
     /// What counts as a copy.
     pub fn spec(&self) -> &Spec {
         self.dedup.spec()
+    }
+
+    /// Whether texts are compared with those of their tenant only.
+    pub fn of_tenants(&self) -> bool {
+        self.tenants
     }
 
     /// Texts that were new.
@@ -71,10 +78,11 @@ impl SeenTexts {
     /// [`ErrorKind::Invalid`] when there is no memory for more; then those before it are remembered.
     pub fn add(&mut self, texts: &[(&str, &str)]) -> Result<Vec<Seen>> {
         let signer = self.dedup.signer();
+        let within = |tenant: &str| if self.tenants { scope_of(tenant) } else { 0 };
         let of_thread = texts.len().div_ceil(self.threads).max(TEXTS_OF_THREAD);
         let signatures: Vec<Vec<Signature>> = std::thread::scope(|scope| {
             let sign = |texts: &[(&str, &str)]| {
-                texts.iter().map(|(tenant, text)| signer.sign(text).within(scope_of(tenant))).collect()
+                texts.iter().map(|(tenant, text)| signer.sign(text).within(within(tenant))).collect()
             };
             let mut parts = texts.chunks(of_thread);
             let first = parts.next();
@@ -94,7 +102,7 @@ impl SeenTexts {
     /// # Errors
     /// It cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let body = self.dedup.encode();
+        let body = [vec![u8::from(self.tenants)], self.dedup.encode()].concat();
         let mut bytes = Vec::with_capacity(MAGIC.len() + HASH_BYTES + body.len());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&hash_bytes(&body));
@@ -121,8 +129,12 @@ impl SeenTexts {
         };
         let body = rest.split_at_checked(HASH_BYTES).filter(|(hash, body)| hash_bytes(body) == **hash);
         let Some((_, body)) = body else { return Err(damaged("it is damaged or cut short")) };
+        let (tenants, body) = match body {
+            [tenants @ (0 | 1), body @ ..] => (*tenants == 1, body),
+            _ => return Err(damaged("it begins with a number that this build does not know")),
+        };
         let dedup = Dedup::decode(body).map_err(|error| damaged(&error.to_string()))?;
-        Ok(Some(Self::of(dedup)))
+        Ok(Some(Self::of(dedup, tenants)))
     }
 }
 
@@ -140,7 +152,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("seen");
         assert!(SeenTexts::load(&path).unwrap().is_none());
-        let mut seen = SeenTexts::new(Spec { room: 100, ..Spec::default() }).unwrap();
+        let mut seen = SeenTexts::new(Spec { room: 100, ..Spec::default() }, true).unwrap();
         let texts: Vec<String> =
             (0..500).map(|text| (0..20).map(|word| format!("{text}x{word} ")).collect()).collect();
         let texts: Vec<(&str, &str)> = texts.iter().map(|text| ("t", text.as_str())).collect();
@@ -153,6 +165,8 @@ mod tests {
         assert!(again[300..].iter().all(|seen| *seen == Seen::New));
         let others: Vec<(&str, &str)> = texts.iter().map(|(_, text)| ("other", *text)).collect();
         assert!(seen.add(&others).unwrap().iter().all(|seen| *seen == Seen::New));
+        let mut of_all = SeenTexts::new(Spec::default(), false).unwrap();
+        assert_eq!(of_all.add(&[texts[0], others[0]]).unwrap(), [Seen::New, Seen::Exact]);
         // The threads do not matter.
         let mut one = SeenTexts { threads: 1, ..SeenTexts::load(&path).unwrap().unwrap() };
         assert_eq!(one.add(&texts).unwrap(), again);
@@ -164,7 +178,7 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Corrupt);
             assert!(error.to_string().contains("delete it"), "{error}");
         }
-        let bad = SeenTexts::new(Spec { threshold: 2.0, ..Spec::default() });
+        let bad = SeenTexts::new(Spec { threshold: 2.0, ..Spec::default() }, false);
         assert_eq!(bad.err().unwrap().kind(), ErrorKind::Invalid);
     }
 }

@@ -119,6 +119,8 @@ pub enum Work {
         rows: Vec<PreparedRow>,
         /// How many chunks it has.
         chunks: usize,
+        /// Keys of those that are not to be written: copies of other rows.
+        left_out: Vec<String>,
     },
     /// Rows out, by key.
     Delete {
@@ -171,7 +173,7 @@ impl Work {
         matches!(self, Self::Upsert(_) | Self::Document { .. })
     }
 
-    /// Whether it can share a commit: its effect does not depend on what the others of the group do.
+    /// Whether it can share a commit: the group does what its works would do one after the other.
     pub fn groups(&self) -> bool {
         matches!(self, Self::Upsert(_) | Self::Delete { .. } | Self::Label { .. })
     }
@@ -268,3 +270,6 @@ pub fn drop_from_views(views: &mut [View], tenant: TenantId) -> Vec<RowId> {
     }
     rows
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,9 +12,10 @@ use super::shingle::{SHINGLE_WORDS_DEFAULT, content_hash};
 use super::{Signer, content_key};
 use crate::error::{Error, Result};
 
-/// The chance that a row is taken for a copy of one in a segment which shares no key with it, at most. A
-/// collection has some ten segments.
-pub const SEGMENT_PROMISE: f64 = 1e-6;
+/// The chance that the table of a segment tells of a row that shares no key with the one that is asked for,
+/// at most. Whoever asks reads the row to be sure, so that this is a matter of time: a collection has some
+/// ten segments, and one text of a hundred has a row read for nothing.
+pub const SEGMENT_PROMISE: f64 = 1e-3;
 
 /// Makes the keys of rows.
 #[derive(Debug)]

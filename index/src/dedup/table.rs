@@ -13,7 +13,7 @@
 //! has room and more when it has just grown, and the doc is named. What cannot be done is to put one more in:
 //! a segment never changes, and small ones are merged ([`crate::segment::policy`]).
 //!
-//! Cost: 26 bits a key with the usual threshold, 33 bytes a text of 10 keys, on disk, and a bit more a key in
+//! Cost: 16 bits a key with the usual threshold, 20 bytes a text of 10 keys, on disk, and a bit more a key in
 //! memory; on disk besides as many bits a key as the largest doc takes. Three cache misses to ask for a key,
 //! two for one in three.
 
@@ -35,6 +35,8 @@ pub const DOCS_OF_KEY_MAX: usize = 64;
 const KEY_BITS: std::ops::RangeInclusive<u32> = 8..=48;
 /// Buckets between two samples: a bit a key, for a word or two to look through.
 const SAMPLE_BUCKETS: u64 = 64;
+/// Words written at once.
+const PIECE_WORDS: usize = 1 << 13;
 /// What the bytes are called on disk; others get another number.
 const FORMAT: u8 = 1;
 
@@ -212,15 +214,33 @@ impl Table {
         }
     }
 
-    /// The first part of what [`open`](Self::open) reads.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Encoder::with_capacity(11 + 8 * self.unary.len() + self.kept.bytes.len());
-        bytes.u8(FORMAT).u8(self.kept.width as u8).u8(self.doc_width() as u8).u64(self.count);
-        for word in &self.unary {
-            bytes.u64(*word);
+    /// The first part of what [`open`](Self::open) reads, in pieces.
+    ///
+    /// # Errors
+    /// Those of `piece`.
+    pub fn write(&self, mut piece: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut head = Encoder::with_capacity(11);
+        head.u8(FORMAT).u8(self.kept.width as u8).u8(self.doc_width() as u8).u64(self.count);
+        piece(&head.finish())?;
+        for words in self.unary.chunks(PIECE_WORDS) {
+            let mut bytes = Encoder::with_capacity(8 * words.len());
+            words.iter().for_each(|word| {
+                bytes.u64(*word);
+            });
+            piece(&bytes.finish())?;
         }
-        bytes.raw(&self.kept.bytes);
-        bytes.finish()
+        piece(&self.kept.bytes)
+    }
+
+    /// All of the first part.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(11 + 8 * self.unary.len() + self.kept.bytes.len());
+        let written = self.write(|piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        });
+        debug_assert!(written.is_ok(), "memory takes everything");
+        bytes
     }
 
     /// The second part; none where it is on disk already.

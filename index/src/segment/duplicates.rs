@@ -59,7 +59,7 @@ impl Duplicates {
         let table = self.table.finish()?;
         writer.section(SECTION)?;
         writer.write(&shape.map(u16::to_le_bytes).concat())?;
-        writer.write(&table.encode())?;
+        table.write(|piece| Ok(writer.write(piece)?))?;
         writer.section(DOCS_SECTION)?;
         writer.write(table.doc_bytes().unwrap_or_default())?;
         Ok(())

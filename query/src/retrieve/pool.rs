@@ -36,14 +36,15 @@ const RARE_MIN: usize = 2;
 const CLEAR_NATS: f32 = 8.0;
 /// Most terms of a question that are aspects: its rarest.
 const ASPECTS_MAX: usize = 32;
-/// Words of the runs that copies are told by, and the share of all runs that is looked at: every fourth, by
-/// its hash.
+/// Words of the runs that copies are told by. Of more than so many runs every fourth is looked at, by its
+/// hash.
 const RUN_WORDS: usize = 5;
+const RUNS_MAX: usize = 4_096;
 const RUNS_EVERY: u64 = 4;
 /// The share of one's runs that another has from which it repeats it, and from which both are one voice.
 const REPEAT_MIN: f32 = 0.2;
 const VOICE_MIN: f32 = 0.4;
-/// Runs that more candidates have are phrases of everybody.
+/// A candidate is compared with the first so many that share a run with it.
 const RUN_HOLDERS_MAX: usize = 16;
 
 /// What the pool is made of besides the candidates.
@@ -220,8 +221,10 @@ impl<'a> Words<'a> {
 /// Which candidate says how much of a worse ranked one, from [`REPEAT_MIN`] on.
 fn repeats(candidates: &[Candidate]) -> Vec<(u16, u16, f32)> {
     let mut all: Vec<(u64, u16)> = Vec::new();
+    let count: usize = candidates.iter().map(|one| one.words().len()).sum();
+    let every = if count > RUNS_MAX { RUNS_EVERY } else { 1 };
     for (at, one) in (0..).zip(candidates) {
-        let of = runs(one.words(), RUN_WORDS).filter(|run| run.is_multiple_of(RUNS_EVERY));
+        let of = runs(one.words(), RUN_WORDS).filter(|run| run.is_multiple_of(every));
         all.extend(of.map(|run| (run, at)));
     }
     all.sort_unstable();
@@ -229,9 +232,9 @@ fn repeats(candidates: &[Candidate]) -> Vec<(u16, u16, f32)> {
     let mut counts = vec![0_u32; candidates.len()];
     all.iter().for_each(|(_, at)| counts[usize::from(*at)] += 1);
     let mut shared: HashMap<(u16, u16), u32> = HashMap::new();
-    for holders in all.chunk_by(|a, b| a.0 == b.0).filter(|of| (2..=RUN_HOLDERS_MAX).contains(&of.len())) {
-        for (place, (_, better)) in holders.iter().enumerate() {
-            for (_, worse) in &holders[place + 1..] {
+    for holders in all.chunk_by(|a, b| a.0 == b.0) {
+        for (place, (_, worse)) in holders.iter().enumerate() {
+            for (_, better) in &holders[..place.min(RUN_HOLDERS_MAX)] {
                 *shared.entry((*better, *worse)).or_default() += 1;
             }
         }

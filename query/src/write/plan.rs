@@ -12,7 +12,8 @@ use spandrel_storage::record::{self, FieldSet};
 use spandrel_storage::store::{Commit, Entry};
 use spandrel_storage::{DedupPolicy, LabelId, RowId, TenantId, Value};
 
-use super::copies::{Compared, Found};
+use super::copies::group::{Compared, Work as Deciding};
+use super::copies::{Original, Sight};
 use super::{DELETE_ROWS_MAX, PreparedRow, Work};
 use crate::error::{Error, Result};
 use crate::filter::{CheckedFilter, KeyLookup};
@@ -81,8 +82,8 @@ pub fn plan(shared: &Shared, snapshot: &Snapshot, writer: &Writer, works: Vec<Wo
     for work in works {
         let written = match work {
             Work::Upsert(rows) => planner.upsert(rows, &[])?,
-            Work::Document { tenant, document, rows, chunks } => {
-                planner.document((&tenant, &document), rows, chunks)?
+            Work::Document { tenant, document, rows, chunks, left_out } => {
+                planner.document((&tenant, &document), rows, chunks, left_out)?
             }
             Work::Delete { tenant, keys } => Ok(rows_written(planner.delete(&tenant, keys)?)),
             Work::DeleteByFilter { tenant, filter, up_to } => {
@@ -244,22 +245,21 @@ impl Planner<'_> {
         let (Some(spec), Some(comparer)) = (&shared.schema.dedup, shared.indexer.comparer()) else {
             return Ok(Vec::new());
         };
-        let there: Vec<bool> = rows
-            .iter()
-            .zip(&*tenants)
-            .zip(&*stored)
-            .map(|((row, tenant), stored)| self.now(*tenant, &row.key, *stored).is_some())
-            .collect();
-        let leaving = stored.iter().flatten().chain(leaving).map(|(row, _)| *row).collect();
-        let place = (shared, self.snapshot);
-        let next = (self.plan.next_row, &leaving);
+        let Some(sight) = Sight::of(shared, self.snapshot) else { return Ok(Vec::new()) };
+        let each = rows.iter().zip(&*tenants).zip(&*stored);
+        let now: Vec<Option<Sized>> =
+            each.map(|((row, tenant), stored)| self.now(*tenant, &row.key, *stored)).collect();
+        let there: Vec<bool> = now.iter().map(Option::is_some).collect();
+        // What the group had taken away before is known to be gone.
+        let leaving = now.iter().flatten().chain(leaving).map(|(row, _)| *row).collect();
+        let work = Deciding { rows, tenants, there: &there, next_row: self.plan.next_row, leaving: &leaving };
         let found = match &mut self.compared {
-            Some(compared) => compared.decide(place, spec.policy, rows, (tenants, &there), next)?,
+            Some(compared) => compared.decide(sight, spec.policy, &work)?,
             None => return Ok(Vec::new()),
         };
         let mut copied = Vec::new();
         for (row, found) in rows.iter_mut().zip(&found) {
-            let Some(Found { original, key }) = found else { continue };
+            let Some(Original { key, exact, .. }) = found else { continue };
             let value = match spec.policy {
                 DedupPolicy::Skip => None,
                 DedupPolicy::Flag => Some(Value::Bool(true)),
@@ -268,8 +268,8 @@ impl Planner<'_> {
             if let Some((mark, value)) = comparer.mark().zip(value) {
                 row.mark(mark, value)?;
             }
-            let (tenant, exact) = (row.tenant.clone(), original.exact);
-            copied.push(Copied { tenant, key: row.key.clone(), of: key.clone(), exact });
+            let (tenant, of) = (row.tenant.clone(), key.clone());
+            copied.push(Copied { tenant, key: row.key.clone(), of, exact: *exact });
         }
         if spec.policy == DedupPolicy::Skip && !copied.is_empty() {
             let mut new = found.iter().map(Option::is_none);
@@ -321,11 +321,14 @@ impl Planner<'_> {
         (tenant, document): (&str, &str),
         rows: Vec<PreparedRow>,
         count: usize,
+        left_out: Vec<String>,
     ) -> Result<Outcome> {
-        let stale = match self.shared.tenants.get(tenant) {
+        let mut stale = match self.shared.tenants.get(tenant) {
             Some(id) => self.stale_chunks(id, document, count)?,
             None => Vec::new(),
         };
+        // Who wrote it meanwhile wrote another version.
+        stale.extend(left_out);
         let leaving = match self.shared.tenants.get(tenant) {
             Some(id) => {
                 let names: Vec<_> = stale.iter().map(|key| (id, key.as_str())).collect();

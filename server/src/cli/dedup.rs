@@ -26,7 +26,7 @@ const TEXT_FIELDS: [&str; 4] = ["text", "body", "content", "passage"];
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  spandrel dedup corpus.jsonl.zst --out kept.jsonl --copies copies.jsonl
+  spandrel dedup corpus.jsonl.zst --out kept.jsonl --copies-out copies.jsonl
   spandrel dedup monday.jsonl --state seen --room 10000000 --out monday-kept.jsonl
   spandrel dedup tuesday.jsonl --state seen > tuesday-kept.jsonl")]
 pub(super) struct DedupArgs {
@@ -38,7 +38,7 @@ pub(super) struct DedupArgs {
     out: Option<PathBuf>,
     /// File for the lines that are copies [default: they are left out]
     #[arg(long, value_name = "FILE")]
-    copies: Option<PathBuf>,
+    copies_out: Option<PathBuf>,
     /// Field of the text [default: the first of text, body, content, passage that a line has]
     #[arg(long, value_name = "FIELD")]
     text_field: Option<String>,
@@ -57,6 +57,24 @@ pub(super) struct DedupArgs {
 }
 
 impl DedupArgs {
+    /// Refuses one file for two purposes.
+    fn check(&self) -> Result<(), CliError> {
+        let files = [
+            ("FILE", Some(&self.file)),
+            ("--out", self.out.as_ref()),
+            ("--copies-out", self.copies_out.as_ref()),
+            ("--state", self.state.as_ref()),
+        ];
+        let files: Vec<_> = files.into_iter().filter_map(|(flag, path)| Some((flag, path?))).collect();
+        for (at, (flag, path)) in files.iter().enumerate() {
+            if let Some((other, _)) = files[..at].iter().find(|(_, other)| other == path) {
+                let what = format!("{other} and {flag} are one file, {}; name two", path.display());
+                return Err(CliError::usage(what));
+            }
+        }
+        Ok(())
+    }
+
     /// What was seen before.
     fn seen(&self) -> Result<SeenTexts, CliError> {
         let there = self.state.as_deref().map_or(Ok(None), SeenTexts::load)?;
@@ -64,8 +82,14 @@ impl DedupArgs {
             let mut spec = Spec::default();
             spec.threshold = self.similarity.unwrap_or(spec.threshold);
             spec.room = self.room.unwrap_or(spec.room);
-            return Ok(SeenTexts::new(spec)?);
+            return Ok(SeenTexts::new(spec, self.tenant_field.is_some())?);
         };
+        if there.of_tenants() != self.tenant_field.is_some() {
+            let what = if there.of_tenants() { "by tenant; give" } else { "without tenants; leave out" };
+            return Err(CliError::usage(format!(
+                "--state: what was seen was compared {what} --tenant-field, or name another file"
+            )));
+        }
         let of = there.spec();
         if self.similarity.is_some_and(|asked| asked != of.threshold)
             || self.room.is_some_and(|asked| asked != of.room)
@@ -152,10 +176,12 @@ impl Batch {
 }
 
 pub(super) fn run(common: &Common, args: &DedupArgs) -> Result<(), CliError> {
+    args.check()?;
     let mut lines = Lines::open(&args.file)?;
     let mut seen = args.seen()?;
     let mut out = Out::open("--out", args.out.as_deref())?;
-    let mut copies = args.copies.as_deref().map(|path| Out::open("--copies", Some(path))).transpose()?;
+    let mut copies =
+        args.copies_out.as_deref().map(|path| Out::open("--copies-out", Some(path))).transpose()?;
     let progress = Progress::new(None, Some(lines.file_bytes()), lines.read_bytes());
     let (mut batch, mut counts, started) = (Batch::default(), Counts::default(), Instant::now());
     let mut line = Vec::new();
@@ -223,9 +249,9 @@ mod tests {
 
     fn args(text_field: Option<&str>) -> DedupArgs {
         let text_field = text_field.map(str::to_owned);
-        let (out, copies, state, tenant_field) = (None, None, None, None);
+        let (out, copies_out, state, tenant_field) = (None, None, None, None);
         let (similarity, room) = (None, None);
-        DedupArgs { file: "f".into(), out, copies, text_field, tenant_field, similarity, room, state }
+        DedupArgs { file: "f".into(), out, copies_out, text_field, tenant_field, similarity, room, state }
     }
 
     #[test]
@@ -257,9 +283,9 @@ mod tests {
             .unwrap();
         let common = Common { json: false, config: None, settings: Vec::new() };
         for file in ["1", "2"] {
-            let (out, copies) = (Some(at(&format!("{file}.kept"))), Some(at(&format!("{file}.copies"))));
+            let (out, copies_out) = (Some(at(&format!("{file}.kept"))), Some(at(&format!("{file}.copies"))));
             let state = Some(at("seen"));
-            run(&common, &DedupArgs { file: at(file), out, copies, state, ..args(None) }).unwrap();
+            run(&common, &DedupArgs { file: at(file), out, copies_out, state, ..args(None) }).unwrap();
         }
         let read = |name: &str| std::fs::read_to_string(at(name)).unwrap();
         assert_eq!(read("1.kept"), [line(&a), line(&b)].concat());
@@ -269,6 +295,12 @@ mod tests {
         // Another similarity cannot be compared with.
         let other = DedupArgs { similarity: Some(0.5), state: Some(at("seen")), ..args(None) };
         assert!(other.seen().err().unwrap().message.contains("of similarity 0.8"));
+        let of_tenants = DedupArgs { tenant_field: Some("t".into()), state: Some(at("seen")), ..args(None) };
+        assert!(
+            of_tenants.seen().err().unwrap().message.contains("without tenants; leave out --tenant-field")
+        );
+        let twice = DedupArgs { out: Some(at("x")), copies_out: Some(at("x")), ..args(None) };
+        assert!(twice.check().unwrap_err().message.contains("--out and --copies-out are one file"));
         std::fs::write(at("3"), "{\"text\": 1}").unwrap();
         let error =
             run(&common, &DedupArgs { file: at("3"), out: Some(at("no")), ..args(None) }).unwrap_err();

@@ -15,6 +15,8 @@ pub(super) struct Out {
     writer: BufWriter<Box<dyn Write>>,
     /// Where a file is written, and where it belongs.
     place: Option<(PathBuf, PathBuf)>,
+    /// The file, to be made durable.
+    file: Option<File>,
     /// The reader went away, as `head` does.
     is_closed: bool,
 }
@@ -24,7 +26,13 @@ impl Out {
     pub(super) fn open(flag: &str, path: Option<&Path>) -> Result<Self, CliError> {
         let Some(path) = path else {
             let (name, writer) = ("standard output".to_owned(), Box::new(std::io::stdout().lock()));
-            return Ok(Self { name, writer: BufWriter::new(writer), place: None, is_closed: false });
+            return Ok(Self {
+                name,
+                writer: BufWriter::new(writer),
+                place: None,
+                file: None,
+                is_closed: false,
+            });
         };
         // A pipe or a device is written to as it is.
         let is_file = path.metadata().map_or(true, |there| there.is_file());
@@ -33,8 +41,10 @@ impl Out {
         let place = is_file.then(|| (PathBuf::from(part), path.to_path_buf()));
         let at = place.as_ref().map_or(path, |(part, _)| part);
         let failed = |error| CliError::usage(format!("{flag} {}: {error}", path.display()));
-        let writer = BufWriter::new(Box::new(File::create(at).map_err(failed)?) as Box<dyn Write>);
-        Ok(Self { name: at.display().to_string(), writer, place, is_closed: false })
+        let file = File::create(at).map_err(failed)?;
+        let kept = place.is_some().then(|| file.try_clone()).transpose().map_err(failed)?;
+        let writer = BufWriter::new(Box::new(file) as Box<dyn Write>);
+        Ok(Self { name: at.display().to_string(), writer, place, file: kept, is_closed: false })
     }
 
     fn done<T>(&mut self, result: std::io::Result<T>) -> Result<(), CliError> {
@@ -70,11 +80,19 @@ impl Out {
         self.done(written)
     }
 
-    /// Everything is written: a file gets its name.
+    /// Everything is written: a file is durable, then gets its name, durably too.
     pub(super) fn finish(&mut self) -> Result<(), CliError> {
         let flushed = self.writer.flush();
         self.done(flushed)?;
-        let named = self.place.as_ref().map_or(Ok(()), |(part, path)| fs::rename(part, path));
+        let named = self.publish();
         self.done(named)
+    }
+
+    fn publish(&self) -> std::io::Result<()> {
+        let (Some((part, path)), Some(file)) = (&self.place, &self.file) else { return Ok(()) };
+        file.sync_all()?;
+        fs::rename(part, path)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }
 }

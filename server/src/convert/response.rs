@@ -1,5 +1,6 @@
 //! Answers between wire and engine. `*_from_wire` is for clients, which do not trust a server's bytes either.
 
+use prost::Message;
 use spandrel::{
     CollectionStats, Copied, DatabaseStats, Explain, Hit, Planned, RouteScore, ScrollResponse,
     SearchResponse, Short, Stage, Written,
@@ -12,11 +13,20 @@ use super::{Invalid, Result, count, required, size};
 /// Most routes that a hit's scores may name; the engine allows fewer.
 const ROUTES_MAX: u32 = 1_024;
 
+/// Bytes of the copies that an answer names, at most: clients take 4 MiB in all.
+const COPIED_BYTES_MAX: usize = 1 << 20;
+
 /// What a write did, for the wire.
 pub fn written_to_wire(written: Written) -> pb::Written {
     let copied = |Copied { tenant, key, of, exact }| pb::Copied { tenant, key, of, exact };
     let (rows, last_row, copies) = (written.rows, written.last_row, written.copies);
-    pb::Written { rows, last_row, copies, copied: written.copied.into_iter().map(copied).collect() }
+    let mut bytes = 0;
+    let fits = |copied: &pb::Copied| {
+        bytes += copied.encoded_len();
+        bytes <= COPIED_BYTES_MAX
+    };
+    let copied = written.copied.into_iter().map(copied).take_while(fits).collect();
+    pb::Written { rows, last_row, copies, copied }
 }
 
 /// What a write did.

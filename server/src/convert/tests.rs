@@ -384,6 +384,10 @@ fn answers_come_back_as_they_were() {
         ["a", "b"].map(|of| spandrel::Copied { of: of.into(), exact: of == "a", ..Default::default() });
     let written = spandrel::Written { rows: 1, last_row: 2, copies: 3, copied: copied.into() };
     assert_eq!(response::written_from_wire(Some(response::written_to_wire(written.clone()))), written);
+    let long = spandrel::Copied { key: "k".repeat(500), of: "o".repeat(500), ..Default::default() };
+    let many = spandrel::Written { copies: 16_384, copied: vec![long; 16_384], ..written };
+    let wire = response::written_to_wire(many);
+    assert!((900..1_100).contains(&wire.copied.len()) && wire.copies == 16_384);
 }
 
 /// A client reads what a broken or hostile server may send.

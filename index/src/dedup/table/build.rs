@@ -56,13 +56,13 @@ impl TableBuilder {
     /// [`Error::Storage`](crate::Error::Storage) when a run cannot be written.
     pub fn push(&mut self, doc: DocId, keys: &[u64]) -> Result<()> {
         self.last_doc = self.last_doc.max(doc);
-        self.keys.extend(keys.iter().map(|key| (*key, doc)));
-        if self.keys.len() >= self.run_keys
+        if self.keys.len() + keys.len() > self.run_keys
             && let Some(folder) = self.folder.clone()
         {
             self.spill(&folder)
                 .map_err(|error| spandrel_storage::Error::io("write to a file in", &folder, error))?;
         }
+        self.keys.extend(keys.iter().map(|key| (*key, doc)));
         Ok(())
     }
 

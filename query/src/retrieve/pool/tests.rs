@@ -146,3 +146,14 @@ fn copies_are_one_voice_and_worth_once() {
     let made = pool(&candidates, &parts(&vec![1; candidates.len()], None));
     assert!(made.refers(0).is_empty() && made.refers(2).is_empty(), "{:?}", made.refers(0));
 }
+
+#[test]
+fn crowds_of_copies_and_short_ones_are_told_too() {
+    for (words, count) in [(4, 3), (6, 16), (12, 17), (60, 40), (200, 300)] {
+        let text: String = (0..words).map(|word| format!("w{word} ")).collect();
+        let candidates: Vec<Candidate> =
+            (0..count).map(|at| candidate(&format!("c{at}"), &text, 1.0 - at as f32 / 1_000.0)).collect();
+        let (voices, different) = voices(count, &repeats(&candidates));
+        assert!(different == 1 && voices.iter().all(|voice| *voice == 0), "{words} words, {count} copies");
+    }
+}
