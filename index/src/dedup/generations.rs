@@ -2,7 +2,7 @@
 //!
 //! LSHBloom (Khan et al., 2024): a document counts as seen when the key of any of its b [bands](super::bands)
 //! is in a Bloom filter of the keys of those before it. The filter has no document's name and nothing can be
-//! taken out; [`table`](super::table) names the document, for twice the bytes.
+//! taken out; [`table`](super::table) names the document, once all are known.
 //!
 //! The paper asks for the number of documents beforehand. Departure: generations of filters (Almeida et al.,
 //! Scalable Bloom Filters, 2007), each with room for twice as many documents as the one before, of which only

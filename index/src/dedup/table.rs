@@ -9,9 +9,10 @@
 //! same order, which may stay on disk: they are read when a key is found, which is rare.
 //!
 //! Departure from LSHBloom (Khan et al., 2024), whose filters tell that a text was seen. Built of a known
-//! number of keys, the same promise takes 24 to 27 bits a key, where a Bloom filter takes 30 to 35 while it
-//! has room and more when it has just grown, and the doc is named. What cannot be done is to put one more in:
-//! a segment never changes, and small ones are merged ([`crate::segment::policy`]).
+//! number of keys, a table takes two bits a key more than the promise does, where a Bloom filter takes half
+//! as many again and more when it has just grown; and the doc is named, so that whoever asks can look whether
+//! it is one: the promise of segments is a matter of time, and costs 13 bits. What cannot be done is to put
+//! one more in: a segment never changes, and small ones are merged ([`crate::segment::policy`]).
 //!
 //! Cost: 16 bits a key with the usual threshold, 20 bytes a text of 10 keys, on disk, and a bit more a key in
 //! memory; on disk besides as many bits a key as the largest doc takes. Three cache misses to ask for a key,

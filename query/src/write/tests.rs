@@ -93,7 +93,8 @@ impl Embedder for Slow {
         _: Option<Instant>,
     ) -> crate::error::Result<Vec<Vec<f32>>> {
         self.texts.lock().unwrap().push(texts.len());
-        if let Some(meanwhile) = self.meanwhile.lock().unwrap().take() {
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(meanwhile) = meanwhile {
             meanwhile();
         }
         Ok(vec![vec![1.0, 2.0]; texts.len()])
