@@ -17,7 +17,7 @@ use crate::dataset::{self, Matrix};
 use crate::drive::{self, Load};
 use crate::engine::{self, COLLECTION, Embedded, Engine, Found, Wanted};
 use crate::machine::Machine;
-use crate::peer::{self, PEERS, Peers, Round, Way};
+use crate::peer::{self, PEERS, PeerArgs, Peers, Round, Way};
 use crate::recall::{self, Quality};
 use crate::report::{self, Column, Goal, Report, Row};
 use crate::truth::Truth;
@@ -98,12 +98,9 @@ pub struct Args {
     /// Queries a round; a multiple of batch x threads near it is used
     #[arg(long, default_value = "256", value_parser = positive)]
     round_queries: usize,
-    /// Python with the peers; left out: the one that `make bench` made
-    #[arg(long)]
-    python: Option<PathBuf>,
-    /// The peers' script; left out: bench/peers/flat.py here, or where this program was built
-    #[arg(long)]
-    script: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    peer: PeerArgs,
     /// Write the report to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -115,8 +112,8 @@ pub struct Args {
 /// Files or peers are not there; the engine fails; the report cannot be written.
 pub fn run(args: &Args) -> Result<()> {
     let machine = Machine::read();
-    let python = args.python.clone().map_or_else(peer::default_python, Ok)?;
-    let script = args.script.clone().unwrap_or_else(|| peer::script(SCRIPT));
+    let python = args.peer.python.clone().map_or_else(peer::default_python, Ok)?;
+    let script = args.peer.script.clone().unwrap_or_else(|| peer::script(SCRIPT));
     let mut peers = Peers::start(&python, &script)?;
     let (mut rows, mut goals, mut engine) = (Vec::new(), Vec::new(), Value::Null);
     for set in sets(&args.set)? {

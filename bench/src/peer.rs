@@ -8,8 +8,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{Error, Result};
@@ -19,6 +19,17 @@ pub const PEERS: [&str; 2] = ["faiss", "numpy"];
 /// What BLAS libraries read when they load; set by some machines, and then not the peer's own choice.
 const TUNING: [&str; 5] =
     ["OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"];
+
+/// Where peers are.
+#[derive(clap::Args, Serialize)]
+pub struct PeerArgs {
+    /// Python with the peers; left out: the environment that was made for them
+    #[arg(long)]
+    pub python: Option<PathBuf>,
+    /// The peers' script; left out: the one of bench/peers here, or where this program was built
+    #[arg(long)]
+    pub script: Option<PathBuf>,
+}
 
 /// How a peer runs a batch on some threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 //! computed in part is not stored again: errors would add up.
 
 use super::simulate::{Served, System};
-use super::trace::{Assumptions, Chunk, Hit, Trace, unit};
+use super::trace::{Assumptions, Chunk, Hit, Trace};
 use crate::random::Random;
 use spandrel::Result;
 use spandrel::rag::kv::KvSettings;
@@ -97,7 +97,7 @@ impl<'a, P: EvictionPolicy> ChunkServer<'a, P> {
 /// How much a chunk attends to another, before shares: skewed, and the same whenever they meet.
 fn attention(chunk: TokenHash, other: TokenHash) -> f64 {
     let bits = u128::from_le_bytes(chunk.0) ^ u128::from_le_bytes(other.0).rotate_left(64);
-    let drawn = unit(&mut Random(bits as u64 ^ (bits >> 64) as u64));
+    let drawn = Random(bits as u64 ^ (bits >> 64) as u64).unit();
     0.01 + drawn * drawn
 }
 

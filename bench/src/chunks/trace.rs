@@ -170,7 +170,7 @@ impl Trace {
         let queries = (0..assumed.queries).map(|at| {
             let risen = (at as f64 * assumed.drift / 1_000.0) as usize;
             let draw = |random: &mut Random| {
-                let point = unit(random);
+                let point = random.unit();
                 let rank = topics.partition_point(|sum| *sum < point).min(topics.len() - 1);
                 (rank + risen) % topics.len() * topic_chunks
             };
@@ -196,7 +196,7 @@ fn chunk(assumed: &Assumptions, at: usize, random: &mut Random) -> Chunk {
     let tokens = length.clamp(mean / 4.0, mean * 4.0).round().max(1.0) as u32;
     let tokens = aligned_tokens(tokens, assumed.block_tokens).unwrap_or(tokens);
     let reach = assumed.cci_mean.min(1.0 - assumed.cci_mean);
-    let drawn = 2.0 * unit(random) - 1.0;
+    let drawn = 2.0 * random.unit() - 1.0;
     let cci = assumed.cci_mean + if assumed.cci_fixed { 0.0 } else { reach * drawn };
     let spread = assumed.cost_spread;
     Chunk {
@@ -220,7 +220,7 @@ fn query(
     let candidates = own.chain((0..strangers).map(|at| (second + at, at, -2.0)));
     let mut scored: Vec<(f64, usize)> = candidates
         .map(|(chunk, at, handicap)| {
-            let gumbel = -(-unit(random).max(1e-300).ln()).ln();
+            let gumbel = -(-random.unit().max(1e-300).ln()).ln();
             let popularity = -assumed.zipf * (at as f64 + 1.0).ln();
             (popularity + handicap + assumed.noise * gumbel, chunk)
         })
@@ -246,15 +246,10 @@ fn zipf(count: usize, exponent: f64) -> Vec<f64> {
     sums
 }
 
-/// A number in 0..1.
-pub fn unit(random: &mut Random) -> f64 {
-    (random.next() >> 11) as f64 / (1_u64 << 53) as f64
-}
-
 /// Normal, of variance 1 (Box and Muller, 1958).
 fn normal(random: &mut Random) -> f64 {
-    let radius = (-2.0 * (1.0 - unit(random)).ln()).sqrt();
-    radius * (std::f64::consts::TAU * unit(random)).cos()
+    let radius = (-2.0 * (1.0 - random.unit()).ln()).sqrt();
+    radius * (std::f64::consts::TAU * random.unit()).cos()
 }
 
 #[cfg(test)]

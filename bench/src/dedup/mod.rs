@@ -34,6 +34,7 @@ use self::peer::Peer;
 use crate::Result;
 use crate::ann::positive;
 use crate::machine::Machine;
+use crate::peer::PeerArgs;
 use crate::report::{self, Column, Goal, Report, Row};
 
 /// Lanes of a signature, on both sides.
@@ -90,12 +91,9 @@ pub struct Args {
     /// Rounds of our side, of which the fastest counts; datasketch, which takes minutes, runs once
     #[arg(long, default_value = "3", value_parser = positive)]
     rounds: usize,
-    /// Python with datasketch; left out: what scripts/python_env.sh makes of requirements/datasketch.txt
-    #[arg(long)]
-    python: Option<PathBuf>,
-    /// The peer's script; left out: bench/peers/dedup.py here, or where this program was built
-    #[arg(long)]
-    script: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    peer: PeerArgs,
     /// Write the report to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -107,7 +105,7 @@ pub struct Args {
 /// Files are not there; a threshold is out of range; the peer fails; the report cannot be written.
 pub fn run(args: &Args) -> Result<()> {
     let machine = Machine::read();
-    let mut peer = match Peer::start(args.python.as_deref(), args.script.as_deref()) {
+    let mut peer = match Peer::start(args.peer.python.as_deref(), args.peer.script.as_deref()) {
         Ok(peer) => Some(peer),
         Err(error) => {
             eprintln!("our side only: {error}");

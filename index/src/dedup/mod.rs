@@ -73,18 +73,11 @@ impl Default for Spec {
 /// What a text is compared by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
-    content: u128,
     /// Of each band, then of the content; none of a text without words.
     keys: Vec<u64>,
 }
 
 impl Signature {
-    /// The [`content_hash`]: the same for texts that have the same words in the same order; 0 where there are
-    /// none.
-    pub fn content(&self) -> u128 {
-        self.content
-    }
-
     /// As another scope has it: texts of different scopes, hashes, share no keys. Scope 0 is that of all
     /// signatures as they are made.
     #[must_use]
@@ -123,16 +116,15 @@ impl Signer {
     pub fn sign(&self, text: &str) -> Signature {
         let mut shingles = Vec::new();
         self.shingler.shingles(text, &mut shingles);
-        let content = content_hash(text);
         if shingles.is_empty() {
-            return Signature { content, keys: Vec::new() };
+            return Signature { keys: Vec::new() };
         }
         let mut lanes = vec![0; self.hash.permutations()];
         self.hash.sign(&shingles, &mut lanes);
         let mut keys = Vec::with_capacity(self.bands.bands() + 1);
         self.bands.keys(&lanes, &mut keys);
-        keys.push(content_key(content));
-        Signature { content, keys }
+        keys.push(content_key(content_hash(text)));
+        Signature { keys }
     }
 }
 

@@ -62,7 +62,7 @@ fn texts_without_words_are_like_no_other() {
     }
     assert_eq!((dedup.docs(), dedup.bytes()), (0, 0));
     let signature = dedup.signer().sign("!");
-    assert_eq!((signature.content(), signature.keys()), (0, &[][..]));
+    assert_eq!((content_hash("!"), signature.keys()), (0, &[][..]));
     assert_eq!(seen(&mut dedup, "one"), Seen::New);
     assert_eq!(seen(&mut dedup, "One!"), Seen::Exact);
     assert_eq!(seen(&mut dedup, "two"), Seen::New);
@@ -121,7 +121,7 @@ fn ranges_are_checked_and_all_that_is_in_them_works() {
 #[test]
 fn golden_values() {
     let signature = Dedup::new(Spec::default()).unwrap().signer().sign("The quick brown fox jumps");
-    assert_eq!(signature.content(), content_hash("the quick brown fox jumps"));
+    let content = content_hash("the quick brown fox jumps");
     assert_eq!(signature.keys.len(), 10);
-    assert_eq!(signature.keys[9], mix(signature.content() as u64 ^ 0x9758_35de_1c97_56cf));
+    assert_eq!(signature.keys[9], mix(content as u64 ^ 0x9758_35de_1c97_56cf));
 }

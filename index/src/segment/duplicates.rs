@@ -11,8 +11,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use spandrel_storage::DocId;
 use spandrel_storage::file::{SegmentFile, SegmentWriter};
-use spandrel_storage::{DocId, TenantId};
 
 use super::source::SectionSource;
 use super::{IndexDoc, Indexer};
@@ -44,7 +44,7 @@ impl Duplicates {
     /// Adds the keys of the next doc.
     pub(super) fn push(&mut self, at: DocId, doc: &IndexDoc) -> Result<()> {
         self.keys.clear();
-        self.keys.extend(tenant_keys(doc.tenant, doc.values.keys()));
+        self.keys.extend(of_tenant(doc.tenant, doc.values.keys()));
         self.table.push(at, &self.keys)
     }
 
@@ -64,11 +64,6 @@ impl Duplicates {
         writer.write(table.doc_bytes().unwrap_or_default())?;
         Ok(())
     }
-}
-
-/// Keys as the rows of a tenant have them.
-pub(super) fn tenant_keys(tenant: TenantId, keys: &[u64]) -> impl Iterator<Item = u64> {
-    keys.iter().map(move |key| of_tenant(tenant, *key))
 }
 
 /// Opens the sections.

@@ -22,6 +22,7 @@ use super::candidate::Candidate;
 use super::shingles::runs;
 use super::terms::terms;
 use crate::request::Route;
+use crate::select::bits::Bits;
 use crate::select::pool::{Aspects, Item, POOL_MAX, Pool};
 
 /// Words of a chunk that name what it is about.
@@ -132,10 +133,9 @@ impl<'a> Words<'a> {
         if self.count == self.voices.len() {
             return holders.len();
         }
-        let mut voices: Vec<u16> = holders.iter().map(|&at| self.voices[usize::from(at)]).collect();
-        voices.sort_unstable();
-        voices.dedup();
-        voices.len()
+        let mut voices = Bits::default();
+        holders.iter().for_each(|&at| voices.add(self.voices[usize::from(at)]));
+        voices.count()
     }
 
     fn holders(&self, word: u64) -> &[u16] {

@@ -19,6 +19,11 @@ impl Bits {
         self.0[usize::from(at) / 64] |= 1 << (at % 64);
     }
 
+    /// How many positions are in the set.
+    pub fn count(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
     /// Takes a position out.
     pub fn remove(&mut self, at: u16) {
         self.0[usize::from(at) / 64] &= !(1 << (at % 64));
@@ -37,7 +42,9 @@ mod tests {
             bits.add(at);
             assert!(bits.has(at));
         }
+        assert_eq!(bits.count(), 4);
         bits.remove(64);
+        assert_eq!(bits.count(), 3);
         assert!(!bits.has(64) && bits.has(63) && !bits.has(POOL_MAX as u16));
     }
 }

@@ -80,7 +80,7 @@ impl<'a> Asked<'a> {
 
 /// The keys of a row as its tenant has them.
 fn keys_of(row: &PreparedRow, tenant: TenantId) -> Vec<u64> {
-    row.values.keys().iter().map(|key| of_tenant(tenant, *key)).collect()
+    of_tenant(tenant, row.values.keys()).collect()
 }
 
 /// Where rows are looked for.
@@ -156,7 +156,7 @@ impl<'a> Sight<'a> {
             Some(FieldValue::Text(text)) => self.comparer.keys(text),
             _ => Box::default(),
         };
-        let keys: Vec<u64> = keys.iter().map(|key| of_tenant(asked.tenant, *key)).collect();
+        let keys: Vec<u64> = of_tenant(asked.tenant, &keys).collect();
         let shares = keys.iter().any(|key| asked.keys.contains(key));
         let exact = keys.last() == asked.keys.last();
         Ok(shares.then_some(Original { row, key: stored.key, exact }))

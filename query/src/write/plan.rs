@@ -107,6 +107,12 @@ fn rows_written(rows: u64) -> Written {
     Written { rows, ..Written::default() }
 }
 
+/// Keeps what belongs to rows that are no copies.
+fn retain_new<T>(all: &mut Vec<T>, found: &[Option<Original>]) {
+    let mut new = found.iter().map(Option::is_none);
+    all.retain(|_| new.next().unwrap_or(true));
+}
+
 struct Planner<'a> {
     shared: &'a Shared,
     snapshot: &'a Snapshot,
@@ -272,12 +278,9 @@ impl Planner<'_> {
             copied.push(Copied { tenant, key: row.key.clone(), of, exact: *exact });
         }
         if spec.policy == DedupPolicy::Skip && !copied.is_empty() {
-            let mut new = found.iter().map(Option::is_none);
-            rows.retain(|_| new.next().unwrap_or(true));
-            let mut new = found.iter().map(Option::is_none);
-            tenants.retain(|_| new.next().unwrap_or(true));
-            let mut new = found.iter().map(Option::is_none);
-            stored.retain(|_| new.next().unwrap_or(true));
+            retain_new(rows, &found);
+            retain_new(tenants, &found);
+            retain_new(stored, &found);
         }
         Ok(copied)
     }
